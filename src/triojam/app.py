@@ -1,0 +1,305 @@
+"""The one place where everything is wired: settings become listeners, a handler, counters and a web listener.
+
+The nurseries lie within each other in the order in which things stop: the time listeners first, then
+the clients, then the probes, and the web listener last, so that the drain can be watched.
+"""
+
+import errno
+import math
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from triojam.clock import Clock
+from triojam.counters import Counters
+from triojam.handler import Handler, Timeouts
+from triojam.listeners import ClientListener, format_address, queue_emptied
+from triojam.logs import LoggerFactory, make_bridge, make_library_logger
+from triojam.metrics import CountersCollector, make_registry
+from triojam.probes import report_traffic, watch_clock, watch_lag
+from triojam.protocol import Rules
+from triojam.reasons import Reload
+from triojam.settings import ADDRESS, SettingError, Settings
+from triojam.version import __version__
+
+if sys.platform != "win32":
+    import resource
+
+# File descriptors that are never given to clients: listeners, scrapers, log, and what libraries open.
+RESERVED_DESCRIPTORS = 64
+
+
+# A flood of new connections could keep the accept queue from ever being empty.
+LAST_ACCEPTS_SECONDS = 1.0
+
+
+class ListenError(Exception):
+    """A good address could not be listened on. The text is one line that names it and says why."""
+
+
+class Server:
+    """A server that has its listening sockets, and then serves on them.
+
+    addresses, metrics_addresses: (host, port) of each listening socket, with the real port where the
+        settings say 0.
+    """
+
+    def __init__(  # noqa: PLR0913  # everything is wired here
+        self,
+        settings: Settings,
+        sockets: list[trio.socket.SocketType],
+        web_sockets: list[trio.socket.SocketType],
+        *,
+        make_logger: LoggerFactory,
+        log_messages_dropped: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        self.addresses = _addresses(sockets)
+        self.metrics_addresses = _addresses(web_sockets)
+        self.counters = Counters()
+        self._settings = settings
+        self._make_logger = make_logger
+        self._log = make_logger(settings.log_level)
+        self._clock = Clock(zone=settings.timezone, now=now)
+        self._handler = Handler(
+            rules=make_rules(settings),
+            timeouts=make_timeouts(settings),
+            counters=self.counters,
+            jam=self._clock.jam,
+            log=self._log,
+        )
+        self.counters.connections_limit = connection_limit(settings.max_connections)
+        self._listeners = [ClientListener(sock, counters=self.counters) for sock in sockets]
+        self._web_sockets = web_sockets
+        collector = CountersCollector(
+            self.counters,
+            clock=now,
+            log_messages_dropped=log_messages_dropped,
+            version=__version__,
+        )
+        self._registry = make_registry(collector)
+        self._drain_asked = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained. Reports itself once both listeners accept."""
+        web_may_stop = trio.Event()
+        try:
+            async with trio.open_nursery() as web_nursery:
+                if self._web_sockets:
+                    await web_nursery.start(self._serve_web, web_may_stop)
+                async with trio.open_nursery() as probes:
+                    probes.start_soon(watch_lag, self.counters)
+                    probes.start_soon(watch_clock, self.counters, self._clock.now)
+                    probes.start_soon(report_traffic, self.counters, lambda: self._log)
+                    await self._serve_clients(task_status)
+                    probes.cancel_scope.cancel()
+                web_may_stop.set()
+        finally:
+            for sock in [*(each.socket for each in self._listeners), *self._web_sockets]:
+                sock.close()
+        self._log.info("stopped", **self.totals())
+
+    def drain(self) -> None:
+        """Begin to stop: not ready, then the lame duck delay, then no new clients, then the grace time."""
+        self._drain_asked.set()
+
+    def reload(self, settings: Settings) -> None:
+        """Apply what can change while serving, to connections and waits to come."""
+        changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
+        kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
+        self._settings = settings = replace(settings, **kept)
+        self._log = self._make_logger(settings.log_level)
+        self._handler.log = self._log
+        self._handler.rules = make_rules(settings)
+        self._handler.timeouts = make_timeouts(settings)
+        self._clock.set_zone(settings.timezone)
+        self.counters.connections_limit = connection_limit(settings.max_connections)
+        self.counters.config_reloads[Reload.SUCCESS] += 1
+        applied = [f.name for f in changed if f.name not in kept]
+        self._log.info("settings reloaded", changed=applied, need_restart=list(kept))
+
+    def reload_failed(self, reason: str) -> None:
+        """Record that new settings could not be read; the old ones stay."""
+        self.counters.config_reloads[Reload.FAILURE] += 1
+        self._log.error("settings not reloaded, the old ones stay", reason=reason)
+
+    def totals(self) -> dict[str, int]:
+        """Return the running totals that a person asks for first, by name."""
+        return {
+            "requests": self.counters.requests,
+            "responses": self.counters.responses,
+            "rejected": sum(self.counters.rejected.values()),
+            "connections": self.counters.connections_open,
+        }
+
+    def not_ready(self) -> str | None:
+        """Return why new clients should go elsewhere, or None."""
+        if self.counters.draining:
+            return "draining"
+        return None if self.counters.ready else "starting"
+
+    async def _serve_clients(self, task_status: trio.TaskStatus["Server"]) -> None:
+        async with trio.open_nursery() as clients:
+            async with trio.open_nursery() as accepting:
+                # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
+                serving = partial(
+                    trio.serve_listeners,
+                    self._handler.handle,
+                    self._listeners,
+                    handler_nursery=clients,
+                )
+                await accepting.start(serving)
+                self.counters.ready = True
+                self._log.info(
+                    "serving",
+                    time=[format_address(address) for address in self.addresses],
+                    metrics=[format_address(address) for address in self.metrics_addresses],
+                    connections_limit=self.counters.connections_limit,
+                    version=__version__,
+                )
+                task_status.started(self)
+                await self._drain_asked.wait()
+                self.counters.ready = False
+                self.counters.draining = True
+                self._log.info("draining: not ready", lame_duck=self._settings.lame_duck)
+                await trio.sleep(self._settings.lame_duck)
+                with trio.move_on_after(LAST_ACCEPTS_SECONDS):
+                    await queue_emptied(listener.socket for listener in self._listeners)
+                accepting.cancel_scope.cancel()
+            self._log.info(
+                "draining: no new clients",
+                connections=self.counters.connections_open,
+                grace=self._settings.grace,
+            )
+            ends = trio.current_time() + self._settings.grace
+            self._handler.drain(ends)
+            clients.cancel_scope.deadline = ends
+        self._log.info("draining: no clients left")
+
+    async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+        # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
+        from triojam import web  # noqa: PLC0415
+
+        app = web.make_app(
+            registry=self._registry,
+            not_ready=self.not_ready,
+            totals=self.totals,
+            version=__version__,
+        )
+        await web.serve(
+            app,
+            self._web_sockets,
+            stop=may_stop,
+            error_log=make_bridge(self._log, name="triojam.web"),
+            task_status=task_status,
+        )
+
+    def _value(self, name: str) -> object:
+        return getattr(self._settings, name)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    make_logger: LoggerFactory = make_library_logger,
+    log_messages_dropped: Callable[[], int] = int,
+    now: Callable[[], float] = time.time,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `Server.drain` has been called and has done its work.
+
+    Reports the `Server` once both listeners accept; cancelling stops at once and cleans up everything.
+
+    make_logger: by default, events go to the standard library's logger "triojam".
+    now: the wall clock, in seconds since the epoch.
+
+    Raises, before anything is served, ListenError, or SettingError for an address that is not of this machine.
+    """
+    server = await open_server(
+        settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now
+    )
+    await server.run(task_status=task_status)
+
+
+async def open_server(
+    settings: Settings,
+    *,
+    make_logger: LoggerFactory,
+    log_messages_dropped: Callable[[], int],
+    now: Callable[[], float] = time.time,
+) -> Server:
+    """Open the sockets of both listeners, and put a server together. Raises what `serve` raises."""
+    web_sockets: list[trio.socket.SocketType] = []
+    sockets = await _listen("host", settings.host, settings.port)
+    try:
+        if settings.metrics_port is not None:
+            web_sockets = await _listen("metrics_host", settings.metrics_host, settings.metrics_port)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return Server(
+        settings,
+        sockets,
+        web_sockets,
+        make_logger=make_logger,
+        log_messages_dropped=log_messages_dropped,
+        now=now,
+    )
+
+
+async def _listen(setting: str, host: str, port: int) -> list[trio.socket.SocketType]:
+    """Listen on every address of `host`, which is the value of `setting`."""
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=None if host == "*" else host)
+    except (socket.gaierror, UnicodeError):
+        raise SettingError(setting, host, ADDRESS) from None
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise SettingError(setting, host, ADDRESS) from None
+        where = format_address((host, port))
+        if exc.errno == errno.EADDRINUSE:
+            raise ListenError(f"cannot listen on {where}: the port is already in use") from exc
+        raise ListenError(f"cannot listen on {where}: {exc.strerror or exc}") from exc
+    return [each.socket for each in listeners]
+
+
+def _addresses(sockets: Iterable[trio.socket.SocketType]) -> list[tuple[str, int]]:
+    return [sock.getsockname()[:2] for sock in sockets]
+
+
+def descriptor_limit() -> int:
+    """Return how many file descriptors this process may have open."""
+    if sys.platform == "win32":  # handles there have no such limit
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def connection_limit(max_connections: int) -> int:
+    """Return how many connections may be open at once: the setting, as far as descriptors allow."""
+    return min(max_connections or sys.maxsize, max(descriptor_limit() - RESERVED_DESCRIPTORS, 1))
+
+
+def make_rules(settings: Settings) -> Rules:
+    """Return what the settings let a connection do."""
+    return Rules(
+        max_line_bytes=settings.max_line_bytes,
+        error_budget=settings.error_budget,
+        reply_to_rejected=settings.on_reject == "reply",
+    )
+
+
+def make_timeouts(settings: Settings) -> Timeouts:
+    """Return how long the settings let a client take; there, 0 is none."""
+    return Timeouts(
+        idle=settings.idle_timeout or math.inf,
+        line=settings.line_timeout or math.inf,
+        send=settings.send_timeout or math.inf,
+    )

@@ -1,0 +1,97 @@
+"""The command line: one command each, no logic."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Env
+
+from triojam.app import ListenError
+from triojam.config import CONFIG_VARIABLE, NO_FLAGS, PREFIX, FlagsParameter, Invocation
+from triojam.run import run
+from triojam.settings import ConfigurationError, SettingError, Settings
+from triojam.version import __version__
+
+LISTEN_FAILED = 1
+BAD_USAGE = 2
+CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line, by default the process's own, and return the exit status.
+
+    0: done; 1: a port is taken; 2: a setting or word is wrong, said in one line on stderr.
+    """
+    try:
+        return _make_app()(argv) or 0
+    except ListenError as exc:
+        print(f"triojam: {exc}", file=sys.stderr)
+        return LISTEN_FAILED
+    except (ConfigurationError, CycloptsError) as exc:
+        print(f"triojam: {' '.join(str(exc).split())}", file=sys.stderr)
+        return BAD_USAGE
+
+
+def _make_app() -> App:
+    app = App(
+        name="triojam",
+        help="A time server: TIME in, JAM hh:mm:ss out, every request accounted for.",
+        version=__version__,
+        config=Env(PREFIX, command=False),  # for --help; an invocation adds the file
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[Path | None, Parameter(env_var=CONFIG_VARIABLE, help=CONFIG_HELP)] = None,
+    ) -> int | None:
+        """Parse the rest, now that the file is known."""
+        invocation = Invocation(app, tokens, config, os.environ)
+        command, bound, wanted = invocation.command()
+        return command(*bound.args, **bound.kwargs, **dict.fromkeys(wanted, invocation))
+
+    @app.default
+    def serve(
+        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
+        *,
+        invocation: Annotated[Invocation, Parameter(parse=False)],
+    ) -> int:
+        """Serve the time until SIGTERM or Ctrl-C."""
+        try:
+            return run(invocation.read().settings, reread=lambda: invocation.read().settings)
+        except SettingError as exc:
+            raise invocation.blame(exc) from exc
+
+    @app.command
+    def check(
+        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
+        *,
+        invocation: Annotated[Invocation, Parameter(parse=False)],
+    ) -> int:
+        """Validate the settings, and print each with where it came from."""
+        reading = invocation.read()
+        rows = [
+            (
+                each.name,
+                _shown(getattr(reading.settings, each.name)),
+                reading.origins.get(each.name, "default"),
+            )
+            for each in fields(Settings)
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for name, value, origin in rows:
+            print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        return 0
+
+    return app.meta
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)

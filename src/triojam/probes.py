@@ -1,0 +1,58 @@
+"""Tasks that watch the process from inside, one idea each; every one runs until it is cancelled."""
+
+from collections.abc import Callable
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from triojam.counters import Counters
+
+# Four samples a second show a stall of a few milliseconds within a scrape interval, and cost nothing.
+LAG_INTERVAL = 0.25
+CLOCK_INTERVAL = 1.0
+# Slewing moves the clock by at most 500 ppm (adjtimex(2)): far less than this within one interval.
+CLOCK_STEP = 0.5
+REPORT_INTERVAL = 10.0
+
+
+async def watch_lag(counters: Counters) -> None:
+    """Observe how late the scheduler wakes a task whose time has come."""
+    while True:
+        due = trio.current_time() + LAG_INTERVAL
+        await trio.sleep_until(due)
+        counters.loop_lag.observe(trio.current_time() - due)
+
+
+async def watch_clock(counters: Counters, now: Callable[[], float]) -> None:
+    """Count the moves of the wall clock against the monotonic one."""
+    before = now() - trio.current_time()
+    while True:
+        await trio.sleep(CLOCK_INTERVAL)
+        offset = now() - trio.current_time()
+        if abs(offset - before) > CLOCK_STEP:
+            counters.clock_steps += 1
+        before = offset
+
+
+async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLogger]) -> None:
+    """Write the running totals, as long as there is traffic.
+
+    log: returns the logger in force; a reload replaces it.
+    """
+    reported = (0, 0)
+    accept_errors = 0
+    while True:
+        await trio.sleep(REPORT_INTERVAL)
+        current = (counters.requests, counters.connections)
+        if current != reported:
+            log().info(
+                "traffic",
+                requests=counters.requests,
+                responses=counters.responses,
+                rejected=sum(counters.rejected.values()),
+                connections=counters.connections_open,
+            )
+            reported = current
+        if (failed := sum(counters.accept_errors.values())) != accept_errors:
+            log().warning("accepting failed", errors=failed - accept_errors)
+            accept_errors = failed

@@ -1,0 +1,64 @@
+"""The words for why: one enumeration for each label that a counter carries.
+
+They are the label values of the metrics, the `<reason>` of an `ERROR` line and the words in the log, so
+each stands here once. Every value is known beforehand; nothing a client sends ever becomes one.
+"""
+
+from enum import StrEnum
+
+
+class Rejection(StrEnum):
+    """Why a request got no time."""
+
+    BAD_COMMAND = "bad_command"
+    BAD_TERMINATOR = "bad_terminator"
+    TOO_LONG = "too_long"
+    TIMEOUT = "timeout"
+    INCOMPLETE = "incomplete"
+    DRAINING = "draining"
+
+
+class SendError(StrEnum):
+    """Why a time that was due could not be delivered."""
+
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    SHUTDOWN = "shutdown"
+
+
+class Refusal(StrEnum):
+    """Why a connection was refused before any request."""
+
+    BUSY = "busy"
+
+
+class Disconnect(StrEnum):
+    """Why an admitted connection ended."""
+
+    EOF = "eof"
+    QUIT = "quit"
+    IDLE = "idle"
+    LINE_TIMEOUT = "line_timeout"
+    SEND_TIMEOUT = "send_timeout"
+    RESET = "reset"
+    TOO_LONG = "too_long"
+    ERROR_BUDGET = "error_budget"
+    REJECTED = "rejected"
+    DRAIN = "drain"
+    INTERNAL_ERROR = "internal_error"
+
+
+class AcceptError(StrEnum):
+    """The errno of a failed accept, by name."""
+
+    EMFILE = "EMFILE"
+    ENFILE = "ENFILE"
+    ECONNABORTED = "ECONNABORTED"
+    OTHER = "other"
+
+
+class Reload(StrEnum):
+    """What became of a SIGHUP."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"

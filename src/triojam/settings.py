@@ -1,0 +1,172 @@
+"""Every setting, once: flags, variables, file keys, `--help` and the README's table come from here."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+
+class ConfigurationError(ValueError):
+    """The settings, or where they come from, cannot be used. The text is one line that says which and why."""
+
+
+class SettingError(ConfigurationError):
+    """A setting has a value it does not take.
+
+    name, value: of the setting. takes: what it takes, in words.
+    """
+
+    def __init__(self, name: str, value: object, takes: str) -> None:
+        super().__init__(f"{name}={value!r}: takes {takes}")
+        self.name = name
+        self.value = value
+        self.takes = takes
+
+
+def _setting(
+    default: Any, text: str, takes: str, valid: Callable[[Any], bool], *, reloads: bool = False
+) -> Any:
+    """Describe one setting: its default, what it does, what it takes, and whether SIGHUP applies it."""
+    metadata = {"help": text, "takes": takes, "valid": valid, "reloads": reloads}
+    return field(default=default, metadata=metadata)
+
+
+def _is_port(value: int) -> bool:
+    return 0 <= value <= 65535
+
+
+def _is_duration(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _is_zone(value: str) -> bool:
+    if value == "system":
+        return True
+    try:
+        ZoneInfo.no_cache(value)
+    except (ValueError, OSError, LookupError):  # no such zone, a path outside, or a file that is no zone
+        return False
+    return True
+
+
+ADDRESS = "an IP address or host name of this machine, or *"
+PORT = "a port from 0 (any free one) to 65535"
+SECONDS = "seconds, 0 or more"
+OR_NONE = "0 for none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to serve. Durations are in seconds. Raises SettingError for a value that is not taken."""
+
+    host: str = _setting(
+        "*",
+        "Address of the time service; * is every interface, IPv4 and IPv6.",
+        ADDRESS,
+        bool,
+    )
+    port: int = _setting(45000, "TCP port of the time service.", PORT, _is_port)
+    metrics_host: str = _setting(
+        "127.0.0.1",
+        "Address of the metrics listener; * is every interface.",
+        ADDRESS,
+        bool,
+    )
+    metrics_port: int | None = _setting(
+        45001,
+        "TCP port of the metrics listener; none turns it off.",
+        f"{PORT}, or none",
+        lambda value: value is None or _is_port(value),
+    )
+    timezone: str = _setting(
+        "system",
+        "Time zone of the answers, such as Asia/Jakarta.",
+        "system or an IANA time zone name",
+        _is_zone,
+        reloads=True,
+    )
+    idle_timeout: float = _setting(
+        60.0,
+        "A connection without a new request is closed after this long.",
+        f"{SECONDS}; {OR_NONE}",
+        _is_duration,
+        reloads=True,
+    )
+    line_timeout: float = _setting(
+        10.0,
+        "A line may take this long from its first byte to its end.",
+        f"{SECONDS}; {OR_NONE}",
+        _is_duration,
+        reloads=True,
+    )
+    send_timeout: float = _setting(
+        10.0,
+        "A client may take this long to take its answers.",
+        f"{SECONDS}; {OR_NONE}",
+        _is_duration,
+        reloads=True,
+    )
+    max_line_bytes: int = _setting(
+        512,
+        "The longest line, CR LF included.",
+        f"bytes, 6 or more; {OR_NONE}",
+        lambda value: value == 0 or value >= 6,
+        reloads=True,
+    )
+    max_connections: int = _setting(
+        10_000,
+        "Connections open at once; never more than the file descriptor limit less 64.",
+        f"a whole number, 0 or more; {OR_NONE}",
+        lambda value: value >= 0,
+        reloads=True,
+    )
+    error_budget: int = _setting(
+        10,
+        "Rejected lines in a row after which a connection is closed.",
+        f"a whole number, 0 or more; {OR_NONE}",
+        lambda value: value >= 0,
+        reloads=True,
+    )
+    on_reject: Literal["reply", "close"] = _setting(
+        "reply",
+        "Answer a bad line with an ERROR line, or close the connection without a word.",
+        "reply or close",
+        lambda value: value in ("reply", "close"),
+        reloads=True,
+    )
+    lame_duck: float = _setting(
+        0.0,
+        "How long a stopping server, no longer ready, goes on as before.",
+        SECONDS,
+        _is_duration,
+        reloads=True,
+    )
+    grace: float = _setting(
+        5.0,
+        "How long a stopping server then waits for its clients.",
+        SECONDS,
+        _is_duration,
+        reloads=True,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info",
+        "The least important log lines to write.",
+        "debug, info, warning or error",
+        lambda value: value in ("debug", "info", "warning", "error"),
+        reloads=True,
+    )
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "How log lines look; auto is console on a terminal and json otherwise.",
+        "auto, console or json", lambda value: value in ("auto", "console", "json"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            try:
+                valid = each.metadata["valid"](value)
+            except TypeError:  # of a type that does not even compare
+                valid = False
+            if not valid:
+                raise SettingError(each.name, value, each.metadata["takes"])

@@ -1,0 +1,44 @@
+"""What most tests share: servers over every transport, and the accounts that must balance after each."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+
+from tests.support import Running, balanced, start_memory, start_tcp
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture(params=[start_memory, start_tcp], ids=["memory", "tcp"])
+async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
+    """Start servers, over each transport in turn; afterwards every request and connection is accounted for."""
+    started: list[Running] = []
+
+    async def start_one(**settings: object) -> Running:
+        server: Running = await request.param(nursery, **settings)
+        started.append(server)
+        return server
+
+    yield start_one
+    for server in started:
+        await server.close_clients()
+        await balanced(server.counters)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def start_socket(nursery: trio.Nursery) -> AsyncIterator[Start]:
+    """Start servers on real sockets only, for what memory streams cannot do, such as a reset."""
+    started: list[Running] = []
+
+    async def start_one(**settings: object) -> Running:
+        server = await start_tcp(nursery, **settings)
+        started.append(server)
+        return server
+
+    yield start_one
+    for server in started:
+        await server.close_clients()
+        await balanced(server.counters)
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,203 @@
+"""Servers to test against, over every transport, and the accounts that must balance afterwards."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import structlog
+import trio
+import trio.testing
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from triojam import Server, Settings, serve
+from triojam.app import make_rules, make_timeouts
+from triojam.clock import Clock
+from triojam.counters import Counters
+from triojam.handler import Handler
+
+# 12:34:56 in UTC, and not on the edge of a second.
+NOW = 1_700_051_696.25
+JAM = b"JAM 12:34:56\r\n"
+
+# A test that waits longer than this for something that must happen has failed.
+PATIENCE = 20.0
+
+ClientEnd = trio.abc.HalfCloseableStream
+
+
+class Events(list[EventDict]):
+    """What a server has logged, as structlog's events."""
+
+    def make_logger(self, level: str) -> FilteringBoundLogger:
+        """Make a logger that appends to this list; a `triojam.logs.LoggerFactory`."""
+
+        def keep(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+            self.append({**event, "level": method})
+            raise structlog.DropEvent
+
+        logger = structlog.wrap_logger(
+            None,
+            processors=[keep],
+            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        )
+        return cast(FilteringBoundLogger, logger.bind())
+
+    def named(self, event: str) -> list[EventDict]:
+        """Return the events of this name."""
+        return [each for each in self if each["event"] == event]
+
+
+@dataclass
+class Running:
+    """A server under test.
+
+    open: opens the client's end of a new connection. drain: begins to stop the server.
+    finished: set once a drained server has ended.
+    """
+
+    counters: Counters
+    events: Events
+    open: Callable[[], Awaitable[ClientEnd]]
+    drain: Callable[[], None]
+    handler: Handler
+    finished: trio.Event
+    server: Server | None = None
+    _clients: list[ClientEnd] = field(default_factory=list)
+
+    async def connect(self) -> ClientEnd:
+        """Open a connection; it is closed at the end of the test, if it is still open then."""
+        client = await self.open()
+        self._clients.append(client)
+        return client
+
+    async def close_clients(self) -> None:
+        """Close every connection that was opened here."""
+        for client in self._clients:
+            await trio.aclose_forcefully(client)
+
+    async def ask(self, data: bytes, *, end: bool = True) -> bytes:
+        """Send `data` on a new connection, end the sending side, and return all that comes back."""
+        client = await self.connect()
+        await client.send_all(data)
+        if end:
+            await client.send_eof()
+        return await receive_all(client)
+
+
+def settings_for_test(**changes: Any) -> Settings:
+    """Make settings on a free loopback port, in UTC, without a web listener, with no deadline near."""
+    defaults: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "metrics_port": None,
+        "timezone": "UTC",
+        "log_level": "debug",
+        "grace": PATIENCE,
+    }
+    return Settings(**defaults | changes)
+
+
+async def start_tcp(
+    nursery: trio.Nursery, *, now: Callable[[], float] = lambda: NOW, **changes: Any
+) -> Running:
+    """Start a whole server on a loopback socket; clients are real TCP connections."""
+    events = Events()
+    finished = trio.Event()
+
+    async def run(*, task_status: trio.TaskStatus[Server]) -> None:
+        await serve(
+            settings_for_test(**changes), make_logger=events.make_logger, now=now, task_status=task_status
+        )
+        finished.set()
+
+    server: Server = await nursery.start(run)
+    host, port = server.addresses[0]
+    return Running(
+        counters=server.counters,
+        events=events,
+        open=partial(trio.open_tcp_stream, host, port),
+        drain=server.drain,
+        handler=server._handler,
+        finished=finished,
+        server=server,
+    )
+
+
+async def start_memory(
+    nursery: trio.Nursery, *, now: Callable[[], float] = lambda: NOW, **changes: Any
+) -> Running:
+    """Start the shared handler alone, on Trio's in-memory streams: no kernel, no listener."""
+    settings = settings_for_test(**changes)
+    events = Events()
+    counters = Counters()
+    finished = trio.Event()
+    handler = Handler(
+        rules=make_rules(settings),
+        timeouts=make_timeouts(settings),
+        counters=counters,
+        jam=Clock(zone=settings.timezone, now=now).jam,
+        log=events.make_logger(settings.log_level),
+    )
+    drain_asked = trio.Event()
+
+    async def run(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        async with trio.open_nursery() as clients:
+            task_status.started(clients)
+            await drain_asked.wait()
+            ends = trio.current_time() + settings.grace
+            handler.drain(ends)
+            clients.cancel_scope.deadline = ends
+        finished.set()
+
+    clients: trio.Nursery = await nursery.start(run)
+
+    async def open_pair() -> ClientEnd:
+        client, server = trio.testing.memory_stream_pair()
+        counters.opened()
+        clients.start_soon(handler.handle, server)
+        return client
+
+    return Running(
+        counters=counters,
+        events=events,
+        open=open_pair,
+        drain=drain_asked.set,
+        handler=handler,
+        finished=finished,
+    )
+
+
+async def receive_all(client: trio.abc.ReceiveStream) -> bytes:
+    """Receive until the server closes."""
+    received = bytearray()
+    with trio.fail_after(PATIENCE):
+        async for data in client:
+            received += data
+    return bytes(received)
+
+
+async def receive_exactly(client: trio.abc.ReceiveStream, size: int) -> bytes:
+    """Receive `size` bytes; fewer only if the stream ends."""
+    received = bytearray()
+    with trio.fail_after(PATIENCE):
+        while len(received) < size and (data := await client.receive_some(size - len(received))):
+            received += data
+    return bytes(received)
+
+
+async def balanced(counters: Counters) -> None:
+    """Wait for the connections to end, then hold the accounts against each other."""
+    await until(lambda: counters.connections_open == 0)
+    assert counters.unaccounted == 0
+    assert counters.request_duration.count == counters.responses
+    admitted = counters.connections - sum(counters.connections_rejected.values())
+    assert sum(counters.disconnects.values()) == admitted
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something in this process that no one can be asked to await."""
+    with trio.fail_after(PATIENCE):
+        while not condition():
+            await trio.sleep(0.001)
