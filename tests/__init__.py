@@ -1,0 +1,1 @@
+"""Tests of triojam, and the programs that measure it over time."""

@@ -1,6 +1,7 @@
 """What most tests share: servers over every transport, and the accounts that must balance after each."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -10,13 +11,11 @@ from tests.support import Running, balanced, start_memory, start_tcp
 Start = Callable[..., Awaitable[Running]]
 
 
-@pytest.fixture(params=[start_memory, start_tcp], ids=["memory", "tcp"])
-async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
-    """Start servers, over each transport in turn; afterwards every request and connection is accounted for."""
+async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Start]:
     started: list[Running] = []
 
-    async def start_one(**settings: object) -> Running:
-        server: Running = await request.param(nursery, **settings)
+    async def start_one(**settings: Any) -> Running:
+        server = await transport(nursery, **settings)
         started.append(server)
         return server
 
@@ -25,20 +24,17 @@ async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncI
         await server.close_clients()
         await balanced(server.counters)
     nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=[start_memory, start_tcp], ids=["memory", "tcp"])
+async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
+    """Start servers, over each transport in turn; afterwards all must be accounted for."""
+    async for starter in _starter(request.param, nursery):
+        yield starter
 
 
 @pytest.fixture
 async def start_socket(nursery: trio.Nursery) -> AsyncIterator[Start]:
     """Start servers on real sockets only, for what memory streams cannot do, such as a reset."""
-    started: list[Running] = []
-
-    async def start_one(**settings: object) -> Running:
-        server = await start_tcp(nursery, **settings)
-        started.append(server)
-        return server
-
-    yield start_one
-    for server in started:
-        await server.close_clients()
-        await balanced(server.counters)
-    nursery.cancel_scope.cancel()
+    async for starter in _starter(start_tcp, nursery):
+        yield starter

@@ -219,7 +219,7 @@ async def serve(
     make_logger: by default, events go to the standard library's logger "triojam".
     now: the wall clock, in seconds since the epoch.
 
-    Raises, before anything is served, ListenError, or SettingError for an address that is not of this machine.
+    Raises, before anything is served, ListenError, or SettingError for an address of another machine.
     """
     server = await open_server(
         settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now

@@ -31,12 +31,16 @@ class LineWriter:
     """Writes text to a file descriptor from a thread of its own; a context manager that owns that thread.
 
     A reader that stalls (a stopped terminal, a full pipe) stalls that thread alone. Once the queue is
-    full, lines are dropped and counted. A thread, because no way of polling covers terminals, pipes
-    and files alike, and making the descriptor non-blocking would change it for whoever shares it.
+    full, lines are dropped and counted; at the end the reader has `patience` seconds for the last of
+    them. A thread, because no way of polling covers terminals, pipes and files alike, and making the
+    descriptor non-blocking would change it for whoever shares it.
     """
 
-    def __init__(self, descriptor: int, *, queued_lines: int = QUEUED_LINES) -> None:
+    def __init__(
+        self, descriptor: int, *, queued_lines: int = QUEUED_LINES, patience: float = LAST_LINES_SECONDS
+    ) -> None:
         self.dropped = 0
+        self._patience = patience
         self._descriptor = descriptor
         self._queue: queue.Queue[bytes | None] = queue.Queue(queued_lines)
         # A daemon: a reader that never comes back must not keep the process from ending.
@@ -53,10 +57,10 @@ class LineWriter:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._queue.put(None, timeout=LAST_LINES_SECONDS)
+            self._queue.put(None, timeout=self._patience)
         except queue.Full:
             return
-        self._thread.join(LAST_LINES_SECONDS)
+        self._thread.join(self._patience)
 
     def write(self, text: str) -> int:
         """Queue `text`, or drop it; never waits. Part of the text file interface."""

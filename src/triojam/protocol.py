@@ -72,7 +72,7 @@ class Outcome:
 
     answers: whole answer lines, in the order of their requests.
     requests: how many requests were decided on; each is either in `rejected` or has a `JAM` in `answers`.
-    rejected: reason and line (without its LF) of each refused request.
+    rejected: reason and line (without its LF, and no longer than the limit) of each refused request.
     end: why the connection is to be closed once the answers are sent; None = read on.
     """
 
@@ -114,7 +114,7 @@ class Connection:
         longest = self._rules.max_line_bytes
         for line in lines:
             if longest and len(line) >= longest:  # the LF that was split off counts too
-                self._reject(Rejection.TOO_LONG, line, outcome)
+                self._reject(Rejection.TOO_LONG, line[:longest], outcome)
             elif not line.endswith(b"\r"):
                 self._reject(Rejection.BAD_TERMINATOR, line, outcome)
             elif line.startswith(TIME):
@@ -132,6 +132,7 @@ class Connection:
 
         self._partial += rest
         if longest and len(self._partial) >= longest:
+            del self._partial[longest:]
             self._reject_partial(Rejection.TOO_LONG, outcome)
         return outcome
 

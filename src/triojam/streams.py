@@ -6,6 +6,8 @@ answers must be reset, or the kernel keeps them for minutes.
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 from trio import socket as tsocket
@@ -33,32 +35,27 @@ class ClientStream(trio.abc.HalfCloseableStream):
         sock = self._stream.socket
         if sock.did_shutdown_SHUT_WR or sock.fileno() == -1:
             raise trio.ClosedResourceError("the sending side is closed")
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        self._sending = True
-        try:
-            with memoryview(data) as rest:
-                sent = 0
-                while sent < len(rest):
+        with self._only_sender(), memoryview(data) as rest:
+            sent = 0
+            while sent < len(rest):
+                try:
                     taken = await sock.send(rest[sent:])
-                    sent += taken
-                    self.bytes_sent += taken
+                except OSError as exc:
+                    raise trio.BrokenResourceError(f"connection broken: {exc}") from exc
+                sent += taken
+                self.bytes_sent += taken
             if not sent:
                 await trio.lowlevel.checkpoint()
-        except OSError as exc:
-            raise trio.BrokenResourceError(f"connection broken: {exc}") from exc
-        finally:
-            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel has room."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        await self._stream.wait_send_all_might_not_block()
+        with self._only_sender():
+            await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
         """End the sending side."""
-        await self._stream.send_eof()
+        with self._only_sender():
+            await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive at least one byte and at most `max_bytes`, or b"" at the end of the stream."""
@@ -74,3 +71,13 @@ class ClientStream(trio.abc.HalfCloseableStream):
         if sock.fileno() != -1:
             sock.setsockopt(tsocket.SOL_SOCKET, tsocket.SO_LINGER, _LINGER_NONE)
             sock.close()
+
+    @contextmanager
+    def _only_sender(self) -> Iterator[None]:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False

@@ -1,0 +1,25 @@
+"""System programs that a few tests need, and that not every machine has."""
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+
+def require_program(name: str, package: str) -> str:
+    """Return the path of a program. Without it the test is skipped; in CI, where all must run, it fails.
+
+    package: the Debian package that brings it.
+    """
+    path = shutil.which(name)
+    if path is None:
+        cannot_run(f"needs the program {name}, of the Debian package {package}")
+    return path
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """End a test that this machine cannot run: skipped, but failed when CI=true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

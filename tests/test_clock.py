@@ -1,0 +1,80 @@
+"""The clock that answers are made from."""
+
+import time
+import zoneinfo
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from triojam.clock import Clock
+
+
+def at(moment: datetime) -> float:
+    """Return seconds since the epoch."""
+    return moment.timestamp()
+
+
+class Hands:
+    """A wall clock that is set by hand."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
+def test_never_a_stale_second() -> None:
+    """The rendering changes with the second, in both directions, and at midnight."""
+    hands = Hands(at(datetime(2026, 6, 30, 23, 59, 59, 999_999, UTC)))
+    clock = Clock(zone="UTC", now=hands)
+    assert clock.jam() == b"JAM 23:59:59\r\n"
+    hands.seconds += 0.000_002
+    assert clock.jam() == b"JAM 00:00:00\r\n"
+    hands.seconds -= 3600
+    assert clock.jam() == b"JAM 23:00:00\r\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "jam"),
+    [
+        (datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC), b"JAM 01:59:59\r\n"),
+        (datetime(2026, 3, 29, 1, 0, 0, tzinfo=UTC), b"JAM 03:00:00\r\n"),
+        (datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC), b"JAM 02:59:59\r\n"),
+        (datetime(2026, 10, 25, 1, 0, 0, tzinfo=UTC), b"JAM 02:00:00\r\n"),
+    ],
+)
+def test_both_ends_of_daylight_saving(moment: datetime, jam: bytes) -> None:
+    """The hour is skipped in spring and comes again in autumn."""
+    assert Clock(zone="Europe/Berlin", now=lambda: at(moment)).jam() == jam
+
+
+def test_the_system_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's zone is the one that the C library uses, re-read when the zone is set anew."""
+    moment = at(datetime(2026, 1, 1, tzinfo=UTC))
+    clock = Clock(now=lambda: moment)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XYZ-07:30")
+        clock.set_zone("system")
+        assert clock.jam() == b"JAM 07:30:00\r\n"
+    time.tzset()
+
+
+def test_a_replaced_zone_file(tmp_path: Path) -> None:
+    """A zone whose file was replaced is read anew when it is set again, and not before."""
+    zones = resources.files("tzdata") / "zoneinfo"
+    zone = tmp_path / "Lab"
+    zone.write_bytes((zones / "UTC").read_bytes())
+    zoneinfo.reset_tzpath([tmp_path])
+    try:
+        clock = Clock(zone="Lab", now=lambda: 0.0)
+        assert clock.jam() == b"JAM 00:00:00\r\n"
+        zone.write_bytes((zones / "Asia" / "Jakarta").read_bytes())
+        assert clock.jam() == b"JAM 00:00:00\r\n"
+        clock.set_zone("Lab")
+        assert clock.jam() == b"JAM 07:00:00\r\n"
+    finally:
+        zoneinfo.reset_tzpath()

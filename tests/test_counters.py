@@ -1,0 +1,29 @@
+"""Histograms and the accounts."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triojam.counters import Counters, Histogram
+from triojam.reasons import Rejection, SendError
+
+
+@given(values=st.lists(st.floats(0, 10), max_size=50))
+def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
+    """Cumulated, the buckets are what Prometheus defines: observations up to and including the bound."""
+    histogram = Histogram([0.5, 1.0, 5.0])
+    for value in values:
+        histogram.observe(value)
+    for index, bound in enumerate(histogram.bounds):
+        assert sum(histogram.counts[: index + 1]) == sum(value <= bound for value in values)
+    assert histogram.count == len(values)
+
+
+def test_the_identity() -> None:
+    """A request is unaccounted until it is a response, rejected, or a send error."""
+    counters = Counters()
+    counters.requests = 3
+    assert counters.unaccounted == 3
+    counters.responses += 1
+    counters.rejected[Rejection.TIMEOUT] += 1
+    counters.send_errors[SendError.RESET] += 1
+    assert counters.unaccounted == 0

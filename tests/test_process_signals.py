@@ -1,0 +1,252 @@
+"""What a process makes of SIGTERM, SIGINT and SIGHUP."""
+
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import trio
+
+from tests.process import Program, serving
+from tests.scrape import fetch
+from tests.support import PATIENCE, receive_all, receive_exactly
+
+JAM_BYTES = len("JAM hh:mm:ss\r\n")
+# Long enough that a test which waits for it fails by its own deadline.
+FOREVER = "600"
+
+
+async def ask(client: trio.SocketStream) -> bytes:
+    """Send one request and return its answer."""
+    await client.send_all(b"TIME\r\n")
+    return await receive_exactly(client, JAM_BYTES)
+
+
+async def rest(client: trio.SocketStream) -> bytes:
+    """Return what comes until the server closes, and close, too, so that it need not linger."""
+    async with client:
+        return await receive_all(client)
+
+
+def sent_and_lost(program: Program) -> tuple[int, int]:
+    """Return, of a server that has stopped, the times delivered and those that were due but lost."""
+    last = program.log[-1]
+    assert (last["event"], last["connections"]) == ("stopped", 0)
+    return last["responses"], last["requests"] - last["responses"] - last["rejected"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_idle_clients_are_closed(signum: signal.Signals) -> None:
+    """A signal to stop ends idle connections in order, at once, and the exit status is 0."""
+    async with serving("--grace", FOREVER) as program, await program.connect() as client:
+        assert len(await ask(client)) == JAM_BYTES
+        program.process.send_signal(signum)
+        assert await rest(client) == b""
+        assert await program.ended() == 0
+    assert sent_and_lost(program) == (1, 0)
+
+
+async def test_not_ready_before_it_refuses_and_refuses_before_it_ends() -> None:
+    """First /readyz says draining while clients still get in; then they are refused; the web is last."""
+    async with serving("--lame-duck", "1", "--grace", FOREVER) as program, await program.connect() as client:
+        await client.send_all(b"TI")
+        program.process.terminate()
+        await program.logged("draining: not ready")
+        unready = await fetch(program.web, "/readyz")
+        assert (unready.status, unready.text) == (503, "not ready: draining\n")
+        assert (await fetch(program.web, "/healthz")).status == 200
+        async with await program.connect() as late:
+            assert len(await ask(late)) == JAM_BYTES
+        await program.logged("draining: no new clients")
+        with pytest.raises(OSError, match="connect"):
+            await program.connect()
+        assert (await program.scrape()).total("triojam_draining") == 1
+        await client.send_all(b"ME\r\n")
+        assert (await rest(client)).startswith(b"JAM ")
+        assert await program.ended() == 0
+    assert sent_and_lost(program) == (2, 0)
+
+
+async def test_a_line_that_is_never_finished_is_told_and_cut_at_the_grace_time() -> None:
+    """A client in the middle of a line hears ERROR draining before the grace time is over."""
+    async with serving("--grace", "0.5") as program, await program.connect() as client:
+        await client.send_all(b"TI")
+        program.process.terminate()
+        assert (await rest(client)).startswith(b"ERROR draining: ")
+        assert await program.ended() == 0
+    last = program.log[-1]
+    assert (last["requests"], last["responses"], last["rejected"]) == (1, 0, 1)
+
+
+async def test_a_blocked_send_is_cut_at_the_grace_time() -> None:
+    """A client that does not take its answers holds up the end for the grace time and no longer."""
+    patient = serving("--grace", "0.5", "--send-timeout", FOREVER)
+    async with patient as program, await program.connect() as client:
+        with trio.move_on_after(1):  # by then no buffer between here and there has room
+            await client.send_all(b"TIME\r\n" * 5_000_000)
+        before = await program.scrape()
+        assert before.unaccounted > 0
+        program.process.terminate()
+        assert await program.ended() == 0
+    delivered, lost = sent_and_lost(program)
+    assert delivered >= before.total("triojam_responses_total")
+    assert lost > 0
+
+
+async def test_under_full_load_all_that_was_received_is_answered() -> None:
+    """Requests that had been sent when the signal came are all answered, also on connections still queued."""
+    clients, requests = 50, 500
+    answered = []
+
+    async def read(client: trio.SocketStream) -> None:
+        answered.append(await rest(client))
+
+    async with serving("--grace", FOREVER) as program:
+        streams = [await program.connect() for _ in range(clients)]
+        for stream in streams:
+            await stream.send_all(b"TIME\r\n" * requests)
+        streams += [await program.connect() for _ in range(clients)]
+        for stream in streams[clients:]:
+            await stream.send_all(b"TIME\r\n")
+        program.process.terminate()
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(read, stream)
+        assert await program.ended() == 0
+    assert sorted(each.count(b"JAM ") for each in answered) == [1] * clients + [requests] * clients
+    assert sent_and_lost(program) == (clients * requests + clients, 0)
+
+
+async def test_clients_that_come_and_go_notice_only_that_the_port_closes() -> None:
+    """While clients connect, ask and close, a stop breaks no answer: each comes whole or not at all."""
+    whole, stopping = 0, False
+
+    async def come_and_go(program: Program) -> None:
+        nonlocal whole
+        while True:
+            try:
+                async with await program.connect() as client:
+                    answer = await ask(client)
+            except (OSError, trio.BrokenResourceError):
+                assert stopping
+                return
+            assert len(answer) in ((0, JAM_BYTES) if stopping else (JAM_BYTES,))
+            whole += len(answer) == JAM_BYTES
+
+    async with serving("--grace", FOREVER, "--lame-duck", "0.2") as program:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(come_and_go, program)
+            with trio.fail_after(PATIENCE):
+                while whole < 500:  # noqa: ASYNC110  # a count has no event
+                    await trio.sleep(0.001)
+            stopping = True
+            program.process.terminate()
+        assert await program.ended() == 0
+    assert sent_and_lost(program) == (whole, 0)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stage", ["draining: not ready", "draining: no new clients"])
+async def test_a_second_signal_ends_it_at_once(second: signal.Signals, stage: str) -> None:
+    """A second signal cuts the lame duck delay or the grace time; the exit status is 128 + its number."""
+    lame_duck = FOREVER if stage == "draining: not ready" else "0"
+    slow = serving("--grace", FOREVER, "--lame-duck", lame_duck)
+    async with slow as program, await program.connect() as client:
+        await client.send_all(b"TI")
+        program.process.terminate()
+        await program.logged(stage)
+        program.process.send_signal(second)
+        with trio.fail_after(5):
+            assert await program.ended() == 128 + second
+
+
+BAD_FILES = {
+    "value": "grace = -1\n",
+    "syntax": "idle_timeout = \n",
+    "key": "idle_timout = 5\n",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES.values(), ids=BAD_FILES)
+async def test_a_bad_file_changes_nothing(text: str | None, tmp_path: Path) -> None:
+    """A reload that fails is counted and logged with its reason in one line; the old settings stay."""
+    file = tmp_path / "triojam.toml"
+    file.write_text("max_connections = 7\n")
+    async with serving("--config", str(file)) as program:
+        file.unlink()
+        if text is not None:
+            file.write_text("max_connections = 8\n" + text)
+        program.process.send_signal(signal.SIGHUP)
+        entry = await program.logged("settings not reloaded, the old ones stay")
+        assert entry["level"] == "error"
+        assert str(file) in entry["reason"]
+        assert "\n" not in entry["reason"]
+        seen = await program.scrape()
+        assert seen.total("triojam_connections_limit") == 7
+        assert seen.total("triojam_config_reloads_total", result="failure") == 1
+        assert seen.total("triojam_config_reloads_total", result="success") == 0
+        assert (await fetch(program.web, "/readyz")).status == 200
+
+
+async def test_a_good_file_is_applied(tmp_path: Path) -> None:
+    """A reload applies timeouts, limits, log level and zone; what it cannot apply, it names."""
+    file = tmp_path / "triojam.toml"
+    file.write_text('timezone = "UTC"\nmax_line_bytes = 512\n')
+    async with serving("--config", str(file)) as program:
+        async with await program.connect() as old:
+            await ask(old)
+            file.write_text(
+                'timezone = "Etc/GMT+12"\nmax_connections = 7\nmax_line_bytes = 6\nidle_timeout = 0.1\n'
+                'log_level = "debug"\nlog_format = "console"\nport = 1\n'
+            )
+            program.process.send_signal(signal.SIGHUP)
+            entry = await program.logged("settings reloaded")
+            assert set(entry["changed"]) == {
+                "timezone", "max_connections", "max_line_bytes", "idle_timeout", "log_level",
+            }  # fmt: skip
+            assert entry["need_restart"] == [
+                "log_format"
+            ]  # the port is a flag's, which stands above the file
+            before = datetime.now(ZoneInfo("Etc/GMT+12"))
+            answer = await ask(old)
+            assert answer[4:6].decode() in (f"{before:%H}", f"{datetime.now(ZoneInfo('Etc/GMT+12')):%H}")
+            assert await rest(old) == b""
+        async with await program.connect() as new:
+            await new.send_all(b"TIME!!\r\n")
+            assert (await rest(new)).startswith(b"ERROR too_long: ")
+        await program.logged("connection ended", level="debug")
+        seen = await program.scrape()
+        assert seen.total("triojam_connections_limit") == 7
+        assert seen.total("triojam_config_reloads_total", result="success") == 1
+
+
+async def test_a_reload_without_a_file_is_harmless() -> None:
+    """SIGHUP to a server without a settings file changes nothing, and is counted as a success."""
+    async with serving() as program:
+        program.process.send_signal(signal.SIGHUP)
+        entry = await program.logged("settings reloaded")
+        assert (entry["changed"], entry["need_restart"]) == ([], [])
+
+
+async def test_reloads_do_not_disturb_a_drain(tmp_path: Path) -> None:
+    """SIGHUP while draining is a reload, not a second signal to stop."""
+    async with serving("--grace", FOREVER) as program, await program.connect() as client:
+        await client.send_all(b"TI")
+        program.process.terminate()
+        await program.logged("draining: no new clients")
+        program.process.send_signal(signal.SIGHUP)
+        await program.logged("settings reloaded")
+        await client.send_all(b"ME\r\n")
+        assert (await rest(client)).startswith(b"JAM ")
+        assert await program.ended() == 0
+
+
+async def test_a_signal_while_starting_is_obeyed() -> None:
+    """A signal to stop that comes as early as the first log line still ends with a drain and status 0."""
+    async with serving() as program:
+        os.kill(program.process.pid, signal.SIGTERM)
+        assert await program.ended() == 0

@@ -1,0 +1,87 @@
+"""The protocol as a table: what goes in on a fresh connection, what comes out, and what is counted."""
+
+from dataclasses import dataclass, field
+
+from triojam.reasons import Disconnect, Rejection
+
+J = "J"  # one time
+
+Answer = str | Rejection
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One row.
+
+    sent: the client's bytes. ended: whether the client then ends its sending side.
+    answers: a time, or an error line of that reason, in order. end: why the connection ends; None = it stays.
+    silent: reasons that are counted, but not told.
+    """
+
+    sent: bytes
+    answers: tuple[Answer, ...]
+    end: Disconnect | None = None
+    ended: bool = False
+    silent: tuple[Rejection, ...] = field(default=())
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """What is counted as rejected, in order."""
+        return [each for each in self.answers if isinstance(each, Rejection)] + list(self.silent)
+
+    @property
+    def requests(self) -> int:
+        """How many requests are counted."""
+        return len(self.answers) + len(self.silent)
+
+    def expected(self, jam: bytes, error_line: dict[Rejection, bytes]) -> bytes:
+        """Return the bytes that must come back."""
+        return b"".join(error_line[a] if isinstance(a, Rejection) else jam for a in self.answers)
+
+
+BAD_COMMAND = Rejection.BAD_COMMAND
+BAD_TERMINATOR = Rejection.BAD_TERMINATOR
+TOO_LONG = Rejection.TOO_LONG
+
+VECTORS = [
+    Vector(b"TIME\r\n", (J,)),
+    Vector(b"TIME\r\nTIME\r\nTIME\r\n", (J, J, J)),
+    Vector(b"TIME threading \r\n", (J,)),
+    Vector(b"TIMEXYZ\r\n", (J,)),
+    Vector(b"TIMEX\x00\xff\rY\r\n", (J,)),
+    Vector(b"TIME\xff\r\n", (J,)),
+    Vector(b"TIME\r\r\n", (J,)),
+    Vector(b"time\r\n", (BAD_COMMAND,)),
+    Vector(b" TIME\r\n", (BAD_COMMAND,)),
+    Vector(b"TIM\r\n", (BAD_COMMAND,)),
+    Vector(b"\r\n", (BAD_COMMAND,)),
+    Vector(b"\n", (BAD_TERMINATOR,)),
+    Vector(b"TIME\n", (BAD_TERMINATOR,)),
+    Vector(b"TIME\nTIME\r\n", (BAD_TERMINATOR, J)),
+    Vector(b"QUIT\nTIME\r\n", (BAD_TERMINATOR, J)),
+    Vector(b"HELLO\r\nTIME\r\n", (BAD_COMMAND, J)),
+    Vector(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", (BAD_COMMAND,) * 3),
+    Vector(b"\x16\x03\x01\x02\x00\x01\n", (BAD_TERMINATOR,)),
+    Vector(b"TIME\r\nQUIT\r\nTIME\r\n", (J,), Disconnect.QUIT),
+    Vector(b"QUIT\r\n", (), Disconnect.QUIT),
+    Vector(b"quit\r\n", (BAD_COMMAND,)),
+    Vector(b"QUIT \r\n", (BAD_COMMAND,)),
+    Vector(b"TIME" + 506 * b"x" + b"\r\n", (J,)),
+    Vector(b"TIME" + 507 * b"x" + b"\r\n", (TOO_LONG,), Disconnect.TOO_LONG),
+    Vector(b"TIME\r\n" + 512 * b"x", (J, TOO_LONG), Disconnect.TOO_LONG),
+    Vector(511 * b"x" + b"\n", (BAD_TERMINATOR,)),
+    Vector(b"x\r\n" * 9 + b"TIME\r\n" + b"x\r\n" * 9, (BAD_COMMAND,) * 9 + (J,) + (BAD_COMMAND,) * 9),
+    Vector(b"x\r\n" * 12, (BAD_COMMAND,) * 10, Disconnect.ERROR_BUDGET),
+    Vector(b"x\r\n" * 9 + 600 * b"y", (BAD_COMMAND,) * 9 + (TOO_LONG,), Disconnect.TOO_LONG),
+    Vector(b"", (), Disconnect.EOF, ended=True),
+    Vector(b"TIME", (), Disconnect.EOF, ended=True, silent=(Rejection.INCOMPLETE,)),
+    Vector(b"TIME\r\n", (J,), Disconnect.EOF, ended=True),
+    Vector(b"TIME\r\nTIM", (J,), Disconnect.EOF, ended=True, silent=(Rejection.INCOMPLETE,)),
+]
+
+
+def cuts(sent: bytes) -> list[list[bytes]]:
+    """Return the ways in which every vector is cut: whole, byte by byte, and in two at every position."""
+    whole = [sent] if sent else []
+    single = [sent[i : i + 1] for i in range(len(sent))]
+    return [whole, single, *([sent[:i], sent[i:]] for i in range(1, len(sent)))]
