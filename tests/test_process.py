@@ -120,10 +120,9 @@ async def test_a_reader_of_the_log_that_goes_away_takes_nothing_with_it() -> Non
     async with serving("--log-level", "debug") as program:
         assert program.process.stderr is not None
         await program.process.stderr.aclose()
-        assert (await ask(program, b"HELLO\r\nTIME\r\n")).count(b"JAM ") == 1
-        assert (await ask(program, b"HELLO\r\nTIME\r\n")).count(b"JAM ") == 1
-        seen = await program.scrape()
-        assert seen.total("triojam_log_messages_dropped_total") > 0
+        with trio.fail_after(PATIENCE):
+            while not (seen := await program.scrape()).total("triojam_log_messages_dropped_total"):
+                assert (await ask(program, b"HELLO\r\nTIME\r\n")).count(b"JAM ") == 1
         assert seen.unaccounted == 0
         program.process.terminate()
         with trio.fail_after(PATIENCE):
@@ -177,7 +176,7 @@ async def test_without_a_web_listener_none_of_its_libraries_is_imported() -> Non
         assert await receive_all(process.stdout) == b"[]\n"
 
 
-@pytest.mark.parametrize("word", ["check", "--help", "--version"])
+@pytest.mark.parametrize("word", ["check", "--help"])
 def test_a_closed_pipe_is_no_traceback(word: str) -> None:
     """A reader of stdout that has gone away (`| head -1`) gets no traceback on stderr instead."""
     reading, writing = os.pipe()

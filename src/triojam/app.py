@@ -135,6 +135,7 @@ class Server:
             "requests": self.counters.requests,
             "responses": self.counters.responses,
             "rejected": sum(self.counters.rejected.values()),
+            "send_errors": sum(self.counters.send_errors.values()),
             "connections": self.counters.connections_open,
         }
 

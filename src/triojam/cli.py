@@ -11,13 +11,14 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
 
 from triojam.app import ListenError
-from triojam.config import CONFIG_VARIABLE, NO_FLAGS, PREFIX, FlagsParameter, Invocation
+from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
 from triojam.run import run
 from triojam.settings import ConfigurationError, SettingError, Settings
 from triojam.version import __version__
 
 LISTEN_FAILED = 1
 BAD_USAGE = 2
+READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
 
 
@@ -27,13 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: a port is taken; 2: a setting or word is wrong, said in one line on stderr.
     """
     try:
-        return _make_app()(argv) or 0
+        status = _make_app()(argv) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except ListenError as exc:
         print(f"triojam: {exc}", file=sys.stderr)
         return LISTEN_FAILED
     except (ConfigurationError, CycloptsError) as exc:
         print(f"triojam: {' '.join(str(exc).split())}", file=sys.stderr)
         return BAD_USAGE
+    return status
 
 
 def _make_app() -> App:
@@ -50,7 +57,7 @@ def _make_app() -> App:
     @app.meta.default
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[Path | None, Parameter(env_var=CONFIG_VARIABLE, help=CONFIG_HELP)] = None,
+        config: Annotated[Path | None, Parameter(help=CONFIG_HELP)] = None,
     ) -> int | None:
         """Parse the rest, now that the file is known."""
         invocation = Invocation(app, tokens, config, os.environ)

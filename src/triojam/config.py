@@ -5,17 +5,18 @@ prefix must be a setting, and that an error is one line, which names the culprit
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from inspect import BoundArguments
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from cyclopts import App, CycloptsError, Parameter, Token
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
-from cyclopts.exceptions import CoercionError
+from cyclopts.exceptions import CoercionError, UnknownOptionError, UnusedCliTokensError
 
 from triojam.settings import ConfigurationError, SettingError, Settings
 
@@ -23,12 +24,19 @@ PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"
 
 
+NONE = "none"
+
+_FIELDS = {each.name: each for each in fields(Settings)}
+_HINTS = get_type_hints(Settings)
+_WHOLE = (int, int | None)
+_WHOLE_NUMBER = re.compile(rf"[+-]?\d+|{NONE}", re.IGNORECASE | re.ASCII)
+
+
 def _make_flags() -> type:
-    hints = get_type_hints(Settings)
     return make_dataclass(
         "Flags",
         [
-            (each.name, Annotated[hints[each.name], Parameter(help=each.metadata["help"])], each.default)
+            (each.name, Annotated[_HINTS[each.name], Parameter(help=each.metadata["help"])], each.default)
             for each in fields(Settings)
         ],
         kw_only=True,
@@ -69,7 +77,7 @@ class Invocation:
 
         Raises ConfigurationError.
         """
-        known = {PREFIX + each.name.upper() for each in fields(Settings)} | {CONFIG_VARIABLE}
+        known = [*(PREFIX + name.upper() for name in _FIELDS), CONFIG_VARIABLE]
         for variable in sorted(self.environ):
             if variable.startswith(PREFIX) and variable not in known:
                 raise ConfigurationError(f"{variable}: no such setting{_suggestion(variable, known)}")
@@ -82,6 +90,14 @@ class Invocation:
             return self.app.parse_args(self.tokens, exit_on_error=False, print_error=False)
         except CoercionError as exc:
             raise _wrong_type(exc) from exc
+        except UnusedCliTokensError as exc:
+            word = (exc.unused_tokens or [""])[0]
+            commands = [name for name in self.app if not name.startswith("-")]
+            raise ConfigurationError(f"{word!r}: no such command{_suggestion(word, commands)}") from exc
+        except UnknownOptionError as exc:
+            word = exc.token.keyword or exc.token.value
+            flags = ["--" + name.replace("_", "-") for name in _FIELDS]
+            raise ConfigurationError(f"{word}: no such flag{_suggestion(word, flags)}") from exc
         except CycloptsError as exc:
             raise ConfigurationError(str(exc)) from exc
 
@@ -105,18 +121,39 @@ class Invocation:
         self._given = {
             argument.field_info.name: argument.tokens[-1] for argument in arguments if argument.tokens
         }
+        for name, token in self._given.items():
+            # cyclopts takes 1.5 for a whole number, and rounds it.
+            if _HINTS.get(name) in _WHOLE and not _WHOLE_NUMBER.fullmatch(token.value):
+                raise _unusable(_origin(name, token), token.value, _FIELDS[name].metadata["takes"])
 
     def _file_source(self) -> list[Dict]:
         if self.file is None:
             return []
+        named_by = CONFIG_VARIABLE if str(self.file) == self.environ.get(CONFIG_VARIABLE) else "--config"
         try:
             with self.file.open("rb") as file:
                 data = tomllib.load(file)
         except OSError as exc:
-            raise ConfigurationError(f"--config {self.file}: {exc.strerror or exc}") from exc
+            raise ConfigurationError(f"{named_by} {self.file}: {exc.strerror or exc}") from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(f"--config {self.file}: not a TOML file: {exc}") from exc
+            raise ConfigurationError(f"{named_by} {self.file}: not a TOML file: {exc}") from exc
+        for key, value in data.items():  # all of them, also those that a flag or variable overrides
+            if key not in _FIELDS:
+                raise ConfigurationError(f"{key} in {self.file}: no such setting{_suggestion(key, _FIELDS)}")
+            metadata = _FIELDS[key].metadata
+            plain = None if value == NONE and _HINTS[key] == int | None else value
+            if not (_is_of_type(plain, _HINTS[key]) and metadata["valid"](plain)):
+                raise _unusable(f"{key} in {self.file}", value, metadata["takes"])
         return [Dict(data, source=str(self.file), use_commands_as_keys=False)]
+
+
+def _is_of_type(value: object, hint: Any) -> bool:
+    """Whether a TOML value is of the type that a setting has; a whole number is a duration, too."""
+    if get_origin(hint) is Literal:
+        return isinstance(value, str)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _origin(name: str, token: Token) -> str:
@@ -129,8 +166,7 @@ def _wrong_type(exc: CoercionError) -> ConfigurationError:
     if exc.argument is None or exc.token is None:
         return ConfigurationError(str(exc))
     name = exc.argument.field_info.name
-    takes = next(each.metadata["takes"] for each in fields(Settings) if each.name == name)
-    return _unusable(_origin(name, exc.token), exc.token.value, takes)
+    return _unusable(_origin(name, exc.token), exc.token.value, _FIELDS[name].metadata["takes"])
 
 
 def _unusable(origin: str, value: object, takes: str) -> ConfigurationError:

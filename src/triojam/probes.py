@@ -50,6 +50,7 @@ async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLog
                 requests=counters.requests,
                 responses=counters.responses,
                 rejected=sum(counters.rejected.values()),
+                send_errors=sum(counters.send_errors.values()),
                 connections=counters.connections_open,
             )
             reported = current

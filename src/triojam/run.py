@@ -1,5 +1,6 @@
 """What a process does around serving: its signals, its descriptors, its log, its exit status."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -28,7 +29,8 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
 
     Raises what `triojam.serve` raises, before anything is served.
     """
-    terminal = sys.stderr.isatty()
+    _occupy_standard_descriptors()
+    terminal = os.isatty(STDERR)
     style = settings.log_format
     if style == "auto":
         style = "console" if terminal else "json"
@@ -80,6 +82,13 @@ def _reload(server: Server, reread: Callable[[], Settings]) -> None:
         server.reload_failed(str(exc))
     else:
         server.reload(settings)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open what the caller has closed of descriptors 0 to 2, or a client's socket would become our stderr."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(descriptor)
 
 
 def _raise_descriptor_limit() -> int:
