@@ -222,7 +222,8 @@ async def test_a_storm_of_resets(start_socket: Start) -> None:
         for _ in range(20):
             nursery.start_soon(thunder, storm // 20)
     await until(lambda: server.counters.connections - before == storm)
-    assert [each["event"] for each in server.events] == ["serving"]
+    assert {each["event"] for each in server.events} <= {"serving", "traffic"}
+    assert len(server.events) < 10
 
 
 async def test_one_more_than_the_cap(start_socket: Start) -> None:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -61,7 +62,7 @@ class _Client:
         self.protocol = Connection(rules)
         self.since = trio.current_time()  # idle since, unless in the middle of a line
         self.first_byte = 0.0  # of the line it is in the middle of
-        self.scope: trio.CancelScope | None = None  # around the wait for bytes
+        self.scope = trio.CancelScope()  # around the wait for bytes
 
 
 class Handler:
@@ -126,8 +127,7 @@ class Handler:
         self._drain_began = trio.current_time()
         self._drain_ends = ends
         for client in self._clients:
-            if client.scope is not None:
-                client.scope.deadline = self._deadline(client)
+            client.scope.deadline = self._deadline(client)
 
     async def _serve(self, client: _Client) -> Disconnect:
         while True:
@@ -242,13 +242,8 @@ def _bytes_sent(stream: trio.abc.Stream) -> int:
 
 def _times_within(answers: list[bytes], size: int) -> int:
     """Count the times that lie whole within the first `size` bytes of the answers."""
-    times = 0
-    for answer in answers:
-        size -= len(answer)
-        if size < 0:
-            break
-        times += answer.startswith(JAM)
-    return times
+    ends = accumulate(map(len, answers))
+    return sum(answer.startswith(JAM) for answer, end in zip(answers, ends, strict=True) if end <= size)
 
 
 def _reset(stream: trio.abc.Stream) -> None:

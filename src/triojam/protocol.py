@@ -61,7 +61,7 @@ class Rules:
                 advice = "send the whole line, CR LF included, without such a pause"
             case Rejection.INCOMPLETE:
                 advice = "end the last line with CR LF before you close"
-            case Rejection.DRAINING:
+            case _:  # Rejection.DRAINING
                 advice = "the server is shutting down, connect again"
         return f"ERROR {reason}: {advice}\r\n".encode("ascii")
 
