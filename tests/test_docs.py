@@ -15,6 +15,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 import triojam
+import triojam.__main__
 from triojam import Settings, cli
 from triojam.counters import Counters
 from triojam.metrics import CountersCollector
@@ -247,8 +248,8 @@ def test_changelog_is_of_this_version() -> None:
 
 
 def test_console_script() -> None:
-    """The `triojam` command of pyproject.toml is the command line's main function."""
-    assert resolve_name(PYPROJECT["project"]["scripts"]["triojam"]) is cli.main
+    """The `triojam` command of pyproject.toml is what `python -m triojam` runs."""
+    assert resolve_name(PYPROJECT["project"]["scripts"]["triojam"]) is triojam.__main__.main
 
 
 def test_dependencies_are_pinned() -> None:

@@ -291,3 +291,21 @@ async def test_an_exception_in_one_connection(start_socket: Start, monkeypatch: 
     assert event["exc_info"]
     assert server.counters.internal_errors == 1
     assert server.counters.disconnects[Disconnect.INTERNAL_ERROR] == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [(b"TIME\r\nQUIT\r\n", Disconnect.QUIT), (b"x" * 600, Disconnect.TOO_LONG)],
+)
+async def test_the_end_that_was_decided_is_the_one_that_counts(
+    start_socket: Start, sent: bytes, reason: Disconnect
+) -> None:
+    """A client that resets once it has been told to go has ended for the reason it was told."""
+    server = await start_socket()
+    for _ in range(10):
+        client = await server.connect()
+        await client.send_all(sent)
+        assert await receive_exactly(client, 4) in (b"JAM ", b"ERRO")
+        reset(client)
+    await until(lambda: server.counters.connections_open == 0)
+    assert server.counters.disconnects[reason] == 10

@@ -80,7 +80,7 @@ def test_console_lines_have_tracebacks_once() -> None:
 def test_the_bridge() -> None:
     """What a library logs with the standard library's logging becomes an event of ours."""
     events = Events()
-    bridge = make_bridge(events.make_logger("info"), name="x")
+    bridge = make_bridge(lambda: events.make_logger("info"), name="x")
     bridge.error("broken: %s", 7)
     bridge.info("chatter")
     assert [(each["event"], each["level"]) for each in events] == [("broken: 7", "error")]

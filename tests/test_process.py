@@ -1,6 +1,7 @@
 """The whole process: how it starts, what it may open, and what it does with its log."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -186,3 +187,23 @@ def test_a_closed_pipe_is_no_traceback(word: str) -> None:
     finally:
         os.close(writing)
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+@pytest.mark.parametrize("words", ["check", "--help", "--port x"])
+def test_closed_or_full_standard_streams(words: str, redirection: str) -> None:
+    """Whatever becomes of its standard streams, a command ends with at most one line, on stderr."""
+    command = f"{shlex.join(COMMAND)} {words} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert words != "--port x" or done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert done.returncode == (2 if words == "--port x" else 1 if "full" in redirection else 0)
+
+
+async def test_closed_standard_streams_are_no_matter_to_the_service() -> None:
+    """A server without stdin and stdout serves, drains and exits with 0; no client becomes its stdout."""
+    async with serving(before=["sh", "-c", 'exec "$@" <&- >&-', "sh"]) as program:
+        assert (await ask(program, b"TIME\r\n")).startswith(b"JAM ")
+        program.process.terminate()
+        assert await program.ended() == 0

@@ -1,6 +1,5 @@
 """What a process makes of SIGTERM, SIGINT and SIGHUP."""
 
-import os
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import trio
 
-from tests.process import Program, serving
+from tests.process import COMMAND, FREE_PORTS, Program, launched, serving
 from tests.scrape import fetch
 from tests.support import PATIENCE, receive_all, receive_exactly
 
@@ -240,8 +239,29 @@ async def test_reloads_do_not_disturb_a_drain(tmp_path: Path) -> None:
         assert await program.ended() == 0
 
 
-async def test_a_signal_while_starting_is_obeyed() -> None:
-    """A signal to stop that comes as early as the first log line still ends with a drain and status 0."""
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_starting_ends_it_quietly(signum: signal.Signals, delay: float) -> None:
+    """However early a signal to stop comes, the process ends, and nobody is shown a traceback."""
+    async with launched([*COMMAND, *FREE_PORTS], {}) as process:
+        await trio.sleep(delay)  # a moment in the start, of which nothing tells
+        assert process.stderr is not None
+        process.send_signal(signum)
+        with trio.move_on_after(5):
+            await process.wait()
+        if process.poll() is None:  # the first one can meet the interpreter before any line of ours has run
+            process.send_signal(signum)
+        assert b"Traceback" not in await receive_all(process.stderr)
+        assert await process.wait() in (0, -signum, 128 + signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_after_the_drain_is_too_late(signum: signal.Signals) -> None:
+    """Once the last line of the log says that it has stopped, a further signal changes nothing: status 0."""
     async with serving() as program:
-        os.kill(program.process.pid, signal.SIGTERM)
+        program.process.send_signal(signum)
+        await program.logged("stopped")
+        for _ in range(50):
+            if program.process.poll() is None:
+                program.process.send_signal(signum)
         assert await program.ended() == 0

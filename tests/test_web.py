@@ -18,7 +18,7 @@ from tests.support import JAM, NOW, PATIENCE, Events, Running, receive_all, sett
 from triojam import __version__
 from triojam.app import open_server
 from triojam.reasons import AcceptError, Disconnect, Refusal, Rejection, Reload, SendError
-from triojam.web import GRACEFUL_SECONDS
+from triojam.webserver import GRACEFUL_SECONDS
 
 Parse = Callable[[str], Iterable[Metric]]
 

@@ -1,12 +1,33 @@
 """triojam: a time server over TCP. `TIME` in, `JAM hh:mm:ss` out, every request accounted for.
 
-async with trio.open_nursery() as nursery:
-    server = await nursery.start(triojam.serve, triojam.Settings(port=0))
-    print(server.addresses, server.metrics_addresses)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(triojam.serve, triojam.Settings(port=0))
+        print(server.addresses, server.metrics_addresses)
+
+The names are imported when they are first used: the command line must be able to obey Ctrl-C before.
 """
 
-from triojam.app import ListenError, Server, serve
-from triojam.settings import SettingError, Settings
-from triojam.version import __version__
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triojam.app import ListenError, Server, serve
+    from triojam.settings import SettingError, Settings
+    from triojam.version import __version__
 
 __all__ = ["ListenError", "Server", "SettingError", "Settings", "__version__", "serve"]
+
+_HOMES = {
+    "ListenError": "app",
+    "Server": "app",
+    "SettingError": "settings",
+    "Settings": "settings",
+    "__version__": "version",
+    "serve": "app",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'triojam' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"triojam.{_HOMES[name]}"), name)

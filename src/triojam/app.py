@@ -185,7 +185,7 @@ class Server:
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
-        from triojam import web  # noqa: PLC0415
+        from triojam import web, webserver  # noqa: PLC0415
 
         app = web.make_app(
             registry=self._registry,
@@ -193,11 +193,11 @@ class Server:
             totals=self.totals,
             version=__version__,
         )
-        await web.serve(
+        await webserver.serve(
             app,
             self._web_sockets,
             stop=may_stop,
-            error_log=make_bridge(self._log, name="triojam.web"),
+            error_log=make_bridge(lambda: self._log, name="triojam.web"),
             task_status=task_status,
         )
 

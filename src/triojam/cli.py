@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -16,7 +15,7 @@ from triojam.run import run
 from triojam.settings import ConfigurationError, SettingError, Settings
 from triojam.version import __version__
 
-LISTEN_FAILED = 1
+FAILED = 1
 BAD_USAGE = 2
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
@@ -34,9 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has seen enough; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
+        return FAILED
     except ListenError as exc:
         print(f"triojam: {exc}", file=sys.stderr)
-        return LISTEN_FAILED
+        return FAILED
     except (ConfigurationError, CycloptsError) as exc:
         print(f"triojam: {' '.join(str(exc).split())}", file=sys.stderr)
         return BAD_USAGE
@@ -57,7 +60,7 @@ def _make_app() -> App:
     @app.meta.default
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[Path | None, Parameter(help=CONFIG_HELP)] = None,
+        config: Annotated[str | None, Parameter(help=CONFIG_HELP)] = None,
     ) -> int | None:
         """Parse the rest, now that the file is known."""
         invocation = Invocation(app, tokens, config, os.environ)

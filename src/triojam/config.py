@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from inspect import BoundArguments
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 from cyclopts import App, CycloptsError, Parameter, Token
@@ -68,7 +67,7 @@ class Invocation:
 
     app: App
     tokens: Sequence[str]
-    file: Path | None
+    file: str | None
     environ: Mapping[str, str]
     _given: dict[str, Token] = field(default_factory=dict)
 
@@ -99,7 +98,9 @@ class Invocation:
             flags = ["--" + name.replace("_", "-") for name in _FIELDS]
             raise ConfigurationError(f"{word}: no such flag{_suggestion(word, flags)}") from exc
         except CycloptsError as exc:
-            raise ConfigurationError(str(exc)) from exc
+            name = exc.argument.field_info.name if exc.argument is not None else ""
+            takes = f" It takes {_FIELDS[name].metadata['takes']}." if name in _FIELDS else ""
+            raise ConfigurationError(f"{exc}{takes}") from exc
 
     def read(self) -> Reading:
         """Read the settings from all sources, anew. Raises ConfigurationError."""
@@ -129,14 +130,14 @@ class Invocation:
     def _file_source(self) -> list[Dict]:
         if self.file is None:
             return []
-        named_by = CONFIG_VARIABLE if str(self.file) == self.environ.get(CONFIG_VARIABLE) else "--config"
+        named_by = CONFIG_VARIABLE if self.file == self.environ.get(CONFIG_VARIABLE) else "--config"
         try:
-            with self.file.open("rb") as file:
+            with open(self.file, "rb") as file:  # noqa: PTH123  # Path("") would be the folder we are in
                 data = tomllib.load(file)
         except OSError as exc:
-            raise ConfigurationError(f"{named_by} {self.file}: {exc.strerror or exc}") from exc
+            raise ConfigurationError(f"{named_by} {self.file!r}: {exc.strerror or exc}") from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(f"{named_by} {self.file}: not a TOML file: {exc}") from exc
+            raise ConfigurationError(f"{named_by} {self.file!r}: not a TOML file: {exc}") from exc
         for key, value in data.items():  # all of them, also those that a flag or variable overrides
             if key not in _FIELDS:
                 raise ConfigurationError(f"{key} in {self.file}: no such setting{_suggestion(key, _FIELDS)}")
@@ -144,7 +145,7 @@ class Invocation:
             plain = None if value == NONE and _HINTS[key] == int | None else value
             if not (_is_of_type(plain, _HINTS[key]) and metadata["valid"](plain)):
                 raise _unusable(f"{key} in {self.file}", value, metadata["takes"])
-        return [Dict(data, source=str(self.file), use_commands_as_keys=False)]
+        return [Dict(data, source=self.file, use_commands_as_keys=False)]
 
 
 def _is_of_type(value: object, hint: Any) -> bool:

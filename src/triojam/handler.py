@@ -8,6 +8,7 @@ its answers.
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -34,6 +35,9 @@ DRAIN_WINDOW = 0.05
 LAST_READ = 0.001
 # How long before the end of the grace time a client that is still in the middle of a line is told.
 FAREWELL = 0.25
+
+# Ends after which neither side has anything more to say.
+_NOTHING_MORE = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
 
 LOGGED_LINE_CHARACTERS = 64
 
@@ -99,23 +103,25 @@ class Handler:
         """
         client = _Client(stream, self.rules)
         self._clients.add(client)
-        reason = Disconnect.INTERNAL_ERROR
+        reason: Disconnect | None = None
         try:
             reason = await self._serve(client)
+            await _part(stream, reason)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             reason = Disconnect.RESET
             self._count(client.protocol.end_of_stream())  # a line cut off is a request, too
         except trio.Cancelled:
-            reason = Disconnect.DRAIN
+            reason = reason or Disconnect.DRAIN
             self._count(client.protocol.drain())
             raise
         except Exception:
+            reason = Disconnect.INTERNAL_ERROR
             self._counters.internal_errors += 1
             self._count(client.protocol.end_of_stream())
             self.log.exception("connection failed", peer=_peer(stream))
         finally:
             self._clients.remove(client)
-            self._counters.closed(reason)
+            self._counters.closed(reason or Disconnect.INTERNAL_ERROR)
             self.log.debug("connection ended", peer=_peer(stream), reason=reason)
             await trio.aclose_forcefully(stream)
 
@@ -136,19 +142,12 @@ class Handler:
             outcome = self._decide(client, data, arrived)
             self._count(outcome)
             if outcome.answers and not await self._send(client, outcome, arrived):
-                _reset(client.stream)
                 return Disconnect.SEND_TIMEOUT
             client.since = trio.current_time()
             if outcome.end is None and self._drained(client, data):
-                outcome.end = Disconnect.DRAIN
-            match outcome.end:
-                case None:
-                    continue
-                case Disconnect.EOF | Disconnect.IDLE:
-                    await client.stream.aclose()
-                case _:
-                    await _hang_up(client.stream)
-            return outcome.end
+                return Disconnect.DRAIN
+            if outcome.end is not None:
+                return outcome.end
 
     async def _receive(self, client: _Client) -> bytes | None:
         """Return the next bytes, b"" at the end of the stream, or None once the deadline has passed."""
@@ -246,15 +245,13 @@ def _times_within(answers: list[bytes], size: int) -> int:
     return sum(answer.startswith(JAM) for answer, end in zip(answers, ends, strict=True) if end <= size)
 
 
-def _reset(stream: trio.abc.Stream) -> None:
-    if isinstance(stream, ClientStream):
+async def _part(stream: trio.abc.Stream, reason: Disconnect) -> None:
+    """Close so that the client gets what it is to get: its last answer, the end of the stream, or a reset."""
+    if reason is Disconnect.SEND_TIMEOUT and isinstance(stream, ClientStream):
         stream.reset()
-
-
-async def _hang_up(stream: trio.abc.Stream) -> None:
-    """Close so that the last answer arrives: end the sending side, drain briefly, then close."""
-    if isinstance(stream, trio.abc.HalfCloseableStream):
-        with trio.move_on_after(LINGER_SECONDS):
+    elif reason not in _NOTHING_MORE and isinstance(stream, trio.abc.HalfCloseableStream):
+        # The client may be gone by now, or reset: it ended for the reason that it had before.
+        with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError):
             await stream.send_eof()
             unread = LINGER_BYTES
             while unread > 0 and (data := await stream.receive_some(RECEIVE_BYTES)):

@@ -127,16 +127,22 @@ def make_library_logger(level: str) -> FilteringBoundLogger:
 
 
 class _Bridge(logging.Handler):
-    def __init__(self, log: FilteringBoundLogger) -> None:
+    def __init__(self, log: Callable[[], FilteringBoundLogger]) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+        self._log().log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
-def make_bridge(log: FilteringBoundLogger, *, name: str) -> logging.Logger:
-    """Return a standard library logger, for a library that asks for one, whose records end up in `log`."""
+def make_bridge(log: Callable[[], FilteringBoundLogger], *, name: str) -> logging.Logger:
+    """Return a standard library logger, for a library that asks for one, whose records end up in `log()`."""
     bridge = logging.Logger(name, logging.WARNING)  # noqa: LOG001  # on purpose not in the global registry
     bridge.addHandler(_Bridge(log))
     return bridge
+
+
+def take_over_standard_logging(log: Callable[[], FilteringBoundLogger]) -> None:
+    """Send what any library logs to `log()`: by default it is written to stderr, and waits for its reader."""
+    logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)

@@ -3,19 +3,19 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 
 import trio
 
-from triojam.app import Server, descriptor_limit, open_server
-from triojam.logs import LineWriter, LoggerFactory, make_logger_factory
+from triojam.app import ListenError, Server, descriptor_limit, open_server
+from triojam.logs import LineWriter, make_logger_factory, take_over_standard_logging
 from triojam.settings import ConfigurationError, Settings
 
 if sys.platform != "win32":
     import resource
 
 STDERR = 2
+SECOND = 2  # the signal that ends it at once
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _RELOAD = {signal.SIGHUP} if sys.platform != "win32" else set()
@@ -29,50 +29,61 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
 
     Raises what `triojam.serve` raises, before anything is served.
     """
-    _occupy_standard_descriptors()
     terminal = os.isatty(STDERR)
     style = settings.log_format
     if style == "auto":
         style = "console" if terminal else "json"
     with LineWriter(STDERR) as writer:
         make_logger = make_logger_factory(writer, style=style, colors=terminal)
-        return trio.run(partial(_serve, settings, reread, make_logger, writer))
+        log = make_logger(settings.log_level)
+        take_over_standard_logging(lambda: log)
+        raised_from = _raise_descriptor_limit()
+
+        async def opening() -> Server:
+            server = await open_server(
+                settings, make_logger=make_logger, log_messages_dropped=lambda: writer.dropped
+            )
+            log.info("file descriptors", limit=descriptor_limit(), raised_from=raised_from)
+            return server
+
+        return trio.run(_serve, opening, reread)
 
 
-async def _serve(
-    settings: Settings,
-    reread: Callable[[], Settings],
-    make_logger: LoggerFactory,
-    writer: LineWriter,
-) -> int:
-    raised_from = _raise_descriptor_limit()
+async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], Settings]) -> int:
+    server: Server | None = None
+    failure: Exception | None = None
+    signalled: list[int] = []
+    for stop in _STOP:
+        # What Trio restores in the end: a signal during the last steps must not change the exit status.
+        signal.signal(stop, signal.SIG_IGN)
     with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
-        server = await open_server(
-            settings, make_logger=make_logger, log_messages_dropped=lambda: writer.dropped
-        )
-        make_logger(settings.log_level).info(
-            "file descriptors", limit=descriptor_limit(), raised_from=raised_from
-        )
-        status = 0
         async with trio.open_nursery() as nursery:
 
             async def obey() -> None:
-                nonlocal status
-                stopping = False
                 async for signum in signals:
                     if signum in _RELOAD:
-                        _reload(server, reread)
-                    elif stopping:
-                        status = 128 + signum
+                        if server is not None:
+                            _reload(server, reread)
+                        continue
+                    signalled.append(signum)
+                    if server is None or len(signalled) > 1:
                         nursery.cancel_scope.cancel()
                     else:
-                        stopping = True
                         server.drain()
 
             nursery.start_soon(obey)
-            await server.run()
+            try:
+                server = await opening()
+            except (ConfigurationError, ListenError) as exc:
+                failure = exc  # raised below: out of a nursery it would come in a group
+            else:
+                await server.run()
+                signalled[1:] = []
             nursery.cancel_scope.cancel()
-        return status
+    if failure is not None:
+        raise failure
+    drained = server is not None and len(signalled) < SECOND
+    return 0 if drained else 128 + signalled[-1]
 
 
 def _reload(server: Server, reread: Callable[[], Settings]) -> None:
@@ -82,13 +93,6 @@ def _reload(server: Server, reread: Callable[[], Settings]) -> None:
         server.reload_failed(str(exc))
     else:
         server.reload(settings)
-
-
-def _occupy_standard_descriptors() -> None:
-    """Open what the caller has closed of descriptors 0 to 2, or a client's socket would become our stderr."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass
-    os.close(descriptor)
 
 
 def _raise_descriptor_limit() -> int:

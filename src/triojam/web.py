@@ -4,26 +4,17 @@ It knows nothing of the service but what it is handed: a registry, a reason for 
 the totals to show.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
-from typing import cast
 
-import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
-from hypercorn.typing import ASGIFramework
 from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-# A scrape takes milliseconds; whoever takes longer than this to fetch a page does not hold up the exit.
-GRACEFUL_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 75.0  # longer than the usual scrape intervals, so that a scraper reuses its connection
-LARGEST_HEADERS = 16 * 1024
+METHODS = ("GET", "HEAD")
 
 _LANDING = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>triojam</title>
@@ -50,13 +41,27 @@ class _Metrics:
         await self._app(scope, receive, send)
 
 
+class _ReadOnly:
+    """Answers 405 to whatever is neither GET nor HEAD, wherever it goes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in METHODS:
+            refusal = PlainTextResponse("GET and HEAD only\n", 405, headers={"Allow": ", ".join(METHODS)})
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 def make_app(
     *,
     registry: CollectorRegistry,
     not_ready: Callable[[], str | None],
     totals: Callable[[], Mapping[str, int]],
     version: str,
-) -> Starlette:
+) -> ASGIApp:
     """Build the web application.
 
     not_ready: why new clients should go elsewhere, or None.
@@ -80,37 +85,13 @@ def make_app(
         state = not_ready() or "ready"
         return HTMLResponse(_LANDING.format(version=escape(version), state=state, rows=rows))
 
-    methods = ["GET", "HEAD"]
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route("/", landing, methods=methods),
-            Route("/metrics", _Metrics(registry), methods=methods),
-            Route("/healthz", healthz, methods=methods),
-            Route("/readyz", readyz, methods=methods),
+            Route("/", landing),
+            Route("/metrics", _Metrics(registry)),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
         ]
     )
-
-
-async def serve(
-    app: Starlette,
-    sockets: Sequence[trio.socket.SocketType],
-    *,
-    stop: trio.Event,
-    error_log: logging.Logger,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve `app` on listening sockets, which it takes over, until `stop` is set.
-
-    Reports once it accepts. An exception in the app answers 500 and goes to `error_log`.
-    """
-    config = Config()
-    config.bind = [f"fd://{sock.detach()}" for sock in sockets]
-    config.errorlog = error_log
-    config.graceful_timeout = GRACEFUL_SECONDS
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.h11_max_incomplete_size = LARGEST_HEADERS
-    config.include_server_header = False
-    # Starlette and Hypercorn describe the same ASGI callable in types of their own.
-    await hypercorn_serve(
-        cast(ASGIFramework, app), config, shutdown_trigger=stop.wait, mode="asgi", task_status=task_status
-    )
+    app.router.redirect_slashes = False  # it would send clients to whatever host they named
+    return _ReadOnly(app)
