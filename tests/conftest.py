@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support import Running, balanced, start_memory, start_tcp
+from tests.support import Running, balanced, start_lane, start_memory, start_tcp
 
 Start = Callable[..., Awaitable[Running]]
 
@@ -26,15 +26,15 @@ async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Sta
     nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(params=[start_memory, start_tcp], ids=["memory", "tcp"])
+@pytest.fixture(params=[start_memory, start_tcp, start_lane], ids=["memory", "tcp", "lane"])
 async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
     """Start servers, over each transport in turn; afterwards all must be accounted for."""
     async for starter in _starter(request.param, nursery):
         yield starter
 
 
-@pytest.fixture
-async def start_socket(nursery: trio.Nursery) -> AsyncIterator[Start]:
+@pytest.fixture(params=[start_tcp, start_lane], ids=["tcp", "lane"])
+async def start_socket(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
     """Start servers on real sockets only, for what memory streams cannot do, such as a reset."""
-    async for starter in _starter(start_tcp, nursery):
+    async for starter in _starter(request.param, nursery):
         yield starter

@@ -16,6 +16,8 @@ from triojam.app import make_rules, make_timeouts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
+from triojam.lane import Lane
+from triojam.protocol import Timeouts
 
 # 12:34:56 in UTC, and not on the edge of a second.
 NOW = 1_700_051_696.25
@@ -72,6 +74,22 @@ class Running:
         self._clients.append(client)
         return client
 
+    @property
+    def lane(self) -> Lane | None:
+        """The server's fast lane, if it has one."""
+        return self.server._lane if self.server is not None else None
+
+    def midline(self) -> bool:
+        """Whether a client is in the middle of a line, as far as the server has noticed."""
+        in_lane = self.lane is not None and bool(self.lane._partials)
+        return in_lane or any(client.protocol.midline for client in self.handler._clients)
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Replace the timeouts, as a reload does."""
+        self.handler.timeouts = timeouts
+        if self.lane is not None:
+            self.lane.timeouts = timeouts
+
     async def close_clients(self) -> None:
         """Close every connection that was opened here."""
         for client in self._clients:
@@ -93,6 +111,7 @@ def settings_for_test(**changes: Any) -> Settings:
         "port": 0,
         "metrics_port": None,
         "timezone": "UTC",
+        "fast_lane": False,
         "log_level": "debug",
         "grace": PATIENCE,
     }
@@ -123,6 +142,11 @@ async def start_tcp(
         finished=finished,
         server=server,
     )
+
+
+async def start_lane(nursery: trio.Nursery, **changes: Any) -> Running:
+    """Start a whole server whose fast lane is on."""
+    return await start_tcp(nursery, fast_lane=True, **changes)
 
 
 async def start_memory(

@@ -9,8 +9,8 @@ import trio
 import triojam
 from tests.conftest import Start
 from tests.support import JAM, Events, receive_exactly, settings_for_test, until
-from triojam.app import RESERVED_DESCRIPTORS, connection_limit, descriptor_limit
 from triojam.reasons import Disconnect, Reload
+from triojam.sockets import RESERVED_DESCRIPTORS, connection_limit, descriptor_limit
 
 
 def open_descriptors() -> int:
@@ -91,7 +91,7 @@ async def test_reload(start_socket: Start) -> None:
     running = await start_socket()
     server = running.server
     assert server is not None
-    settings = settings_for_test()
+    settings = server._settings
     server.reload(
         replace(
             settings, port=1, timezone="Asia/Jakarta", idle_timeout=0.05, max_connections=7, log_level="info"

@@ -255,7 +255,7 @@ def test_console_script() -> None:
 def test_dependencies_are_pinned() -> None:
     """Every package that pyproject.toml asks for by name has a version in constraints.txt."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    asked = [*PYPROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]
+    asked = [*PYPROJECT["project"]["dependencies"], *extras["test"], *extras["bench"], *extras["dev"]]
     names = {re.split(r"[^\w-]", each)[0] for each in asked} - {"triojam"}
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+", line)] == []

@@ -159,7 +159,7 @@ async def test_silence_and_probes_are_no_news(start_socket: Start) -> None:
     assert server.counters.requests == 0
     assert server.counters.disconnects[Disconnect.EOF] == 10
     assert server.counters.disconnects[Disconnect.IDLE] == 1
-    assert {each["level"] for each in server.events if each["event"] != "serving"} == {"debug"}
+    assert {each["level"] for each in server.events if each["event"] != "serving"} <= {"debug"}
 
 
 async def test_reset_before_an_answer_is_due(start_socket: Start) -> None:
@@ -168,7 +168,7 @@ async def test_reset_before_an_answer_is_due(start_socket: Start) -> None:
     async with good_client(server):
         quiet, midline = await server.connect(), await server.connect()
         await midline.send_all(b"TI")
-        await until(lambda: any(each.protocol.midline for each in server.handler._clients))
+        await until(server.midline)
         reset(quiet)
         reset(midline)
         await until(lambda: server.counters.disconnects[Disconnect.RESET] == 2)
@@ -282,7 +282,7 @@ async def test_an_exception_in_one_connection(start_socket: Start, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(server.handler, "_jam", explode)
-        await bad.send_all(b"TIME\r\n")
+        await bad.send_all(b"TIME\r\nx\r\n")  # the bad line brings it to the handler from the lane, too
         assert await receive_all(bad) == b""
     await good.send_all(b"TIME\r\n")
     assert await receive_exactly(good, len(JAM)) == JAM

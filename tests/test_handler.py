@@ -5,8 +5,8 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from tests.support import JAM, Events, balanced, receive_all
 from triojam.counters import Counters
-from triojam.handler import Handler, Timeouts
-from triojam.protocol import Rules
+from triojam.handler import Handler
+from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
 
 

@@ -9,8 +9,9 @@ from trio import socket as tsocket
 from trio.testing import MockClock
 
 from triojam.counters import Counters
-from triojam.listeners import ClientListener, format_address, queue_emptied
+from triojam.listeners import ClientListener
 from triojam.reasons import AcceptError
+from triojam.streams import format_address
 
 
 class FailingSocket(tsocket.SocketType):
@@ -68,16 +69,18 @@ async def test_closing_ends_accept() -> None:
         await listener.accept()
 
 
-async def test_queue_emptied() -> None:
+async def test_drain_waits_for_the_queue() -> None:
     """It waits while a connection is queued, and ends once that is accepted."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listener = ClientListener(plain.socket, counters=Counters())
+    listener._counters.connections_limit = 1
     async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()):
         with trio.move_on_after(0.02) as waiting:
-            await queue_emptied([listener.socket])
+            await listener.drain()
         assert waiting.cancelled_caught
         async with await listener.accept():
             with trio.fail_after(5):
-                await queue_emptied([listener.socket])
+                await listener.drain()
 
 
 def test_format_address() -> None:

@@ -35,6 +35,7 @@ WRONG = {
     "on_reject": ["shrug", "REPLY", ""],
     "lame_duck": DURATION,
     "grace": DURATION,
+    "fast_lane": ["maybe", "2", ""],
     "log_level": ["loud", "INFO", ""],
     "log_format": ["xml", ""],
 }

@@ -140,8 +140,8 @@ async def test_not_ready_before_it_accepts() -> None:
         assert (reply.status, reply.text) == (503, "not ready: starting\n")
         assert (await fetch(server.metrics_addresses[0], "/healthz")).status == 200
         may_stop.set()
-    for listener in server._listeners:
-        await listener.aclose()
+    for sock in server._sockets:
+        sock.close()
 
 
 async def test_landing_page(running: Running, web: Address) -> None:
@@ -218,7 +218,7 @@ async def midline(running: Running) -> trio.abc.Stream:
     """A client in the middle of a line, which holds up a drain until it ends its line."""
     client = await running.connect()
     await client.send_all(b"TI")
-    await until(lambda: any(each.protocol.midline for each in running.handler._clients))
+    await until(running.midline)
     return client
 
 

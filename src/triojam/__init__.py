@@ -11,14 +11,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from triojam.app import ListenError, Server, serve
+    from triojam.app import Server, serve
     from triojam.settings import SettingError, Settings
+    from triojam.sockets import ListenError
     from triojam.version import __version__
 
 __all__ = ["ListenError", "Server", "SettingError", "Settings", "__version__", "serve"]
 
 _HOMES = {
-    "ListenError": "app",
+    "ListenError": "sockets",
     "Server": "app",
     "SettingError": "settings",
     "Settings": "settings",

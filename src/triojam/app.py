@@ -4,12 +4,10 @@ The nurseries lie within each other in the order in which things stop: the time 
 the clients, then the probes, and the web listener last, so that the drain can be watched.
 """
 
-import errno
 import math
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -18,29 +16,18 @@ import trio
 
 from triojam.clock import Clock
 from triojam.counters import Counters
-from triojam.handler import Handler, Timeouts
-from triojam.listeners import ClientListener, format_address, queue_emptied
+from triojam.handler import Handler
+from triojam.lane import LANE_AVAILABLE, Lane
+from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
 from triojam.metrics import CountersCollector, make_registry
 from triojam.probes import report_traffic, watch_clock, watch_lag
-from triojam.protocol import Rules
+from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Reload
-from triojam.settings import ADDRESS, SettingError, Settings
+from triojam.settings import Settings
+from triojam.sockets import addresses, connection_limit, listen
+from triojam.streams import format_address
 from triojam.version import __version__
-
-if sys.platform != "win32":
-    import resource
-
-# File descriptors that are never given to clients: listeners, scrapers, log, and what libraries open.
-RESERVED_DESCRIPTORS = 64
-
-
-# A flood of new connections could keep the accept queue from ever being empty.
-LAST_ACCEPTS_SECONDS = 1.0
-
-
-class ListenError(Exception):
-    """A good address could not be listened on. The text is one line that names it and says why."""
 
 
 class Server:
@@ -60,8 +47,8 @@ class Server:
         log_messages_dropped: Callable[[], int],
         now: Callable[[], float],
     ) -> None:
-        self.addresses = _addresses(sockets)
-        self.metrics_addresses = _addresses(web_sockets)
+        self.addresses = addresses(sockets)
+        self.metrics_addresses = addresses(web_sockets)
         self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
@@ -75,7 +62,8 @@ class Server:
             log=self._log,
         )
         self.counters.connections_limit = connection_limit(settings.max_connections)
-        self._listeners = [ClientListener(sock, counters=self.counters) for sock in sockets]
+        self._sockets = sockets
+        self._lane: Lane | None = None
         self._web_sockets = web_sockets
         collector = CountersCollector(
             self.counters,
@@ -101,7 +89,7 @@ class Server:
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
         finally:
-            for sock in [*(each.socket for each in self._listeners), *self._web_sockets]:
+            for sock in [*self._sockets, *self._web_sockets]:
                 sock.close()
         self._log.info("stopped", **self.totals())
 
@@ -116,8 +104,10 @@ class Server:
         self._settings = settings = replace(settings, **kept)
         self._log = self._make_logger(settings.log_level)
         self._handler.log = self._log
-        self._handler.rules = make_rules(settings)
-        self._handler.timeouts = make_timeouts(settings)
+        for server in (self._handler, self._lane):
+            if server is not None:
+                server.rules = make_rules(settings)
+                server.timeouts = make_timeouts(settings)
         self._clock.set_zone(settings.timezone)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
@@ -148,11 +138,14 @@ class Server:
     async def _serve_clients(self, task_status: trio.TaskStatus["Server"]) -> None:
         async with trio.open_nursery() as clients:
             async with trio.open_nursery() as accepting:
+                listeners = self._make_listeners()
+                if self._lane is not None:
+                    accepting.start_soon(self._lane.watch)
                 # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
                 serving = partial(
                     trio.serve_listeners,
                     self._handler.handle,
-                    self._listeners,
+                    listeners,
                     handler_nursery=clients,
                 )
                 await accepting.start(serving)
@@ -170,8 +163,8 @@ class Server:
                 self.counters.draining = True
                 self._log.info("draining: not ready", lame_duck=self._settings.lame_duck)
                 await trio.sleep(self._settings.lame_duck)
-                with trio.move_on_after(LAST_ACCEPTS_SECONDS):
-                    await queue_emptied(listener.socket for listener in self._listeners)
+                for listener in listeners:
+                    await listener.drain()
                 accepting.cancel_scope.cancel()
             self._log.info(
                 "draining: no new clients",
@@ -182,6 +175,18 @@ class Server:
             self._handler.drain(ends)
             clients.cancel_scope.deadline = ends
         self._log.info("draining: no clients left")
+
+    def _make_listeners(self) -> list[DrainingListener]:
+        if not (self._settings.fast_lane and LANE_AVAILABLE):
+            return [ClientListener(sock, counters=self.counters) for sock in self._sockets]
+        self._lane = Lane(
+            [socket.socket(fileno=sock.detach()) for sock in self._sockets],
+            rules=self._handler.rules,
+            timeouts=self._handler.timeouts,
+            counters=self.counters,
+            jam=self._clock.jam,
+        )
+        return [self._lane]
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
@@ -237,10 +242,10 @@ async def open_server(
 ) -> Server:
     """Open the sockets of both listeners, and put a server together. Raises what `serve` raises."""
     web_sockets: list[trio.socket.SocketType] = []
-    sockets = await _listen("host", settings.host, settings.port)
+    sockets = await listen("host", settings.host, settings.port)
     try:
         if settings.metrics_port is not None:
-            web_sockets = await _listen("metrics_host", settings.metrics_host, settings.metrics_port)
+            web_sockets = await listen("metrics_host", settings.metrics_host, settings.metrics_port)
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -253,39 +258,6 @@ async def open_server(
         log_messages_dropped=log_messages_dropped,
         now=now,
     )
-
-
-async def _listen(setting: str, host: str, port: int) -> list[trio.socket.SocketType]:
-    """Listen on every address of `host`, which is the value of `setting`."""
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=None if host == "*" else host)
-    except (socket.gaierror, UnicodeError):
-        raise SettingError(setting, host, ADDRESS) from None
-    except OSError as exc:
-        if exc.errno == errno.EADDRNOTAVAIL:
-            raise SettingError(setting, host, ADDRESS) from None
-        where = format_address((host, port))
-        if exc.errno == errno.EADDRINUSE:
-            raise ListenError(f"cannot listen on {where}: the port is already in use") from exc
-        raise ListenError(f"cannot listen on {where}: {exc.strerror or exc}") from exc
-    return [each.socket for each in listeners]
-
-
-def _addresses(sockets: Iterable[trio.socket.SocketType]) -> list[tuple[str, int]]:
-    return [sock.getsockname()[:2] for sock in sockets]
-
-
-def descriptor_limit() -> int:
-    """Return how many file descriptors this process may have open."""
-    if sys.platform == "win32":  # handles there have no such limit
-        return sys.maxsize
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def connection_limit(max_connections: int) -> int:
-    """Return how many connections may be open at once: the setting, as far as descriptors allow."""
-    return min(max_connections or sys.maxsize, max(descriptor_limit() - RESERVED_DESCRIPTORS, 1))
 
 
 def make_rules(settings: Settings) -> Rules:

@@ -9,10 +9,10 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env
 
-from triojam.app import ListenError
 from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
 from triojam.run import run
 from triojam.settings import ConfigurationError, SettingError, Settings
+from triojam.sockets import ListenError
 from triojam.version import __version__
 
 FAILED = 1

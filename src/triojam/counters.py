@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-from triojam.reasons import AcceptError, Disconnect, Refusal, Rejection, Reload, SendError
+from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, Reload, SendError
 
 Label = TypeVar("Label", bound=StrEnum)
 
@@ -65,6 +65,7 @@ class Counters:
         "connections_rejected",
         "disconnects",
         "draining",
+        "handovers",
         "internal_errors",
         "loop_lag",
         "ready",
@@ -87,6 +88,7 @@ class Counters:
         self.connections_rejected = _zeros(Refusal)
         self.disconnects = _zeros(Disconnect)
         self.accept_errors = _zeros(AcceptError)
+        self.handovers = _zeros(Handover)
         self.internal_errors = 0
         self.clock_steps = 0
         self.config_reloads = _zeros(Reload)

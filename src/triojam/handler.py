@@ -9,29 +9,22 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import accumulate
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from triojam.counters import Counters
-from triojam.protocol import JAM, Connection, Outcome, Rules
+from triojam.protocol import DRAIN_WINDOW, ERROR, Connection, Outcome, Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
-from triojam.streams import ClientStream
-
-# One read, and so one batch of answers (at most 2.4 times as large), bounds what a client costs in memory:
-# the next read waits until the answers to this one are taken.
-RECEIVE_BYTES = 16 * 1024
+from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, ClientStream
 
 # After the last answer the server waits this long, and reads away this much, so that closing with
 # unread input does not turn the answer into a reset for the client.
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024
 
-# Draining: how long an idle client has for a request that is on its way, and then how long a read may
-# wait for what the kernel already holds.
-DRAIN_WINDOW = 0.05
+# Draining: how long a read may then still wait for what the kernel already holds.
 LAST_READ = 0.001
 # How long before the end of the grace time a client that is still in the middle of a line is told.
 FAREWELL = 0.25
@@ -42,30 +35,17 @@ _NOTHING_MORE = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
 LOGGED_LINE_CHARACTERS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """How long a client may take, in seconds; `math.inf` = for ever.
-
-    idle: without the first byte of a request.
-    line: from the first byte of a line to its LF.
-    send: to take the answers to one read.
-    """
-
-    idle: float = 60.0
-    line: float = 10.0
-    send: float = 10.0
-
-
 class _Client:
     """One connection: its stream, its protocol, and what it is waiting for."""
 
-    __slots__ = ("first_byte", "protocol", "scope", "since", "stream")
+    __slots__ = ("backlog", "first_byte", "protocol", "scope", "since", "stream")
 
     def __init__(self, stream: trio.abc.Stream, rules: Rules) -> None:
         self.stream = stream
         self.protocol = Connection(rules)
         self.since = trio.current_time()  # idle since, unless in the middle of a line
-        self.first_byte = 0.0  # of the line it is in the middle of
+        self.backlog = stream.backlog if isinstance(stream, ClientStream) else NO_BACKLOG
+        self.first_byte = self.backlog.first_byte  # of the line it is in the middle of, or None
         self.scope = trio.CancelScope()  # around the wait for bytes
 
 
@@ -136,18 +116,25 @@ class Handler:
             client.scope.deadline = self._deadline(client)
 
     async def _serve(self, client: _Client) -> Disconnect:
+        backlog = client.backlog
+        if backlog.unsent:
+            answers = _split(backlog.unsent)
+            if not await self._send(client, answers, backlog.due, backlog.arrived):
+                return Disconnect.SEND_TIMEOUT
+        data: bytes | None = backlog.received or await self._receive(client)
         while True:
-            data = await self._receive(client)
             arrived = trio.current_time()
             outcome = self._decide(client, data, arrived)
             self._count(outcome)
-            if outcome.answers and not await self._send(client, outcome, arrived):
+            due = outcome.requests - len(outcome.rejected)
+            if outcome.answers and not await self._send(client, outcome.answers, due, arrived):
                 return Disconnect.SEND_TIMEOUT
             client.since = trio.current_time()
             if outcome.end is None and self._drained(client, data):
                 return Disconnect.DRAIN
             if outcome.end is not None:
                 return outcome.end
+            data = await self._receive(client)
 
     async def _receive(self, client: _Client) -> bytes | None:
         """Return the next bytes, b"" at the end of the stream, or None once the deadline has passed."""
@@ -158,9 +145,8 @@ class Handler:
 
     def _deadline(self, client: _Client) -> float:
         """Return until when the client may keep quiet, on Trio's clock."""
-        if client.protocol.midline:
-            latest = self._drain_ends - FAREWELL
-            return min(client.first_byte + self.timeouts.line, latest)
+        if client.first_byte is not None:
+            return min(client.first_byte + self.timeouts.line, self._drain_ends - FAREWELL)
         latest = max(self._drain_began + DRAIN_WINDOW, trio.current_time() + LAST_READ)
         return min(client.since + self.timeouts.idle, latest)
 
@@ -170,17 +156,19 @@ class Handler:
             return self._overdue(client, arrived)
         if not data:
             return client.protocol.end_of_stream()
-        was_midline = client.protocol.midline
         outcome = client.protocol.receive(data, self._jam)
-        if was_midline and outcome.requests and outcome.end is not Disconnect.TOO_LONG:
-            self._counters.request_receive.observe(arrived - client.first_byte)
-        if not was_midline or outcome.requests:
+        began = client.first_byte
+        if began is not None and outcome.requests and outcome.end is not Disconnect.TOO_LONG:
+            self._counters.request_receive.observe(arrived - began)
+        if not client.protocol.midline:
+            client.first_byte = None
+        elif began is None or outcome.requests:
             client.first_byte = arrived
         return outcome
 
     def _overdue(self, client: _Client, now: float) -> Outcome:
         """Decide about a client that kept quiet for too long."""
-        if client.protocol.midline and now >= client.first_byte + self.timeouts.line:
+        if client.first_byte is not None and now >= client.first_byte + self.timeouts.line:
             return client.protocol.line_timeout()
         if self._drain_began < math.inf:
             return client.protocol.drain()
@@ -199,15 +187,14 @@ class Handler:
             if self.log.is_enabled_for(logging.DEBUG):
                 self.log.debug("request rejected", reason=reason, line=printable(line))
 
-    async def _send(self, client: _Client, outcome: Outcome, arrived: float) -> bool:
-        """Send the answers and account for every time among them. False if the client did not take them."""
+    async def _send(self, client: _Client, answers: list[bytes], due: int, arrived: float) -> bool:
+        """Send answers and account for the times that are `due` among them. False if they were not taken."""
         stream, counters = client.stream, self._counters
-        due = outcome.requests - len(outcome.rejected)
         before = _bytes_sent(stream)
         failure: SendError | None = SendError.RESET
         try:
             with trio.move_on_after(self.timeouts.send) as scope:
-                await stream.send_all(b"".join(outcome.answers))
+                await stream.send_all(b"".join(answers))
             failure = SendError.TIMEOUT if scope.cancelled_caught else None
         except trio.Cancelled:
             failure = SendError.SHUTDOWN
@@ -216,7 +203,7 @@ class Handler:
             if failure is None:
                 taken = due
             else:
-                taken = _times_within(outcome.answers, _bytes_sent(stream) - before)
+                taken = _times_within(answers, _bytes_sent(stream) - before)
                 counters.send_errors[failure] += due - taken
             if taken:
                 counters.responses += taken
@@ -242,7 +229,13 @@ def _bytes_sent(stream: trio.abc.Stream) -> int:
 def _times_within(answers: list[bytes], size: int) -> int:
     """Count the times that lie whole within the first `size` bytes of the answers."""
     ends = accumulate(map(len, answers))
-    return sum(answer.startswith(JAM) for answer, end in zip(answers, ends, strict=True) if end <= size)
+    whole = (answer for answer, end in zip(answers, ends, strict=True) if end <= size)
+    return sum(not answer.startswith(ERROR) for answer in whole)
+
+
+def _split(unsent: bytes) -> list[bytes]:
+    """Split times, the first of which may be cut, into one answer each."""
+    return [line + b"\n" for line in unsent.split(b"\n")[:-1]]
 
 
 async def _part(stream: trio.abc.Stream, reason: Disconnect) -> None:

@@ -69,13 +69,19 @@ class CountersCollector(Collector):
         yield _gauge("connections_limit", "Most connections open at once.", c.connections_limit)
         yield _histogram(
             "request_duration_seconds",
-            "From the whole line in hand to its JAM taken by the kernel.",
+            "From the whole line in hand to its JAM taken by the kernel; in the fast lane, of the batch.",
             c.request_duration,
         )
         yield _histogram(
             "request_receive_seconds",
             "From the first byte of a line to its LF, of lines that came in pieces.",
             c.request_receive,
+        )
+        yield _counters(
+            "lane_handovers",
+            "Clients handed over by the fast lane to a task of their own, by cause.",
+            "cause",
+            c.handovers,
         )
         yield _counters("accept_errors", "Failed accepts, by errno.", "errno", c.accept_errors)
         yield _counter("internal_errors", "Exceptions contained to one connection.", c.internal_errors)

@@ -28,9 +28,12 @@ from dataclasses import dataclass, field
 
 from triojam.reasons import Disconnect, Rejection
 
-JAM = b"JAM "
+ERROR = b"ERROR "
 TIME = b"TIME"
 QUIT = b"QUIT\r"  # with its CR: lines are split at the LF
+
+# A stopping server gives an idle client this long, in seconds, for a request that is on its way.
+DRAIN_WINDOW = 0.05
 
 BUSY = b"ERROR busy: too many connections, try again later\r\n"
 
@@ -64,6 +67,20 @@ class Rules:
             case _:  # Rejection.DRAINING
                 advice = "the server is shutting down, connect again"
         return f"ERROR {reason}: {advice}\r\n".encode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a client may take, in seconds; `math.inf` = for ever.
+
+    idle: without the first byte of a request.
+    line: from the first byte of a line to its LF.
+    send: to take the answers to one read.
+    """
+
+    idle: float = 60.0
+    line: float = 10.0
+    send: float = 10.0
 
 
 @dataclass(slots=True)

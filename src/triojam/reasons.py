@@ -57,6 +57,16 @@ class AcceptError(StrEnum):
     OTHER = "other"
 
 
+class Handover(StrEnum):
+    """Why the fast lane handed a client over to the handler."""
+
+    LINE = "line"  # a line that is to be rejected, or a QUIT
+    SEND = "send"  # answers that the kernel did not take at once
+    TIMEOUT = "timeout"  # a line in pieces whose deadline has passed
+    EOF = "eof"  # the end of the stream within a line
+    DRAIN = "drain"  # within a line when the server stops
+
+
 class Reload(StrEnum):
     """What became of a SIGHUP."""
 

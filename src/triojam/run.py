@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from triojam.app import ListenError, Server, descriptor_limit, open_server
+from triojam.app import Server, open_server
 from triojam.logs import LineWriter, make_logger_factory, take_over_standard_logging
 from triojam.settings import ConfigurationError, Settings
+from triojam.sockets import ListenError, descriptor_limit
 
 if sys.platform != "win32":
     import resource

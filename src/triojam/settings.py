@@ -149,6 +149,12 @@ class Settings:
         _is_duration,
         reloads=True,
     )
+    fast_lane: bool = _setting(
+        True,  # noqa: FBT003  # a default like the others
+        "Serve easy clients without a task each, where the system has epoll.",
+        "true or false",
+        lambda value: isinstance(value, bool),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info",
         "The least important log lines to write.",

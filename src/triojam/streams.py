@@ -5,15 +5,52 @@ be right to the last answer. And it has only one way to close, where a client th
 answers must be reset, or the kernel keeps them for minutes.
 """
 
+import os
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, Self
 
 import trio
 from trio import socket as tsocket
 
+# One read, and so one batch of answers (at most 2.4 times as large), bounds what a client costs in memory:
+# the next read waits until the answers to this one are taken.
+RECEIVE_BYTES = 16 * 1024
+
 # l_onoff = 1, l_linger = 0: close() sends RST and drops what is unsent (socket(7), SO_LINGER).
 _LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+def format_address(address: tuple[str | int, ...]) -> str:
+    """Render a socket address as host:port, an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+class Backlog(NamedTuple):
+    """What has happened on a connection before the handler came to serve it. Times are in seconds.
+
+    received: bytes that were read and not decided on; first_byte: when the first of them came, if they
+        are a line in pieces, else None.
+    unsent: answers that the kernel did not take; the first may be cut. due: how many times they are.
+        arrived: when the requests had arrived.
+    """
+
+    received: bytes = b""
+    first_byte: float | None = None
+    unsent: bytes = b""
+    due: int = 0
+    arrived: float = 0.0
+
+    def moved(self, offset: float) -> "Backlog":
+        """Return the same on another clock, which is ahead by `offset`."""
+        first_byte = None if self.first_byte is None else self.first_byte + offset
+        return self._replace(first_byte=first_byte, arrived=self.arrived + offset)
+
+
+NO_BACKLOG = Backlog()
 
 
 class ClientStream(trio.abc.HalfCloseableStream):
@@ -21,14 +58,26 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     peer: the client's address, for the log.
     bytes_sent: how many bytes the kernel has taken, also from a `send_all` that did not finish.
+    backlog: what the handler takes over from whoever served the connection before.
     """
 
-    def __init__(self, sock: tsocket.SocketType, peer: str) -> None:
+    def __init__(self, sock: tsocket.SocketType, peer: str, backlog: Backlog = NO_BACKLOG) -> None:
         # Trio's stream sets TCP_NODELAY and TCP_NOTSENT_LOWAT, and does all that needs no counting.
         self._stream = trio.SocketStream(sock)
         self.peer = peer
         self.bytes_sent = 0
+        self.backlog = backlog
         self._sending = False
+
+    @classmethod
+    def adopt(cls, descriptor: int, backlog: Backlog) -> Self:
+        """Make the stream of a connected socket's descriptor, which is owned by the stream from then on."""
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
+        try:
+            peer = format_address(sock.getpeername())
+        except OSError:  # the client is gone already
+            peer = "unknown"
+        return cls(sock, peer, backlog)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`."""
@@ -81,3 +130,13 @@ class ClientStream(trio.abc.HalfCloseableStream):
             yield
         finally:
             self._sending = False
+
+
+def send_some(descriptor: int, data: bytes) -> int:
+    """Send what fits, and return how many bytes the kernel took; -1 = the connection is broken."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return -1

@@ -18,6 +18,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.types import ASGIApp
 
+from triojam.accepting import ACCEPT_PAUSE
+
 # A handful of scrapers and people, within the descriptors that are kept from the time service's clients.
 MOST_CONNECTIONS = 32
 # How long a client may take to send anything, and to take a page, in seconds. A scrape takes milliseconds.
@@ -27,7 +29,6 @@ SEND_SECONDS = 10.0
 GRACEFUL_SECONDS = 1.0
 # How long a request that came just before the end of the stream has for its page to be begun.
 AFTER_THE_END_SECONDS = 0.1
-ACCEPT_PAUSE = 0.1
 
 
 class _Stream(trio.abc.HalfCloseableStream):

@@ -1,0 +1,116 @@
+"""Accepting clients: what is done about errors and about the cap, and the lane's listening sockets."""
+
+import errno
+import select
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+
+from triojam.counters import Counters
+from triojam.protocol import BUSY
+from triojam.reasons import AcceptError, Refusal
+
+# How long accepting rests after an error that does not go away by itself, such as EMFILE, in seconds. Trio's
+# serve_listeners takes the same time, but would count nothing and log a traceback each time.
+ACCEPT_PAUSE = 0.1
+
+# What one turn accepts at most from one listening socket.
+ACCEPTS_AT_ONCE = 64
+# The last turns before a listening socket is closed; no queue is longer by default (listen(2), SOMAXCONN).
+LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
+
+# How much of what a refused client has already sent is read away.
+_UNREAD_BYTES = 4096
+
+# The queued connection was at fault, not the server (accept(2), "Error handling"): try the next one.
+_NEXT_CONNECTION = frozenset({
+    errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ETIMEDOUT,
+})  # fmt: skip
+
+
+def count_accept_error(counters: Counters, exc: OSError) -> bool:
+    """Count a failed accept; return whether accepting must pause, for the next one would fail as well."""
+    name = errno.errorcode.get(exc.errno or 0, "")
+    known = AcceptError(name) if name in AcceptError.__members__ else AcceptError.OTHER
+    counters.accept_errors[known] += 1
+    return exc.errno not in _NEXT_CONNECTION
+
+
+def admit(counters: Counters, sock: socket.socket) -> bool:
+    """Count an accepted connection; over the cap, say `busy` and close it, without waiting for the client."""
+    if counters.connections_open < counters.connections_limit:
+        counters.opened()
+        return True
+    counters.refused(Refusal.BUSY)
+    with sock, suppress(OSError):
+        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        sock.send(BUSY)
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(_UNREAD_BYTES)  # closing with unread input would make a reset of the answer
+    return False
+
+
+class AcceptQueues:
+    """Listening sockets, which it owns, watched by an epoll.
+
+    sockets: by descriptor. paused_until: when an accept error was such that accepting rests, else None.
+    """
+
+    def __init__(self, sockets: Iterable[socket.socket], epoll: select.epoll, counters: Counters) -> None:
+        self.sockets = {sock.fileno(): sock for sock in sockets}
+        self.paused_until: float | None = None
+        self._epoll = epoll
+        self._counters = counters
+        for sock in self.sockets.values():
+            sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            # Accepted sockets inherit it. An answer is never worth waiting to fill a segment.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.resume()
+
+    def accept(self, listening: int, now: float) -> list[int]:
+        """Return the non-blocking descriptors of the next clients queued there, counted as opened."""
+        accepted: list[int] = []
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                client, _ = self.sockets[listening].accept()
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                if count_accept_error(self._counters, exc):
+                    self._pause(now + ACCEPT_PAUSE)
+                    break
+                continue
+            if admit(self._counters, client):
+                client.setblocking(False)  # noqa: FBT003  # the standard library's signature
+                accepted.append(client.detach())
+        return accepted
+
+    def accept_all(self, now: float) -> list[int]:
+        """Empty the queues."""
+        accepted: list[int] = []
+        for listening in self.sockets:
+            for _ in range(LAST_TURNS):
+                if not (more := self.accept(listening, now)):
+                    break
+                accepted += more
+        return accepted
+
+    def resume(self) -> None:
+        """Accept, or accept again."""
+        self.paused_until = None
+        for listening in self.sockets:
+            self._epoll.register(listening, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Close the listening sockets; the kernel resets what is queued on them."""
+        self._pause(0.0)
+        for sock in self.sockets.values():
+            sock.close()
+        self.sockets.clear()
+
+    def _pause(self, until: float) -> None:
+        if self.paused_until is None:
+            for listening in self.sockets:
+                self._epoll.unregister(listening)
+        self.paused_until = until

@@ -1,0 +1,293 @@
+"""The fast lane: a Trio listener that answers the easy clients itself, and hands over the others.
+
+Trio's cost is per task and per step of a task, and a step costs more than the kernel's share of a request.
+So the lane keeps an epoll of its own, waits with Trio for *that* one descriptor, and then, in one pass
+without an await, accepts what is queued, reads each ready client once and answers whole well-formed
+requests. `accept` returns only a client that needs a task, and `trio.serve_listeners` starts the shared
+handler for it, with what was read and not yet decided on, and what was decided and not yet sent.
+
+The rules of the house:
+
+- No await between the poll and the end of the batch. Turns are capped, so that other tasks have theirs.
+- Unregister before close, always: descriptor numbers are used again.
+- It never waits, never logs, and decides nothing but whether a line is a plain request: every rejection,
+  every `QUIT` and every client that does not take its answers is the handler's.
+- The time is rendered once a batch, after its requests were read, never before.
+- One client's OSError ends that client. A bug in here ends the process, loudly.
+- An idle client costs no timer: `watch` looks over the marks of when each was last active.
+- No accept error leaves: `serve_listeners` would sleep on it, and all clients of the lane with it.
+"""
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import trio
+
+from triojam.accepting import AcceptQueues
+from triojam.counters import Counters
+from triojam.listeners import DrainingListener
+from triojam.protocol import DRAIN_WINDOW, Connection, Rules, Timeouts
+from triojam.reasons import Disconnect, Handover, Rejection, SendError
+from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, send_some
+
+# Nearly all that clients send: plain requests, few at a time.
+PLAIN = {b"TIME\r\n" * times: times for times in range(1, 65)}
+JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
+
+# What one poll yields at most: with every client pipelining, such a batch takes some 20 ms.
+EVENTS_AT_ONCE = 128
+# How long the lane goes on from batch to batch before other tasks have their turn, in seconds.
+TURN_SECONDS = 0.005
+# After work, the next request of a lone client is often closer than a trip through Trio's scheduler: poll
+# again this often before giving way.
+EMPTY_POLLS = 20
+
+# Deadlines are kept to this part of their length, and looked at this often at most and at least, in seconds.
+WATCH_PARTS = 50
+WATCH_SHORTEST, WATCH_LONGEST = 0.005, 0.5
+
+LANE_AVAILABLE = hasattr(select, "epoll")
+
+_now = time.perf_counter
+
+
+class Lane(DrainingListener):
+    """Accepts from listening sockets, which it owns, and serves the easy clients.
+
+    rules, timeouts: may be replaced at any time. jam: renders the current time as a whole answer line.
+    """
+
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        *,
+        rules: Rules,
+        timeouts: Timeouts,
+        counters: Counters,
+        jam: Callable[[], bytes],
+    ) -> None:
+        self.rules = rules
+        self.timeouts = timeouts
+        self._counters = counters
+        self._jam = jam
+        self._epoll = select.epoll()
+        self._queues = AcceptQueues(sockets, self._epoll, counters)
+        self._active: dict[int, float] = {}  # the lane's clients, and when each last had an answer
+        self._partials: dict[int, Backlog] = {}  # lines in pieces, in the order of their first bytes
+        self._handovers: deque[tuple[int, Backlog]] = deque()
+
+    async def accept(self) -> ClientStream:
+        """Serve the easy clients; return the next one that needs a task, counted as opened.
+
+        Raises trio.ClosedResourceError once the lane is closed.
+        """
+        while not self._handovers:
+            if self._epoll.closed:
+                raise trio.ClosedResourceError("the lane was closed")
+            try:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            except trio.ClosedResourceError:  # closed, or woken to look at the hand-overs
+                continue
+            self._serve_turn()
+        await trio.lowlevel.checkpoint()
+        fd, backlog = self._handovers.popleft()
+        return ClientStream.adopt(fd, backlog.moved(trio.current_time() - _now()))
+
+    async def aclose(self) -> None:
+        """Close the listening sockets and every client, whatever it is in the middle of."""
+        if not self._epoll.closed:
+            self._queues.close()
+            while self._active:
+                self._hand_over(next(iter(self._active)), Handover.DRAIN)
+            for fd, backlog in self._handovers:
+                self._abandon(fd, backlog)
+            self._handovers.clear()
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
+        await trio.lowlevel.checkpoint()
+
+    async def watch(self) -> None:
+        """Keep the deadlines of the lane's clients; runs beside `accept`, until it is cancelled."""
+        longest_idle_since = 0.0
+        while True:
+            now = _now()
+            if self._queues.paused_until is not None and now >= self._queues.paused_until:
+                self._queues.resume()
+            for fd, partial in list(self._partials.items()):
+                if partial.first_byte is None or now - partial.first_byte < self.timeouts.line:
+                    break
+                self._hand_over(fd, Handover.TIMEOUT)
+            if now - longest_idle_since >= self.timeouts.idle:
+                idle = now - self.timeouts.idle
+                for fd in [fd for fd, active in self._active.items() if active <= idle]:
+                    if fd not in self._partials:
+                        self._close(fd, Disconnect.IDLE)
+                # Nobody will have been idle for too long before the one who has been for longest now.
+                longest_idle_since = min(self._active.values(), default=now)
+            if self._handovers:
+                self._wake()
+            shortest = min(self.timeouts.idle, self.timeouts.line) / WATCH_PARTS
+            await trio.sleep(min(max(shortest, WATCH_SHORTEST), WATCH_LONGEST))
+
+    async def drain(self) -> None:
+        """Stop accepting, answer what has arrived, close the idle, hand over who is in the middle of it."""
+        for fd in self._queues.accept_all(_now()):
+            self._adopt(fd)
+        self._queues.close()
+        await trio.sleep(DRAIN_WINDOW)
+        ready = {fd for fd, _ in self._epoll.poll(0, len(self._active) + 1)}
+        for fd in list(self._active):
+            if fd in ready or fd in self._partials:
+                self._hand_over(fd, Handover.DRAIN)
+            else:
+                self._close(fd, Disconnect.DRAIN)
+        self._wake()
+        while self._handovers:
+            await trio.lowlevel.checkpoint()
+
+    def _serve_turn(self) -> None:
+        poll = self._epoll.poll
+        ends = _now() + TURN_SECONDS
+        while _now() < ends:
+            for _ in range(EMPTY_POLLS):
+                if events := poll(0, EVENTS_AT_ONCE):
+                    break
+            else:
+                return
+            self._serve_batch(events)
+
+    def _serve_batch(self, events: list[tuple[int, int]]) -> None:
+        """Serve each of these descriptors once: first read from all of them, then answer them all."""
+        began = _now()
+        if due := self._read(events, began):
+            self._answer(due, began)
+
+    def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
+        """Read once from each client, and return those who are to be told the time, and how many times."""
+        listening, partials, read = self._queues.sockets, self._partials, os.read
+        due: list[tuple[int, int]] = []
+        for fd, _ in events:
+            if fd in listening:
+                for client in self._queues.accept(fd, began):
+                    self._adopt(client)
+                    events.append((client, 0))  # its request is often there already
+                continue
+            try:
+                data = read(fd, RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._broken(fd)
+                continue
+            times = PLAIN.get(data)
+            if times is None or fd in partials:
+                times = self._sort_out(fd, data, began)
+            if times:
+                due.append((fd, times))
+        return due
+
+    def _answer(self, due: list[tuple[int, int]], began: float) -> None:
+        active, write, served = self._active, send_some, 0
+        jam = self._jam()
+        for fd, times in due:
+            answers = jam if times == 1 else jam * times
+            sent = write(fd, answers)
+            if sent == len(answers):
+                served += times
+                active[fd] = began
+            else:
+                self._settle(fd, answers, times, sent, began)
+        if served:
+            self._counters.requests += served
+            self._counters.responses += served
+            # One observation for all of them, of the whole batch: no request took longer than is said.
+            self._counters.request_duration.observe(_now() - began, served)
+
+    def _sort_out(self, fd: int, data: bytes, arrived: float) -> int:
+        """Look at what is not just plain requests; return how many times the client is to be told."""
+        partial = self._partials.get(fd)
+        if not data:
+            if partial is None:
+                self._close(fd, Disconnect.EOF)
+            else:
+                self._hand_over(fd, Handover.EOF)
+            return 0
+        first_byte = None
+        if partial is not None:
+            data, first_byte = partial.received + data, partial.first_byte
+        times = PLAIN.get(data)
+        tail = b""
+        if times is None:
+            # The protocol itself decides, on a fresh connection, for the lane's clients have no past: what is
+            # to be rejected, and the end of the connection, is left to the handler, which decides anew.
+            outcome = Connection(self.rules).receive(data, bytes)
+            if outcome.rejected or outcome.end is not None:
+                self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
+                return 0
+            times = outcome.requests
+            tail = data[data.rfind(b"\n") + 1 :]
+        if times and first_byte is not None:
+            self._counters.request_receive.observe(arrived - first_byte)
+            del self._partials[fd]
+            first_byte = None
+        if tail:
+            self._partials[fd] = Backlog(tail, arrived if first_byte is None else first_byte)
+        return times
+
+    def _settle(self, fd: int, answers: bytes, times: int, sent: int, arrived: float) -> None:
+        """Account for answers of which not all bytes were taken; -1 for a broken connection."""
+        taken = max(sent, 0) // JAM_SIZE
+        self._counters.requests += times
+        if taken:
+            self._counters.responses += taken
+            self._counters.request_duration.observe(_now() - arrived, taken)
+        if sent < 0:
+            self._broken(fd, due=times)
+        else:
+            backlog = Backlog(unsent=answers[sent:], due=times - taken, arrived=arrived)
+            self._hand_over(fd, Handover.SEND, backlog)
+
+    def _adopt(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._active[fd] = _now()
+
+    def _broken(self, fd: int, *, due: int = 0) -> None:
+        """Account for a connection that is broken, `due` times and a line in pieces with it."""
+        self._counters.send_errors[SendError.RESET] += due
+        if self._partials.pop(fd, None) is not None:
+            self._counters.requests += 1
+            self._counters.rejected[Rejection.INCOMPLETE] += 1
+        self._close(fd, Disconnect.RESET)
+
+    def _close(self, fd: int, reason: Disconnect) -> None:
+        self._epoll.unregister(fd)
+        del self._active[fd]
+        os.close(fd)
+        self._counters.closed(reason)
+
+    def _hand_over(self, fd: int, cause: Handover, backlog: Backlog = NO_BACKLOG) -> None:
+        """Queue a client for the handler, with its line in pieces unless that is in the backlog already."""
+        partial = self._partials.pop(fd, None)
+        if partial is not None and not backlog.received:
+            backlog = backlog._replace(received=partial.received, first_byte=partial.first_byte)
+        self._epoll.unregister(fd)
+        del self._active[fd]
+        self._counters.handovers[cause] += 1
+        self._handovers.append((fd, backlog))
+
+    def _abandon(self, fd: int, backlog: Backlog) -> None:
+        """Close a client that the handler will not come to serve."""
+        self._counters.send_errors[SendError.SHUTDOWN] += backlog.due
+        if backlog.received:
+            self._counters.requests += 1
+            self._counters.rejected[Rejection.DRAINING] += 1
+        os.close(fd)
+        self._counters.closed(Disconnect.DRAIN)
+
+    def _wake(self) -> None:
+        """Let `accept` look at the hand-overs, which did not come about by an event on its epoll."""
+        trio.lowlevel.notify_closing(self._epoll.fileno())

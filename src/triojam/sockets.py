@@ -1,0 +1,55 @@
+"""Listening sockets, and how many descriptors there are for clients."""
+
+import errno
+import socket
+import sys
+from collections.abc import Iterable
+
+import trio
+
+from triojam.settings import ADDRESS, SettingError
+from triojam.streams import format_address
+
+if sys.platform != "win32":
+    import resource
+
+# File descriptors that are never given to clients: listeners, scrapers, log, and what libraries open.
+RESERVED_DESCRIPTORS = 64
+
+
+class ListenError(Exception):
+    """A good address could not be listened on. The text is one line that names it and says why."""
+
+
+async def listen(setting: str, host: str, port: int) -> list[trio.socket.SocketType]:
+    """Listen on every address of `host`, the value of `setting`. Raises SettingError or ListenError."""
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=None if host == "*" else host)
+    except (socket.gaierror, UnicodeError):
+        raise SettingError(setting, host, ADDRESS) from None
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise SettingError(setting, host, ADDRESS) from None
+        where = format_address((host, port))
+        if exc.errno == errno.EADDRINUSE:
+            raise ListenError(f"cannot listen on {where}: the port is already in use") from exc
+        raise ListenError(f"cannot listen on {where}: {exc.strerror or exc}") from exc
+    return [each.socket for each in listeners]
+
+
+def addresses(sockets: Iterable[trio.socket.SocketType]) -> list[tuple[str, int]]:
+    """Return host and port of each socket."""
+    return [sock.getsockname()[:2] for sock in sockets]
+
+
+def descriptor_limit() -> int:
+    """Return how many file descriptors this process may have open."""
+    if sys.platform == "win32":  # handles there have no such limit
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def connection_limit(max_connections: int) -> int:
+    """Return how many connections may be open at once: the setting, as far as descriptors allow."""
+    return min(max_connections or sys.maxsize, max(descriptor_limit() - RESERVED_DESCRIPTORS, 1))

@@ -1,0 +1,187 @@
+"""The fast lane: what it hands over, and why; what it does when the system runs out of something."""
+
+import errno
+import os
+import select
+import socket
+
+import pytest
+import trio
+
+from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, until
+from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
+from triojam.counters import Counters
+from triojam.reasons import AcceptError, Disconnect, Handover, Rejection, SendError
+
+
+def handed_over(server: Running) -> dict[str, int]:
+    """Return the causes for which clients were handed over, and how many were."""
+    return {str(cause): count for cause, count in server.counters.handovers.items() if count}
+
+
+async def test_a_client_with_cut_lines_stays(nursery: trio.Nursery) -> None:
+    """Being cut in the middle of a line, even each time, does not cost a client the lane."""
+    server = await start_lane(nursery)
+    client = await server.connect()
+    for _ in range(20):
+        await client.send_all(b"TIME\r\nTI")
+        assert await receive_exactly(client, len(JAM)) == JAM
+        await client.send_all(b"M")
+        await until(server.midline)
+        await client.send_all(b"E\r\n")
+        assert await receive_exactly(client, len(JAM)) == JAM
+    assert handed_over(server) == {}
+    assert server.counters.request_receive.count == 20
+    await client.aclose()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("sent", "cause"),
+    [(b"TIME\r\nHELLO\r\n", "line"), (b"QUIT\r\n", "line"), (b"x" * 600, "line"), (b"TIME", "eof")],
+)
+async def test_hand_overs_by_cause(nursery: trio.Nursery, sent: bytes, cause: str) -> None:
+    """What is not a plain request is the handler's: it is handed over once, and served there to its end."""
+    server = await start_lane(nursery)
+    await server.ask(sent)
+    assert handed_over(server) == {cause: 1}
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+async def test_plain_requests_need_no_task(nursery: trio.Nursery) -> None:
+    """Plain, odd and pipelined requests, and the end of the stream, are all served in the lane."""
+    server = await start_lane(nursery)
+    assert await server.ask(b"TIME\r\nTIME threading \r\n" + b"TIME\r\n" * 500) == JAM * 502
+    assert handed_over(server) == {}
+    assert server.counters.disconnects[Disconnect.EOF] == 1
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+async def test_answers_that_do_not_fit_are_sent_by_the_handler(nursery: trio.Nursery) -> None:
+    """A client that does not take its answers at once is handed over, and gets them all, in order."""
+    server = await start_lane(nursery)
+    client = await server.connect()
+    count = 600_000
+    async with trio.open_nursery() as sending:
+        sending.start_soon(client.send_all, b"TIME\r\n" * count)
+        await until(lambda: server.counters.handovers[Handover.SEND] == 1)
+        assert await receive_exactly(client, count * len(JAM)) == JAM * count
+    assert server.counters.responses == count
+    await client.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_line_that_is_overdue(nursery: trio.Nursery) -> None:
+    """A line in pieces whose deadline passes is handed over, and the handler says so to the client."""
+    server = await start_lane(nursery, line_timeout=0.05)
+    assert (await server.ask(b"TI", end=False)).startswith(b"ERROR timeout: ")
+    assert handed_over(server) == {"timeout": 1}
+    assert server.counters.rejected[Rejection.TIMEOUT] == 1
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+async def test_cancelled_with_clients_in_the_lane(nursery: trio.Nursery) -> None:
+    """Cancelling closes the lane's clients, and accounts for the lines they were in the middle of."""
+    server = await start_lane(nursery)
+    idle, midline = await server.connect(), await server.connect()
+    await midline.send_all(b"TIME\r\nTI")
+    assert await receive_exactly(midline, len(JAM)) == JAM
+    await until(lambda: server.counters.connections_open == 2)
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await until(lambda: server.counters.connections_open == 0)
+        assert await receive_all(idle) == await receive_all(midline) == b""
+        await server.close_clients()
+    assert server.counters.disconnects[Disconnect.DRAIN] == 2
+    assert server.counters.rejected[Rejection.DRAINING] == 1
+    assert server.counters.unaccounted == 0
+
+
+async def test_abandoned_hand_overs_are_accounted_for(nursery: trio.Nursery) -> None:
+    """A client that is queued for the handler when the lane is closed is closed and counted with it."""
+    server = await start_lane(nursery)
+    assert server.lane is not None
+    client = await server.connect()
+    await until(lambda: server.counters.connections_open == 1)
+    (fd,) = server.lane._active
+    server.lane._settle(fd, JAM * 3, 3, len(JAM) + 2, 0.0)  # the kernel took one and a bit
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await until(lambda: server.counters.connections_open == 0)
+        await client.aclose()
+    assert server.counters.responses == 1
+    assert server.counters.send_errors[SendError.SHUTDOWN] == 2
+    assert server.counters.unaccounted == 0
+
+
+class BrokenListener:
+    """A listening socket whose accept fails."""
+
+    def __init__(self, sock: socket.socket, code: int) -> None:
+        self.sock = sock
+        self.code = code
+
+    def accept(self) -> None:
+        """Fail."""
+        raise OSError(self.code, os.strerror(self.code))
+
+    def close(self) -> None:
+        """Close."""
+        self.sock.close()
+
+
+def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
+    """EMFILE on two listening sockets in one turn is counted twice, pauses both, and resumes both."""
+    counters = Counters()
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [sock.getsockname() for sock in sockets]
+    with select.epoll() as epoll:
+        queues = AcceptQueues(sockets, epoll, counters)
+        whole = dict(queues.sockets)
+        for fd, sock in whole.items():
+            queues.sockets[fd] = BrokenListener(sock, errno.EMFILE)  # type: ignore[assignment]  # a stand-in
+            assert queues.accept(fd, 5.0) == []
+        assert queues.paused_until == 5.0 + ACCEPT_PAUSE
+        clients = [socket.create_connection(address) for address in addresses]
+        assert epoll.poll(0) == []
+        queues.sockets.update(whole)
+        queues.resume()
+        counters.connections_limit = 10
+        for fd, _ in epoll.poll(1):
+            for accepted in queues.accept(fd, 6.0):
+                os.close(accepted)
+        queues.close()
+        for client in clients:
+            client.close()
+    assert counters.accept_errors[AcceptError.EMFILE] == 2
+    assert counters.connections == 2
+
+
+def test_a_connection_that_failed_in_the_queue_is_passed_over() -> None:
+    """ECONNABORTED is counted, and accepting goes on with the next connection at once."""
+    counters = Counters()
+    with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as sock:
+        queues = AcceptQueues([sock], epoll, counters)
+        (fd,) = queues.sockets
+        queues.sockets[fd] = BrokenListener(sock, errno.ECONNABORTED)  # type: ignore[assignment]  # a stand-in
+        assert queues.accept(fd, 5.0) == []
+        assert queues.paused_until is None
+    assert counters.accept_errors[AcceptError.ECONNABORTED] > 1
+
+
+async def test_a_reset_while_an_answer_is_due(nursery: trio.Nursery) -> None:
+    """When the connection is found broken as the answer is written, the time is a send error."""
+    server = await start_lane(nursery)
+    assert server.lane is not None
+    client = await server.connect()
+    await until(lambda: server.counters.connections_open == 1)
+    (fd,) = server.lane._active
+    server.lane._settle(fd, JAM * 2, 2, -1, 0.0)
+    assert server.counters.send_errors[SendError.RESET] == 2
+    assert server.counters.disconnects[Disconnect.RESET] == 1
+    assert server.counters.unaccounted == 0
+    await client.aclose()
+    nursery.cancel_scope.cancel()
