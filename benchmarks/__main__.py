@@ -1,0 +1,92 @@
+"""The command line: ``python -m benchmarks``, ``... cost`` and ``... smoke``."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cyclopts import App
+
+from benchmarks.comparison import compare
+from benchmarks.cost import price
+from benchmarks.process import CLIENT_CORE, SERVER_CORE, end_on_sigterm, raise_file_limit
+from benchmarks.registry import MissingError, chosen
+from benchmarks.rounds import Plan
+from benchmarks.shapes import chosen as chosen_shapes
+from benchmarks.smoke import smoke as run_smoke
+
+OUT = Path("benchmark-results")
+app = App(name="benchmarks", help="triojam beside other servers of its protocol.")
+
+
+@contextlib.contextmanager
+def _workplace() -> Iterator[Path]:
+    raise_file_limit()
+    end_on_sigterm()
+    if SERVER_CORE == CLIENT_CORE:
+        print("only one core: server and client share it, and the numbers mean little")
+    with tempfile.TemporaryDirectory(prefix="triojam-benchmarks-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@app.default
+def run(
+    *,
+    rounds: int = 5,
+    seconds: float = 2.0,
+    retries: int = 2,
+    peers: str = "",
+    shapes: str = "",
+    out: Path = OUT,
+) -> int:
+    """Compare triojam with its peers: a table, a JSON file and a plot for each shape.
+
+    Parameters
+    ----------
+    rounds
+        How often every server meets every shape.
+    seconds
+        How long each time, without the warm-up.
+    retries
+        How often to measure again while other programs use the cores.
+    peers
+        Names with commas between, such as trio,go,redis; all without it.
+    shapes
+        Names with commas between, such as fifty,pipelined,idle; all without it.
+    out
+        The folder for the results.
+    """
+    with _workplace() as build:
+        return compare(chosen(peers), chosen_shapes(shapes), Plan(rounds, seconds, retries), out, build)
+
+
+@app.command
+def cost(
+    *,
+    rounds: int = 5,
+    seconds: float = 3.0,
+    retries: int = 2,
+    shapes: str = "fifty,pipelined,connect-twenty",
+    out: Path = OUT,
+) -> int:
+    """Compare triojam with itself: metrics off, on, and scraped every second."""
+    with _workplace() as build:
+        return price(chosen_shapes(shapes), Plan(rounds, seconds, retries), out, build)
+
+
+@app.command
+def smoke(*, seconds: float = 0.1, peers: str = "", shapes: str = "") -> int:
+    """Try every shape on every peer for a moment; fails if an answer was wrong or missing."""
+    with _workplace() as build:
+        return run_smoke(chosen(peers), chosen_shapes(shapes), seconds, build)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(min(app(result_action="return_value") or 0, 1))
+    except MissingError as missing:
+        sys.exit(f"cannot run: {missing}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,142 @@
+"""The client: built once, run on its own core, its one line of JSON read back."""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.process import CLIENT_CORE, SERVER_CORE, busy_seconds, cpu_seconds, pinned
+from benchmarks.registry import Dialogue, compiled
+from benchmarks.shapes import Shape
+
+CLIENT = Path(__file__).parent / "client.c"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One server under one shape for one round."""
+
+    requests: int
+    seconds: float
+    errors: int
+    sent: int
+    answered: int
+    p50_us: float
+    p99_us: float
+    p999_us: float
+    cpu_seconds: float
+    server_cpu_us: float
+    others: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds
+
+    @property
+    def sound(self) -> bool:
+        """Whether every request got its right answer."""
+        return self.requests > 0 and not self.errors and self.sent == self.answered
+
+    @property
+    def client_share(self) -> float:
+        """How much of its core the client used; near 1 it was the limit, not the server."""
+        return self.cpu_seconds / self.seconds
+
+    @property
+    def client_limit(self) -> float:
+        """Return the rate at which the client's core would have been full."""
+        return self.requests / self.cpu_seconds if self.cpu_seconds else 0.0
+
+    def as_json(self) -> dict[str, float]:
+        """Return what was measured and what follows from it."""
+        return asdict(self) | {"rate": self.rate, "client_share": self.client_share}
+
+
+def build_client(build: Path) -> str:
+    """Compile the client; without it there is nothing to run."""
+    return compiled(CLIENT, build)
+
+
+def _command(client: str, port: int, shape: Shape, dialogue: Dialogue) -> list[str]:
+    options = {
+        "port": port,
+        "mode": shape.mode,
+        "connections": shape.connections,
+        "pipeline": shape.pipeline,
+        "request": dialogue.request,
+        "prefix": dialogue.prefix,
+        "length": dialogue.length,
+    }
+    return [client, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _own_seconds() -> float:
+    """CPU time of the harness and of the clients that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def measure(
+    client: str, pid: int, port: int, shape: Shape, dialogue: Dialogue, seconds: float
+) -> Sample | None:
+    """Load one server for a while; None if the client could not finish.
+
+    The server's CPU time covers the warm-up and the connecting too, as do the answers it is
+    divided by. Others are all processes on the two cores that are neither server, client nor we.
+    """
+    timing = [f"--seconds={seconds}", f"--warmup={min(0.2, seconds / 5)}"]
+    before, busy, start = cpu_seconds(pid), busy_seconds(), time.monotonic()
+    mine = _own_seconds()
+    with pinned(CLIENT_CORE):
+        try:
+            done = subprocess.run(
+                [*_command(client, port, shape, dialogue), *timing],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + 60,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+    if done.returncode:
+        return None
+    counted = json.loads(done.stdout)
+    used = cpu_seconds(pid) - before
+    elapsed = (time.monotonic() - start) * len({CLIENT_CORE, SERVER_CORE})
+    others = busy_seconds() - busy - used - (_own_seconds() - mine)
+    return Sample(
+        **counted,
+        server_cpu_us=used / max(1, counted["answered"]) * 1e6,
+        others=max(0.0, others / elapsed),
+    )
+
+
+@contextlib.contextmanager
+def holding(client: str, port: int, shape: Shape, dialogue: Dialogue) -> Iterator[int]:
+    """Hold idle connections that have each asked once; gives how many there are."""
+    with pinned(CLIENT_CORE):
+        process = subprocess.Popen(
+            _command(client, port, shape, dialogue),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        counted = json.loads(line) if line else {"connections": 0, "errors": 1}
+        yield 0 if counted["errors"] else counted["connections"]
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,91 @@
+"""Rounds: in each, every shape meets every server once, in an order drawn anew."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.fleet import Server, up
+from benchmarks.load import Sample, holding, measure
+from benchmarks.process import private_kib
+from benchmarks.registry import MissingError, Peer
+from benchmarks.shapes import Shape
+
+SETTLE = 2.0
+DISTURBED = 0.05
+
+Samples = dict[str, dict[str, list[Sample | None]]]
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What connections cost a server that has nothing to do."""
+
+    connections: int
+    before_kib: int
+    after_kib: int
+
+    @property
+    def each_kib(self) -> float:
+        """Memory of one connection, the kernel's socket buffers not included."""
+        return (self.after_kib - self.before_kib) / self.connections
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often and how long, and how often again if others were using the cores."""
+
+    rounds: int
+    seconds: float
+    retries: int
+
+
+def _visit(client: str, server: Server, shape: Shape, plan: Plan) -> Sample | None:
+    """Measure once, or the least disturbed of a few times.
+
+    What decides is how much CPU time others had, never how fast the server was.
+    """
+    best: Sample | None = None
+    for _ in range(1 + plan.retries):
+        dialogue = server.peer.dialogue
+        sample = measure(client, server.pid, server.port, shape, dialogue, plan.seconds)
+        if sample is None or not sample.sound:
+            print(f"{server.peer.title} failed: {sample or 'the client gave up'}")
+            return None
+        if best is None or sample.others < best.others:
+            best = sample
+        if best.others <= DISTURBED:
+            break
+    return best
+
+
+def play(client: str, servers: Sequence[Server], shapes: Sequence[Shape], plan: Plan) -> Samples:
+    """Measure by shape and peer, one entry a round; None where an answer was wrong or missing.
+
+    A machine that is slow for a minute is slow for all servers of that minute, and a ratio taken
+    within a round hardly notices.
+    """
+    draw = random.Random(1)
+    samples: Samples = {s.name: {v.peer.name: [] for v in servers} for s in shapes}
+    for number in range(1, plan.rounds + 1):
+        for shape in shapes:
+            print(f"round {number} of {plan.rounds}: {shape.title}", flush=True)
+            for server in draw.sample(servers, len(servers)):
+                samples[shape.name][server.peer.name].append(_visit(client, server, shape, plan))
+    return samples
+
+
+def hold_idle(client: str, peer: Peer, shape: Shape, build: Path, settle: float = SETTLE) -> Idle | None:
+    """Measure a fresh instance before and after it got its connections."""
+    try:
+        with up(peer, build) as server:
+            time.sleep(settle / 2)
+            before = private_kib(server.pid)
+            with holding(client, server.port, shape, peer.dialogue) as connections:
+                if not connections:
+                    return None
+                time.sleep(settle)
+                return Idle(connections, before, private_kib(server.pid))
+    except MissingError:
+        return None
