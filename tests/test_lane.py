@@ -4,6 +4,8 @@ import errno
 import os
 import select
 import socket
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -17,6 +19,35 @@ from triojam.reasons import AcceptError, Disconnect, Handover, Rejection, SendEr
 def handed_over(server: Running) -> dict[str, int]:
     """Return the causes for which clients were handed over, and how many were."""
     return {str(cause): count for cause, count in server.counters.handovers.items() if count}
+
+
+WITHOUT_EPOLL = """
+import select
+import trio, hypercorn.trio
+epoll = select.epoll
+del select.epoll
+import triojam.app
+select.epoll = epoll  # Trio itself needs it here
+
+async def main():
+    settings = triojam.Settings(host="127.0.0.1", port=0, metrics_port=None)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(triojam.serve, settings)
+        async with await trio.open_tcp_stream(*server.addresses[0]) as client:
+            await client.send_all(b"TIME\\r\\n")
+            print((await client.receive_some())[:4].decode())
+        server.drain()
+
+trio.run(main)
+"""
+
+
+def test_without_epoll_the_portable_path_serves() -> None:
+    """Where the system has no epoll, everything imports, and the default settings serve without the lane."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EPOLL], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("JAM \n", "")
 
 
 async def test_a_client_with_cut_lines_stays(nursery: trio.Nursery) -> None:

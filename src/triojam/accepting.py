@@ -57,7 +57,7 @@ class AcceptQueues:
     sockets: by descriptor. paused_until: when an accept error was such that accepting rests, else None.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket], epoll: select.epoll, counters: Counters) -> None:
+    def __init__(self, sockets: Iterable[socket.socket], epoll: "select.epoll", counters: Counters) -> None:
         self.sockets = {sock.fileno(): sock for sock in sockets}
         self.paused_until: float | None = None
         self._epoll = epoll
