@@ -79,7 +79,7 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], 
                 failure = exc  # raised below: out of a nursery it would come in a group
             else:
                 await server.run()
-                signalled[1:] = []
+                del signalled[1:]  # a second one that came while the drain was ending cut nothing short
             nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
