@@ -36,6 +36,8 @@ from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, se
 
 # Nearly all that clients send: plain requests, few at a time.
 PLAIN = {b"TIME\r\n" * times: times for times in range(1, 65)}
+# No limit on the length of a line is less than this, so what is shorter can wait for its LF.
+SHORTEST_LIMIT = len(b"TIME\r\n")
 JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 
 # What one poll yields at most: with every client pipelining, such a batch takes some 20 ms.
@@ -221,7 +223,9 @@ class Lane(DrainingListener):
             data, first_byte = partial.received + data, partial.first_byte
         times = PLAIN.get(data)
         tail = b""
-        if times is None:
+        if len(data) < SHORTEST_LIMIT and b"\n" not in data:
+            times, tail = 0, data
+        elif times is None:
             # The protocol itself decides, on a fresh connection, for the lane's clients have no past: what is
             # to be rejected, and the end of the connection, is left to the handler, which decides anew.
             outcome = Connection(self.rules).receive(data, bytes)
