@@ -62,6 +62,8 @@ def as_cell(value: object) -> str:
     """Return a default as the README shows it."""
     if isinstance(value, float):
         return f"`{value:g}`"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
     return "`none`" if value is None else f"`{value}`"
 
 

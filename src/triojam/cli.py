@@ -104,4 +104,7 @@ def _make_app() -> App:
 
 
 def _shown(value: object) -> str:
+    """Render a value as it may be given."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return "none" if value is None else str(value)
