@@ -3,6 +3,7 @@
     async with trio.open_nursery() as nursery:
         server = await nursery.start(triojam.serve, triojam.Settings(port=0))
         print(server.addresses, server.metrics_addresses)
+        print(await triojam.ask("localhost"))
 
 The names are imported when they are first used: the command line must be able to obey Ctrl-C before.
 """
@@ -12,13 +13,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from triojam.app import Server, serve
+    from triojam.client import (
+        Answer,
+        AskError,
+        ClosedError,
+        RefusedError,
+        SilentError,
+        StrangerError,
+        UnreachableError,
+        UntrustedError,
+        WrongTimeError,
+        ask,
+    )
     from triojam.settings import SettingError, Settings
     from triojam.sockets import ListenError
     from triojam.version import __version__
 
-__all__ = ["ListenError", "Server", "SettingError", "Settings", "__version__", "serve"]
+__all__ = [
+    "Answer",
+    "AskError",
+    "ClosedError",
+    "ListenError",
+    "RefusedError",
+    "Server",
+    "SettingError",
+    "Settings",
+    "SilentError",
+    "StrangerError",
+    "UnreachableError",
+    "UntrustedError",
+    "WrongTimeError",
+    "__version__",
+    "ask",
+    "serve",
+]
 
-_HOMES = {
+_HOMES = dict.fromkeys(__all__, "client") | {
     "ListenError": "sockets",
     "Server": "app",
     "SettingError": "settings",

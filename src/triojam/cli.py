@@ -1,33 +1,30 @@
-"""The command line: one command each, no logic."""
+"""The command line: which side's commands are meant, and what becomes of their errors."""
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Env
+from cyclopts import App, CycloptsError
 
-from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
-from triojam.run import run
-from triojam.settings import ConfigurationError, SettingError, Settings
+from triojam.settings import ConfigurationError
 from triojam.sockets import ListenError
-from triojam.version import __version__
 
 FAILED = 1
 BAD_USAGE = 2
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
-CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
+
+CLIENT_COMMANDS = ("ask", "watch", "load")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own, and return the exit status.
 
-    0: done; 1: a port is taken; 2: a setting or word is wrong, said in one line on stderr.
+    0: done; 1: a port is taken, or a server failed; 2: a setting or word is wrong, said in one line on
+    stderr; 3: a load and its server's counters do not balance; 130: interrupted.
     """
+    words = sys.argv[1:] if argv is None else argv
     try:
-        status = _make_app()(argv) or 0
+        status = _make_app(words)(words) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; Python would complain once more when it flushes at exit.
@@ -46,65 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _make_app() -> App:
-    app = App(
-        name="triojam",
-        help="A time server: TIME in, JAM hh:mm:ss out, every request accounted for.",
-        version=__version__,
-        config=Env(PREFIX, command=False),  # for --help; an invocation adds the file
-        exit_on_error=False,
-        print_error=False,
-        result_action="return_value",
-    )
-
-    @app.meta.default
-    def launch(
-        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[str | None, Parameter(help=CONFIG_HELP)] = None,
-    ) -> int | None:
-        """Parse the rest, now that the file is known."""
-        invocation = Invocation(app, tokens, config, os.environ)
-        command, bound, wanted = invocation.command()
-        return command(*bound.args, **bound.kwargs, **dict.fromkeys(wanted, invocation))
-
-    @app.default
-    def serve(
-        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
-        *,
-        invocation: Annotated[Invocation, Parameter(parse=False)],
-    ) -> int:
-        """Serve the time until SIGTERM or Ctrl-C."""
-        try:
-            return run(invocation.read().settings, reread=lambda: invocation.read().settings)
-        except SettingError as exc:
-            raise invocation.blame(exc) from exc
-
-    @app.command
-    def check(
-        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
-        *,
-        invocation: Annotated[Invocation, Parameter(parse=False)],
-    ) -> int:
-        """Validate the settings, and print each with where it came from."""
-        reading = invocation.read()
-        rows = [
-            (
-                each.name,
-                _shown(getattr(reading.settings, each.name)),
-                reading.origins.get(each.name, "default"),
-            )
-            for each in fields(Settings)
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for name, value, origin in rows:
-            print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
-        return 0
-
-    return app.meta
-
-
-def _shown(value: object) -> str:
-    """Render a value as it may be given."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None else str(value)
+def _make_app(words: Sequence[str]) -> App:
+    # A client starts twice as fast without what only the server needs, and the other way round.
+    if words and words[0] in CLIENT_COMMANDS:
+        from triojam.client_commands import make_app  # noqa: PLC0415  # see above
+    else:
+        from triojam.server_commands import make_app  # noqa: PLC0415  # see above
+    return make_app()

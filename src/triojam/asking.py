@@ -1,0 +1,110 @@
+"""The command `ask`: several servers at once, a line for each."""
+
+import json
+import math
+import ssl
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import tzinfo
+
+import trio
+
+from triojam.client import Answer, AskError, Target, ask
+from triojam.precise import ask_precisely
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How servers are asked. Durations are in seconds; `ask` says what each field means."""
+
+    precise: bool = False
+    patience: float = 5.0
+    tls: ssl.SSLContext | None = None
+    zone: tzinfo | None = None
+
+    async def ask(self, target: Target) -> Answer | AskError:
+        """Ask one server, and return what it said or why it did not."""
+        asked = ask_precisely if self.precise else ask
+        try:
+            return await asked(target.host, target.port, patience=self.patience, tls=self.tls, zone=self.zone)
+        except AskError as exc:
+            return exc
+
+
+Outcomes = list[Answer | AskError | None]
+
+
+async def ask_all(targets: Sequence[Target], manner: Manner, outcomes: Outcomes) -> None:
+    """Ask all servers at once; fills `outcomes`, in the order of the targets, as they come."""
+
+    async def ask_one(place: int, target: Target) -> None:
+        outcomes[place] = await manner.ask(target)
+
+    async with trio.open_nursery() as nursery:
+        for place, target in enumerate(targets):
+            nursery.start_soon(ask_one, place, target)
+
+
+def render(targets: Sequence[Target], outcomes: Outcomes) -> str:
+    """Render a line for each server, their columns aligned."""
+    rows = [
+        (str(target), *cells(outcome)) if isinstance(outcome, Answer) else (str(target), _why(outcome))
+        for target, outcome in zip(targets, outcomes, strict=True)
+    ]
+    full = [row for row in rows if len(row) > 2]
+    widths = [max(len(row[0]) for row in rows)]
+    widths += [max(len(row[column]) for row in full) for column in range(1, 5)] if full else []
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        if len(row) > 2
+        else f"{row[0]:{widths[0]}}  {row[1]}"
+        for row in rows
+    )
+
+
+def cells(answer: Answer) -> tuple[str, str, str, str]:
+    """Render what a server said: time, offset, round trip and address."""
+    return (
+        answer.time,
+        format_offset(answer.offset, answer.bound),
+        f"round trip {format_seconds(answer.round_trip)}",
+        answer.address,
+    )
+
+
+def as_json(targets: Sequence[Target], outcomes: Outcomes) -> str:
+    """Render the same for programs."""
+    return json.dumps(
+        [
+            {"server": str(target)}
+            | (
+                asdict(outcome)
+                if isinstance(outcome, Answer)
+                else {"error": type(outcome).__name__, "reason": _why(outcome)}
+            )
+            for target, outcome in zip(targets, outcomes, strict=True)
+        ],
+        indent=2,
+    )
+
+
+def format_offset(offset: float, bound: float) -> str:
+    """Render an offset and how far it may be off, with no more digits than are known."""
+    digits = max(1, 1 - math.floor(math.log10(max(bound, 1e-7))))
+    if bound < 0.1 and abs(offset) < 1:
+        return f"{offset * 1e3:+.{max(0, digits - 3)}f} ms ± {bound * 1e3:.{max(0, digits - 3)}f} ms"
+    return f"{offset:+.{digits}f} s ± {bound:.{digits}f} s"
+
+
+def format_seconds(seconds: float) -> str:
+    """Render a duration with three digits, in the unit that fits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return (
+                f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:,.0f} {unit}"
+            )
+    return f"{seconds * 1e6:.0f} µs"
+
+
+def _why(outcome: Answer | AskError | None) -> str:
+    return "interrupted" if outcome is None else str(outcome)

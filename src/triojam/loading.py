@@ -1,0 +1,134 @@
+"""The command `load`: one question first, then the load, with what goes on beside it."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from triojam.asking import format_seconds
+from triojam.balance import MetricsError, first_reading, keep_reading, last_reading
+from triojam.client import DAY, AskError, Target, ask, second_of_day
+from triojam.exchange import ServerClock
+from triojam.load import Load
+from triojam.report import Moment, Result, histogram_of
+from triojam.schedule import Plan
+
+TICK_SECONDS = 0.25
+
+Show = Callable[[Load, Moment], None]
+
+
+class Loading:
+    """One load, from the first question to its result.
+
+    metrics: where the server's counters are read, if they are to be held against the load.
+    """
+
+    def __init__(self, target: Target, plan: Plan, *, metrics: str | None, chance: random.Random) -> None:
+        self._target = target
+        self._plan = plan
+        self._metrics = metrics
+        self._chance = chance
+        self._interrupted = False
+        self._load: Load | None = None
+        self.result: Result | None = None
+        self.failure: str | None = None
+
+    def interrupt(self) -> bool:
+        """End early; False if there is nothing to wait for."""
+        first = not self._interrupted and self._load is not None
+        self._interrupted = True
+        if first and self._load is not None:
+            self._load.stop()
+        return first
+
+    async def run(self, show: Show) -> None:
+        """Do it all; sets `result`, or `failure` if it cannot begin."""
+        try:
+            await self._run(show)
+        except AskError as exc:
+            self.failure = f"{self._target}: {exc}"
+        except MetricsError as exc:
+            self.failure = str(exc)
+
+    async def _run(self, show: Show) -> None:
+        # It says in words what is wrong with a server, finds the address that works, and the clock's offset.
+        answer = await ask(self._target.host, self._target.port, patience=self._plan.patience)
+        balance = await first_reading(self._metrics) if self._metrics is not None else None
+        ahead = second_of_day(time.time(), None) + answer.offset - time.perf_counter()
+        host, _, port = answer.address.rpartition(":")
+        load = self._load = Load(
+            self._plan,
+            (host.strip("[]"), int(port)),
+            ServerClock(lambda now: (now + ahead) % DAY),
+            chance=self._chance,
+        )
+        timeline = [Moment(0.0, 0, 0)]
+        used = time.process_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_time, load, timeline, show)
+            if self._metrics is not None and balance is not None:
+                nursery.start_soon(keep_reading, self._metrics, balance)
+            await load.run()
+            nursery.cancel_scope.cancel()
+        seconds = load.ended - load.began
+        busy = (time.process_time() - used) / max(seconds, 1e-9)
+        timeline.append(_moment(load))
+        unread = None
+        if self._metrics is not None and balance is not None:
+            try:
+                await last_reading(self._metrics, balance)
+            except MetricsError as exc:
+                unread = f"the last reading failed: {exc}"
+        self.result = Result(
+            target=str(self._target),
+            plan=self._plan,
+            tally=load.tally,
+            seconds=seconds,
+            busy=busy,
+            timeline=timeline,
+            balance=balance,
+            unread=unread,
+            interrupted=self._interrupted,
+        )
+
+
+async def _keep_time(load: Load, timeline: list[Moment], show: Show) -> None:
+    """Note how far the load is, now and then, until cancelled."""
+    while True:
+        await trio.sleep(TICK_SECONDS)
+        timeline.append(_moment(load))
+        show(load, timeline[-1])
+
+
+def _moment(load: Load) -> Moment:
+    return Moment(load.elapsed, load.tally.settled, load.tally.failed.total())
+
+
+@contextmanager
+def progress(plan: Plan, console: Console) -> Iterator[Show]:
+    """Open a progress bar with rate, errors and the current p99; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield lambda _load, _moment: None
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        total = plan.seconds if plan.requests is None else plan.requests
+        task = bar.add_task("", total=total)
+        before, seen = Moment(0.0, 0, 0), Counter[int]()
+
+        def show(load: Load, moment: Moment) -> None:
+            nonlocal before, seen
+            rate = (moment.settled - before.settled) / max(moment.seconds - before.seconds, 1e-9)
+            p99 = histogram_of(load.tally.latencies - seen).get_value_at_percentile(99) / 1e6
+            before, seen = moment, load.tally.latencies.copy()
+            done = moment.seconds if plan.requests is None else moment.settled + moment.failed
+            said = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(p99)}"
+            bar.update(task, completed=min(done, total), description=said, refresh=True)
+
+        yield show

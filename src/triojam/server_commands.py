@@ -1,0 +1,82 @@
+"""The server's side of the command line: one command each, no logic."""
+
+import os
+from dataclasses import fields
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from cyclopts.config import Env
+
+from triojam import client_commands
+from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
+from triojam.run import run
+from triojam.settings import SettingError, Settings
+from triojam.version import __version__
+
+CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
+
+
+def make_app() -> App:
+    """Make the application that parses a command line and runs its command, which returns the exit status."""
+    app = App(
+        name="triojam",
+        help="A time server: TIME in, JAM hh:mm:ss out, every request accounted for.",
+        version=__version__,
+        config=Env(PREFIX, command=False),  # for --help; an invocation adds the file
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[str | None, Parameter(help=CONFIG_HELP)] = None,
+    ) -> int | None:
+        """Parse the rest, now that the file is known."""
+        invocation = Invocation(app, tokens, config, os.environ)
+        command, bound, wanted = invocation.command()
+        return command(*bound.args, **bound.kwargs, **dict.fromkeys(wanted, invocation))
+
+    @app.default
+    def serve(
+        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
+        *,
+        invocation: Annotated[Invocation, Parameter(parse=False)],
+    ) -> int:
+        """Serve the time until SIGTERM or Ctrl-C."""
+        try:
+            return run(invocation.read().settings, reread=lambda: invocation.read().settings)
+        except SettingError as exc:
+            raise invocation.blame(exc) from exc
+
+    @app.command
+    def check(
+        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
+        *,
+        invocation: Annotated[Invocation, Parameter(parse=False)],
+    ) -> int:
+        """Validate the settings, and print each with where it came from."""
+        reading = invocation.read()
+        rows = [
+            (
+                each.name,
+                _shown(getattr(reading.settings, each.name)),
+                reading.origins.get(each.name, "default"),
+            )
+            for each in fields(Settings)
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for name, value, origin in rows:
+            print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        return 0
+
+    client_commands.register(app)  # so that --help lists them, and a mistyped word is led to them
+    return app.meta
+
+
+def _shown(value: object) -> str:
+    """Render a value as it may be given."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -1,0 +1,69 @@
+"""Servers as a client must be able to bear them: each speaks the protocol wrongly in its own way."""
+
+import itertools
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+JAM = b"JAM %02d:%02d:%02d\r\n"
+
+Behaviour = Callable[[trio.abc.Stream], Awaitable[None]]
+
+
+async def start_bad(nursery: trio.Nursery, behaviour: Behaviour) -> tuple[str, int]:
+    """Serve like this on a free loopback port, and return its address."""
+
+    async def contained(stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                await behaviour(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client has had enough
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, contained, 0, host="127.0.0.1"))
+    host, port = listener.socket.getsockname()
+    return host, port
+
+
+async def silent(stream: trio.abc.Stream) -> None:
+    """Read, and say nothing."""
+    async for _ in stream:
+        pass
+
+
+async def closes_at_once(stream: trio.abc.Stream) -> None:
+    """Close without a word."""
+
+
+def says(answer: bytes, *, then_closes: bool = False) -> Behaviour:
+    """Make a server that gives the same answer to each read."""
+
+    async def behave(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            await stream.send_all(answer)
+            if then_closes:
+                return
+
+    return behave
+
+
+def tells(now: Callable[[], float], *, resets_every: int = 0) -> Behaviour:
+    """Make a server that tells the time of this clock, in UTC; every so many answers, it resets instead."""
+    count = itertools.count(1)
+
+    async def behave(stream: trio.abc.Stream) -> None:
+        async for data in stream:
+            answers = b""
+            for _ in range(data.count(b"\n")):
+                if resets_every and next(count) % resets_every == 0:
+                    assert isinstance(stream, trio.SocketStream)
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                second = int(now())
+                answers += JAM % (second // 3600 % 24, second // 60 % 60, second % 60)
+            await stream.send_all(answers)
+
+    return behave
