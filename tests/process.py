@@ -97,12 +97,15 @@ async def launched(
 
 
 @asynccontextmanager
-async def serving(*words: str, before: Sequence[str] = (), **variables: str) -> AsyncIterator[Program]:
+async def serving(
+    *words: str, ports: Sequence[str] = FREE_PORTS, before: Sequence[str] = (), **variables: str
+) -> AsyncIterator[Program]:
     """Run a server on free ports of loopback; if the body leaves it running, it must balance and drain.
 
-    before: words in front of the command, of a program that becomes it. variables: of its environment.
+    ports: words that choose others. before: words in front of the command, of a program that becomes it.
+    variables: of its environment.
     """
-    async with launched([*before, *COMMAND, *FREE_PORTS, *words], variables) as process:
+    async with launched([*before, *COMMAND, *ports, *words], variables) as process:
         program = Program(process)
         addresses = await program.logged("serving")
         program.address = _parse(addresses["time"][0])

@@ -155,7 +155,8 @@ def _read_counts(url: str) -> Reading:
         samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
     except (OSError, ValueError, http.client.HTTPException) as exc:
         reason = getattr(exc, "reason", exc)
-        raise MetricsError(f"{url}: {getattr(reason, 'strerror', None) or reason}") from exc
+        text = " ".join(str(getattr(reason, "strerror", None) or reason).split())
+        raise MetricsError(f"{url}: {text}") from exc
     sums = dict.fromkeys(_COUNTERS.values(), 0)
     process = 0.0
     for sample in samples:
