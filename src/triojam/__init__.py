@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         WrongTimeError,
         ask,
     )
+    from triojam.errors import ListenError
     from triojam.settings import SettingError, Settings
-    from triojam.sockets import ListenError
     from triojam.version import __version__
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _HOMES = dict.fromkeys(__all__, "client") | {
-    "ListenError": "sockets",
+    "ListenError": "errors",
     "Server": "app",
     "SettingError": "settings",
     "Settings": "settings",

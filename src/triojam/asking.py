@@ -1,16 +1,15 @@
 """The command `ask`: several servers at once, a line for each."""
 
-import json
 import math
 import ssl
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import tzinfo
+from typing import Any
 
 import trio
 
 from triojam.client import Answer, AskError, Target, ask
-from triojam.precise import ask_precisely
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +23,13 @@ class Manner:
 
     async def ask(self, target: Target) -> Answer | AskError:
         """Ask one server, and return what it said or why it did not."""
-        asked = ask_precisely if self.precise else ask
+        options: dict[str, Any] = {"patience": self.patience, "tls": self.tls, "zone": self.zone}
         try:
-            return await asked(target.host, target.port, patience=self.patience, tls=self.tls, zone=self.zone)
+            if not self.precise:
+                return await ask(target.host, target.port, **options)
+            from triojam.precise import ask_precisely  # noqa: PLC0415  # a plain `ask` starts quicker
+
+            return await ask_precisely(target.host, target.port, **options)
         except AskError as exc:
             return exc
 
@@ -74,6 +77,8 @@ def cells(answer: Answer) -> tuple[str, str, str, str]:
 
 def as_json(targets: Sequence[Target], outcomes: Outcomes) -> str:
     """Render the same for programs."""
+    import json  # noqa: PLC0415  # as above
+
     return json.dumps(
         [
             {"server": str(target)}

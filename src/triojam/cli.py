@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from triojam.settings import ConfigurationError
-from triojam.sockets import ListenError
+from triojam.errors import OperatorError
 
 FAILED = 1
 BAD_USAGE = 2
@@ -34,12 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
         return FAILED
-    except ListenError as exc:
-        print(f"triojam: {exc}", file=sys.stderr)
-        return FAILED
-    except (ConfigurationError, CycloptsError) as exc:
+    except (OperatorError, CycloptsError) as exc:
         print(f"triojam: {' '.join(str(exc).split())}", file=sys.stderr)
-        return BAD_USAGE
+        return exc.exit_status if isinstance(exc, OperatorError) else BAD_USAGE
     return status
 
 

@@ -18,7 +18,6 @@ from typing import Self
 
 import trio
 
-from triojam.protocol import ERROR
 from triojam.streams import format_address
 
 DEFAULT_PORT = 45000
@@ -211,7 +210,7 @@ def read_answer(line: bytes) -> int:
         if hour < 24 and minute < 60 and second < 60:
             return hour * 3600 + minute * 60 + second
         raise WrongTimeError(f"answered with {_shown(line)}, which is no time of day")
-    if line.startswith(ERROR):
+    if line.startswith(b"ERROR "):
         raise RefusedError(f"answered with {_shown(line)}")
     if line.startswith(b"HTTP/"):
         raise StrangerError("speaks HTTP, not TIME: is it the metrics port?")

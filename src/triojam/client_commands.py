@@ -13,11 +13,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import trio
 from cyclopts import App, Parameter
-from cyclopts.validators import Number
 
 from triojam.asking import Manner, Outcomes, as_json, ask_all, render
 from triojam.client import Answer, Target
-from triojam.settings import ConfigurationError
+from triojam.errors import ConfigurationError
 from triojam.version import __version__
 
 Parsed = TypeVar("Parsed")
@@ -26,8 +25,19 @@ FAILED = 1
 UNBALANCED = 3
 INTERRUPTED = 130
 
-Positive = Parameter(validator=Number(gt=0))
-NotNegative = Parameter(validator=Number(gte=0))
+
+def _positive(_type: type, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError("It takes a number above 0.")
+
+
+def _not_negative(_type: type, value: float) -> None:
+    if not value >= 0:
+        raise ValueError("It takes 0 or more.")
+
+
+Positive = Parameter(validator=_positive)
+NotNegative = Parameter(validator=_not_negative)
 Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; this machine's port 45000 without any.")]
 Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
 Tls = Annotated[bool, Parameter(negative="", help="Ask over TLS.")]

@@ -17,7 +17,8 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 from cyclopts.exceptions import CoercionError, UnknownOptionError, UnusedCliTokensError
 
-from triojam.settings import ConfigurationError, SettingError, Settings
+from triojam.errors import ConfigurationError
+from triojam.settings import SettingError, Settings
 
 PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from triojam.app import Server, open_server
+from triojam.errors import ConfigurationError, OperatorError
 from triojam.logs import LineWriter, make_logger_factory, take_over_standard_logging
-from triojam.settings import ConfigurationError, Settings
-from triojam.sockets import ListenError, descriptor_limit
+from triojam.settings import Settings
+from triojam.sockets import descriptor_limit
 
 if sys.platform != "win32":
     import resource
@@ -75,7 +76,7 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], 
             nursery.start_soon(obey)
             try:
                 server = await opening()
-            except (ConfigurationError, ListenError) as exc:
+            except OperatorError as exc:
                 failure = exc  # raised below: out of a nursery it would come in a group
             else:
                 await server.run()

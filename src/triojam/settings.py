@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-
-class ConfigurationError(ValueError):
-    """The settings, or where they come from, cannot be used. The text is one line that says which and why."""
+from triojam.errors import ConfigurationError
 
 
 class SettingError(ConfigurationError):

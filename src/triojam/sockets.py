@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import trio
 
+from triojam.errors import ListenError
 from triojam.settings import ADDRESS, SettingError
 from triojam.streams import format_address
 
@@ -15,10 +16,6 @@ if sys.platform != "win32":
 
 # File descriptors that are never given to clients: listeners, scrapers, log, and what libraries open.
 RESERVED_DESCRIPTORS = 64
-
-
-class ListenError(Exception):
-    """A good address could not be listened on. The text is one line that names it and says why."""
 
 
 async def listen(setting: str, host: str, port: int) -> list[trio.socket.SocketType]:
