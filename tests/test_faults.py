@@ -5,12 +5,13 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import trio
 
 from tests.conftest import Start
-from tests.support import JAM, Running, receive_all, receive_exactly, until
+from tests.support import JAM, PATIENCE, Running, receive_all, receive_exactly, until
 from triojam.protocol import BUSY, Rules
 from triojam.reasons import Disconnect, Refusal, Rejection, SendError
 
@@ -309,3 +310,75 @@ async def test_the_end_that_was_decided_is_the_one_that_counts(
         reset(client)
     await until(lambda: server.counters.connections_open == 0)
     assert server.counters.disconnects[reason] == 10
+
+
+async def deaf_client(server: Running) -> trio.SocketStream:
+    """Open a connection whose client has room for next to no answers."""
+    client = await server.connect()
+    assert isinstance(client, trio.SocketStream)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    return client
+
+
+async def test_a_deaf_client_is_not_paid_for(start_socket: Start) -> None:
+    """Answers that nobody takes do not pile up in the kernel: the server stops early, and then resets."""
+    server = await start_socket(send_timeout=0.3)
+    client = await deaf_client(server)
+    with suppress(trio.BrokenResourceError):
+        await client.send_all(b"TIME\r\n" * 100_000)
+    await until(lambda: server.counters.disconnects[Disconnect.SEND_TIMEOUT] == 1)
+    assert server.counters.send_errors[SendError.TIMEOUT] > 0
+    assert server.counters.responses * len(JAM) < 200_000
+
+
+async def test_what_was_answered_before_a_drain_arrives(start_socket: Start) -> None:
+    """A client that speaks once more to a server that stops still gets all that it was answered before."""
+    server = await start_socket()
+    client = await deaf_client(server)
+    await client.send_all(b"TIME\r\n" * 1000)
+    await until(lambda: server.counters.responses == 1000)
+    server.drain()
+    await trio.sleep(0.2)  # nothing tells a client that the server is about to close
+    await client.send_all(b"TIME\r\n")
+    received = await receive_all(client)
+    assert received.removesuffix(JAM) in (JAM * 1000, JAM * 999)
+
+
+async def test_requests_behind_answers_that_were_taken_late(start_socket: Start) -> None:
+    """A client that takes its answers within the send timeout is not idle: what it asks next is answered."""
+    server = await start_socket(idle_timeout=0.2)
+    client = await deaf_client(server)
+    sent = 0
+    while not server.counters.unaccounted:
+        await client.send_all(b"TIMExx\r\n" * 1024)
+        sent += 1024
+        await trio.lowlevel.checkpoint()
+    await client.send_all(b"TIME\r\n" * 5)
+    await trio.sleep(0.5)  # the pause is the fault
+    assert await receive_exactly(client, (sent + 5) * len(JAM)) == JAM * (sent + 5)
+
+
+async def test_new_limits_are_for_every_line_to_come(start_socket: Start) -> None:
+    """A reload changes the limits of connections that are open, too."""
+    running = await start_socket()
+    assert running.server is not None
+    client = await running.connect()
+    await client.send_all(b"TIME please tell\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
+    running.server.reload(replace(running.server._settings, max_line_bytes=8))
+    await client.send_all(b"TIME please tell\r\n")
+    assert (await receive_all(client)).startswith(b"ERROR too_long: send lines of at most 8 bytes")
+
+
+async def test_a_drain_without_a_descriptor_to_spare(start_socket: Start) -> None:
+    """A server that is out of descriptors can still be stopped."""
+    server = await start_socket()
+    assert await server.ask(b"TIME\r\n") == JAM
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        server.drain()
+        with trio.fail_after(PATIENCE):
+            await server.finished.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

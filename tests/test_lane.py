@@ -4,16 +4,20 @@ import errno
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 
 import pytest
 import trio
 
-from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, until
+from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, start_tcp, until
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
 from triojam.counters import Counters
-from triojam.reasons import AcceptError, Disconnect, Handover, Rejection, SendError
+from triojam.lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, Lane
+from triojam.protocol import BUSY, Rules, Timeouts
+from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, SendError
+from triojam.streams import Backlog, ClientStream
 
 
 def handed_over(server: Running) -> dict[str, int]:
@@ -191,6 +195,21 @@ def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
     assert counters.connections == 2
 
 
+def test_a_full_queue_of_refused_clients_is_emptied() -> None:
+    """When the queue is emptied for the last time, those over the cap are all told so."""
+    counters = Counters()
+    with select.epoll() as epoll:
+        sock = socket.create_server(("127.0.0.1", 0), backlog=200)
+        queues = AcceptQueues([sock], epoll, counters)
+        clients = [socket.create_connection(sock.getsockname()) for _ in range(200)]
+        assert queues.accept_all(0.0) == []
+        queues.close()
+        for client in clients:
+            assert client.recv(100) == BUSY
+            client.close()
+    assert counters.connections_rejected[Refusal.BUSY] == 200
+
+
 def test_a_connection_that_failed_in_the_queue_is_passed_over() -> None:
     """ECONNABORTED is counted, and accepting goes on with the next connection at once."""
     counters = Counters()
@@ -215,4 +234,138 @@ async def test_a_reset_while_an_answer_is_due(nursery: trio.Nursery) -> None:
     assert server.counters.disconnects[Disconnect.RESET] == 1
     assert server.counters.unaccounted == 0
     await client.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def lane_of(*, line_timeout: float = 10.0) -> tuple[Lane, Counters, tuple[str, int]]:
+    """Make a lane that nobody calls `accept` of, and its address."""
+    counters = Counters()
+    counters.connections_limit = 1000
+    sock = socket.create_server(("127.0.0.1", 0), backlog=500)
+    lane = Lane(
+        [sock], rules=Rules(), timeouts=Timeouts(line=line_timeout), counters=counters, jam=lambda: JAM
+    )
+    return lane, counters, sock.getsockname()
+
+
+async def test_hand_overs_do_not_hold_up_the_others() -> None:
+    """While clients wait to be handed over, those in the lane go on being answered."""
+    lane, counters, address = await lane_of()
+    async with lane:
+        clients = [await trio.open_tcp_stream(*address) for _ in range(4)]
+        for client in clients[1:]:
+            await client.send_all(b"HELLO\r\n")
+        for answered in range(1, 4):
+            await clients[0].send_all(b"TIME\r\n")
+            async with await lane.accept():
+                assert counters.responses == answered
+        for client in clients:
+            await client.aclose()
+
+
+async def test_a_crowd_is_handed_over_little_by_little() -> None:
+    """However many lines are overdue at once, few are queued for the handler at a time."""
+    lane, counters, address = await lane_of(line_timeout=0.05)
+    async with lane, trio.open_nursery() as nursery:
+        clients = [await trio.open_tcp_stream(*address) for _ in range(200)]
+        for client in clients:
+            await client.send_all(b"TI")
+        while len(lane._partials) < 200:
+            lane._serve_turn()
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(lane.watch)
+        for _ in range(200):
+            async with await lane.accept():
+                assert len(lane._handovers) < HANDOVERS_AT_ONCE + EVENTS_AT_ONCE
+        nursery.cancel_scope.cancel()
+    assert counters.handovers[Handover.TIMEOUT] == 200
+    for client in clients:
+        await client.aclose()
+
+
+async def test_a_long_line_is_the_handlers(nursery: trio.Nursery) -> None:
+    """A line that goes on and on, where that is allowed, is not looked at again for each piece."""
+    server = await start_lane(nursery, max_line_bytes=0)
+    client = await server.connect()
+    await client.send_all(b"TIME" + b"x" * 5000)
+    await until(lambda: server.counters.handovers[Handover.LINE] == 1)
+    await client.send_all(b"\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+class FullEpoll:
+    """An epoll that has no room for one more client."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self.epoll = epoll
+
+    def register(self, *_args: int) -> None:
+        """Fail, as for a user with too many watches (epoll_ctl(2))."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.epoll, name)
+
+
+async def test_a_client_that_cannot_be_watched(nursery: trio.Nursery) -> None:
+    """It is closed and counted, and nobody else notices."""
+    server = await start_lane(nursery)
+    lane = server.lane
+    assert lane is not None
+    good = await server.connect()
+    await good.send_all(b"TIME\r\n")
+    assert await receive_exactly(good, len(JAM)) == JAM
+    epoll = lane._epoll
+    lane._epoll = FullEpoll(epoll)  # type: ignore[assignment]  # a stand-in
+    unlucky = await server.connect()
+    assert await receive_all(unlucky) == b""
+    lane._epoll = epoll
+    assert server.counters.disconnects[Disconnect.INTERNAL_ERROR] == 1
+    assert server.counters.connections_open == 1
+    await good.send_all(b"TIME\r\n")
+    assert await receive_exactly(good, len(JAM)) == JAM
+    assert await server.ask(b"TIME\r\n") == JAM
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("sent", "requests", "shutdown", "rejected"),
+    [(b"QUIT\r\n", 0, 0, {}), (b"TIME\r\nTIME\r\nX\r\nTI", 4, 2, {"bad_command": 1, "draining": 1})],
+)
+async def test_what_was_read_of_an_abandoned_client_is_accounted_for(
+    sent: bytes, requests: int, shutdown: int, rejected: dict[str, int]
+) -> None:
+    """A client whose lines were to be decided by a handler that does not come is counted as it would have."""
+    lane, counters, address = await lane_of()
+    async with await trio.open_tcp_stream(*address) as client:
+        await client.send_all(sent)
+        while not lane._handovers:
+            lane._serve_turn()
+            await trio.lowlevel.checkpoint()
+        await lane.aclose()
+    assert counters.requests == requests
+    assert counters.send_errors[SendError.SHUTDOWN] == shutdown
+    assert {reason: count for reason, count in counters.rejected.items() if count} == rejected
+    assert counters.unaccounted == 0
+    assert counters.connections_open == 0
+
+
+async def test_a_cut_line_behind_unsent_answers(nursery: trio.Nursery) -> None:
+    """If the connection breaks before the answers are taken, the line that was begun counts as well."""
+    server = await start_tcp(nursery)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    ours.close()
+    backlog = Backlog(received=b"TI", first_byte=trio.current_time(), unsent=JAM, due=1)
+    server.counters.requests += 1
+    server.counters.opened()
+    await server.handler.handle(ClientStream.adopt(theirs.detach(), backlog))
+    assert server.counters.send_errors[SendError.RESET] == 1
+    assert server.counters.rejected[Rejection.INCOMPLETE] == 1
+    assert server.counters.unaccounted == 0
     nursery.cancel_scope.cancel()

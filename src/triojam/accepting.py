@@ -19,6 +19,8 @@ ACCEPTS_AT_ONCE = 64
 # The last turns before a listening socket is closed; no queue is longer by default (listen(2), SOMAXCONN).
 LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
 
+NOTSENT_BYTES = 16 * 1024
+
 # How much of what a refused client has already sent is read away.
 _UNREAD_BYTES = 4096
 
@@ -66,50 +68,58 @@ class AcceptQueues:
             sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
             # Accepted sockets inherit it. An answer is never worth waiting to fill a segment.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # As little as Trio's streams have: what a client does not take must not pile up in the kernel.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         self.resume()
 
     def accept(self, listening: int, now: float) -> list[int]:
         """Return the non-blocking descriptors of the next clients queued there, counted as opened."""
         accepted: list[int] = []
+        self._accept_some(listening, now, accepted)
+        return accepted
+
+    def _accept_some(self, listening: int, now: float, accepted: list[int]) -> bool:
+        """Add the next clients; return whether there may be more."""
         for _ in range(ACCEPTS_AT_ONCE):
             try:
                 client, _ = self.sockets[listening].accept()
             except BlockingIOError:
-                break
+                return False
             except OSError as exc:
                 if count_accept_error(self._counters, exc):
-                    self._pause(now + ACCEPT_PAUSE)
-                    break
+                    self.pause(now + ACCEPT_PAUSE)
+                    return False
                 continue
             if admit(self._counters, client):
                 client.setblocking(False)  # noqa: FBT003  # the standard library's signature
                 accepted.append(client.detach())
-        return accepted
+        return True
 
     def accept_all(self, now: float) -> list[int]:
         """Empty the queues."""
         accepted: list[int] = []
         for listening in self.sockets:
             for _ in range(LAST_TURNS):
-                if not (more := self.accept(listening, now)):
+                if not self._accept_some(listening, now, accepted):
                     break
-                accepted += more
         return accepted
 
     def resume(self) -> None:
-        """Accept, or accept again."""
-        self.paused_until = None
+        """Accept, or accept again. Raises OSError if the system has no room to watch for clients."""
         for listening in self.sockets:
-            self._epoll.register(listening, select.EPOLLIN)
+            with suppress(FileExistsError):  # the first of two, at an attempt that failed at the second
+                self._epoll.register(listening, select.EPOLLIN)
+        self.paused_until = None
 
     def close(self) -> None:
         """Close the listening sockets; the kernel resets what is queued on them."""
-        self._pause(0.0)
+        self.pause(0.0)
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
 
-    def _pause(self, until: float) -> None:
+    def pause(self, until: float) -> None:
+        """Leave clients in the queues for now."""
         if self.paused_until is None:
             for listening in self.sockets:
                 self._epoll.unregister(listening)

@@ -98,16 +98,17 @@ class Server:
         self._drain_asked.set()
 
     def reload(self, settings: Settings) -> None:
-        """Apply what can change while serving, to connections and waits to come."""
+        """Apply what can change while serving, to lines and waits to come."""
         changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
         kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
         self._settings = settings = replace(settings, **kept)
         self._log = self._make_logger(settings.log_level)
         self._handler.log = self._log
-        for server in (self._handler, self._lane):
-            if server is not None:
-                server.rules = make_rules(settings)
-                server.timeouts = make_timeouts(settings)
+        self._handler.set_rules(make_rules(settings))
+        self._handler.timeouts = make_timeouts(settings)
+        if self._lane is not None:
+            self._lane.rules = make_rules(settings)
+            self._lane.timeouts = make_timeouts(settings)
         self._clock.set_zone(settings.timezone)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
@@ -181,7 +182,7 @@ class Server:
             return [ClientListener(sock, counters=self.counters) for sock in self._sockets]
         self._lane = Lane(
             [socket.socket(fileno=sock.detach()) for sock in self._sockets],
-            rules=self._handler.rules,
+            rules=make_rules(self._settings),
             timeouts=self._handler.timeouts,
             counters=self.counters,
             jam=self._clock.jam,

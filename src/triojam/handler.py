@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from triojam.counters import Counters
 from triojam.protocol import DRAIN_WINDOW, ERROR, Connection, Outcome, Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
-from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, ClientStream
+from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream
 
 # After the last answer the server waits this long, and reads away this much, so that closing with
 # unread input does not turn the answer into a reset for the client.
@@ -53,8 +53,7 @@ class Handler:
     """Serves clients; `handle` is what a listener's tasks run.
 
     jam: renders the current time as a whole answer line.
-    rules, timeouts, log: may be replaced at any time. New rules are for connections to come, new timeouts
-        for waits to come.
+    timeouts, log: may be replaced at any time. New timeouts are for waits to come.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Handler:
         jam: Callable[[], bytes],
         log: FilteringBoundLogger,
     ) -> None:
-        self.rules = rules
+        self._rules = rules
         self.timeouts = timeouts
         self.log = log
         self._counters = counters
@@ -81,7 +80,7 @@ class Handler:
         The connection has been counted as opened; its end is counted here. Nothing but cancellation
         leaves: an exception ends this connection, is logged, counted, and touches nobody else.
         """
-        client = _Client(stream, self.rules)
+        client = _Client(stream, self._rules)
         self._clients.add(client)
         reason: Disconnect | None = None
         try:
@@ -105,6 +104,12 @@ class Handler:
             self.log.debug("connection ended", peer=_peer(stream), reason=reason)
             await trio.aclose_forcefully(stream)
 
+    def set_rules(self, rules: Rules) -> None:
+        """Replace the rules, for the lines to come on every connection."""
+        self._rules = rules
+        for client in self._clients:
+            client.protocol.rules = rules
+
     def drain(self, ends: float) -> None:
         """Answer what has been received, then close; what lasts beyond `ends` (Trio's time) is cut off.
 
@@ -117,11 +122,15 @@ class Handler:
 
     async def _serve(self, client: _Client) -> Disconnect:
         backlog = client.backlog
+        data: bytes | None = backlog.received
         if backlog.unsent:
+            self._count(client.protocol.receive(backlog.received, self._jam))  # the start of a line, at most
             answers = _split(backlog.unsent)
             if not await self._send(client, answers, backlog.due, backlog.arrived):
                 return Disconnect.SEND_TIMEOUT
-        data: bytes | None = backlog.received or await self._receive(client)
+            client.since = trio.current_time()
+            data = b""
+        data = data or await self._receive(client)
         while True:
             arrived = trio.current_time()
             outcome = self._decide(client, data, arrived)
@@ -209,6 +218,17 @@ class Handler:
                 counters.responses += taken
                 counters.request_duration.observe(trio.current_time() - arrived, taken)
         return failure is None
+
+
+def account_for_abandoned(backlog: Backlog, rules: Rules, counters: Counters) -> None:
+    """Count what would have been due to a client that is closed before a handler could serve it."""
+    connection = Connection(rules)
+    counters.send_errors[SendError.SHUTDOWN] += backlog.due
+    for outcome in (connection.receive(backlog.received, bytes), connection.drain()):
+        counters.requests += outcome.requests
+        counters.send_errors[SendError.SHUTDOWN] += outcome.requests - len(outcome.rejected)
+        for reason, _ in outcome.rejected:
+            counters.rejected[reason] += 1
 
 
 def printable(line: bytes) -> str:

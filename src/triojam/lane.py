@@ -24,13 +24,15 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import trio
 
-from triojam.accepting import AcceptQueues
+from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
 from triojam.counters import Counters
+from triojam.handler import account_for_abandoned
 from triojam.listeners import DrainingListener
-from triojam.protocol import DRAIN_WINDOW, Connection, Rules, Timeouts
+from triojam.protocol import Connection, Rules, Timeouts
 from triojam.reasons import Disconnect, Handover, Rejection, SendError
 from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, send_some
 
@@ -38,12 +40,16 @@ from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, se
 PLAIN = {b"TIME\r\n" * times: times for times in range(1, 65)}
 # No limit on the length of a line is less than this, so what is shorter can wait for its LF.
 SHORTEST_LIMIT = len(b"TIME\r\n")
+# A line in pieces is looked at whole each time; one that grows longer than this is left to the handler.
+LONGEST_PARTIAL = 1024
 JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 
 # What one poll yields at most: with every client pipelining, such a batch takes some 20 ms.
 EVENTS_AT_ONCE = 128
 # How long the lane goes on from batch to batch before other tasks have their turn, in seconds.
 TURN_SECONDS = 0.005
+# How many clients may wait to be handed over before the lane lets the handler catch up.
+HANDOVERS_AT_ONCE = 32
 # After work, the next request of a lone client is often closer than a trip through Trio's scheduler: poll
 # again this often before giving way.
 EMPTY_POLLS = 20
@@ -87,17 +93,16 @@ class Lane(DrainingListener):
 
         Raises trio.ClosedResourceError once the lane is closed.
         """
-        while not self._handovers:
-            if self._epoll.closed:
-                raise trio.ClosedResourceError("the lane was closed")
-            try:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-            except trio.ClosedResourceError:  # closed, or woken to look at the hand-overs
-                continue
-            self._serve_turn()
         await trio.lowlevel.checkpoint()
-        fd, backlog = self._handovers.popleft()
-        return ClientStream.adopt(fd, backlog.moved(trio.current_time() - _now()))
+        while not self._epoll.closed:
+            if len(self._handovers) < HANDOVERS_AT_ONCE:
+                self._serve_turn()
+            if self._handovers:
+                fd, backlog = self._handovers.popleft()
+                return ClientStream.adopt(fd, backlog.moved(trio.current_time() - _now()))
+            with suppress(trio.ClosedResourceError):  # closed, or woken to look at the hand-overs
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+        raise trio.ClosedResourceError("the lane was closed")
 
     async def aclose(self) -> None:
         """Close the listening sockets and every client, whatever it is in the middle of."""
@@ -105,9 +110,11 @@ class Lane(DrainingListener):
             self._queues.close()
             while self._active:
                 self._hand_over(next(iter(self._active)), Handover.DRAIN)
-            for fd, backlog in self._handovers:
-                self._abandon(fd, backlog)
-            self._handovers.clear()
+            while self._handovers:
+                fd, backlog = self._handovers.popleft()
+                account_for_abandoned(backlog, self.rules, self._counters)
+                os.close(fd)
+                self._counters.closed(Disconnect.DRAIN)
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
         await trio.lowlevel.checkpoint()
@@ -118,9 +125,11 @@ class Lane(DrainingListener):
         while True:
             now = _now()
             if self._queues.paused_until is not None and now >= self._queues.paused_until:
-                self._queues.resume()
+                with suppress(OSError):
+                    self._queues.resume()
             for fd, partial in list(self._partials.items()):
-                if partial.first_byte is None or now - partial.first_byte < self.timeouts.line:
+                overdue = partial.first_byte is not None and now - partial.first_byte >= self.timeouts.line
+                if not overdue or len(self._handovers) >= HANDOVERS_AT_ONCE:
                     break
                 self._hand_over(fd, Handover.TIMEOUT)
             if now - longest_idle_since >= self.timeouts.idle:
@@ -130,23 +139,19 @@ class Lane(DrainingListener):
                         self._close(fd, Disconnect.IDLE)
                 # Nobody will have been idle for too long before the one who has been for longest now.
                 longest_idle_since = min(self._active.values(), default=now)
+            pause = min(self.timeouts.idle, self.timeouts.line) / WATCH_PARTS
             if self._handovers:
                 self._wake()
-            shortest = min(self.timeouts.idle, self.timeouts.line) / WATCH_PARTS
-            await trio.sleep(min(max(shortest, WATCH_SHORTEST), WATCH_LONGEST))
+                pause = WATCH_SHORTEST  # there may be more
+            await trio.sleep(min(max(pause, WATCH_SHORTEST), WATCH_LONGEST))
 
     async def drain(self) -> None:
-        """Stop accepting, answer what has arrived, close the idle, hand over who is in the middle of it."""
+        """Stop accepting, and hand over everyone: the handler knows how to part."""
         for fd in self._queues.accept_all(_now()):
             self._adopt(fd)
         self._queues.close()
-        await trio.sleep(DRAIN_WINDOW)
-        ready = {fd for fd, _ in self._epoll.poll(0, len(self._active) + 1)}
         for fd in list(self._active):
-            if fd in ready or fd in self._partials:
-                self._hand_over(fd, Handover.DRAIN)
-            else:
-                self._close(fd, Disconnect.DRAIN)
+            self._hand_over(fd, Handover.DRAIN)
         self._wake()
         while self._handovers:
             await trio.lowlevel.checkpoint()
@@ -154,19 +159,17 @@ class Lane(DrainingListener):
     def _serve_turn(self) -> None:
         poll = self._epoll.poll
         ends = _now() + TURN_SECONDS
-        while _now() < ends:
+        while True:
             for _ in range(EMPTY_POLLS):
                 if events := poll(0, EVENTS_AT_ONCE):
                     break
             else:
                 return
-            self._serve_batch(events)
-
-    def _serve_batch(self, events: list[tuple[int, int]]) -> None:
-        """Serve each of these descriptors once: first read from all of them, then answer them all."""
-        began = _now()
-        if due := self._read(events, began):
-            self._answer(due, began)
+            began = _now()
+            if due := self._read(events, began):  # first read from all of them, then answer them all
+                self._answer(due, began)
+            if self._handovers or _now() >= ends:
+                return
 
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
         """Read once from each client, and return those who are to be told the time, and how many times."""
@@ -174,9 +177,8 @@ class Lane(DrainingListener):
         due: list[tuple[int, int]] = []
         for fd, _ in events:
             if fd in listening:
-                for client in self._queues.accept(fd, began):
-                    self._adopt(client)
-                    events.append((client, 0))  # its request is often there already
+                # Their first requests are often there already.
+                events += [(client, 0) for client in self._queues.accept(fd, began) if self._adopt(client)]
                 continue
             try:
                 data = read(fd, RECEIVE_BYTES)
@@ -229,11 +231,11 @@ class Lane(DrainingListener):
             # The protocol itself decides, on a fresh connection, for the lane's clients have no past: what is
             # to be rejected, and the end of the connection, is left to the handler, which decides anew.
             outcome = Connection(self.rules).receive(data, bytes)
-            if outcome.rejected or outcome.end is not None:
+            tail = data[data.rfind(b"\n") + 1 :]
+            if outcome.rejected or outcome.end is not None or len(tail) > LONGEST_PARTIAL:
                 self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
                 return 0
             times = outcome.requests
-            tail = data[data.rfind(b"\n") + 1 :]
         if times and first_byte is not None:
             self._counters.request_receive.observe(arrived - first_byte)
             del self._partials[fd]
@@ -255,9 +257,18 @@ class Lane(DrainingListener):
             backlog = Backlog(unsent=answers[sent:], due=times - taken, arrived=arrived)
             self._hand_over(fd, Handover.SEND, backlog)
 
-    def _adopt(self, fd: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-        self._active[fd] = _now()
+    def _adopt(self, fd: int) -> bool:
+        """Watch a new client; False, and it is closed, if the system has no room for that."""
+        now = _now()
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError:
+            os.close(fd)
+            self._counters.closed(Disconnect.INTERNAL_ERROR)
+            self._queues.pause(now + ACCEPT_PAUSE)
+            return False
+        self._active[fd] = now
+        return True
 
     def _broken(self, fd: int, *, due: int = 0) -> None:
         """Account for a connection that is broken, `due` times and a line in pieces with it."""
@@ -282,15 +293,6 @@ class Lane(DrainingListener):
         del self._active[fd]
         self._counters.handovers[cause] += 1
         self._handovers.append((fd, backlog))
-
-    def _abandon(self, fd: int, backlog: Backlog) -> None:
-        """Close a client that the handler will not come to serve."""
-        self._counters.send_errors[SendError.SHUTDOWN] += backlog.due
-        if backlog.received:
-            self._counters.requests += 1
-            self._counters.rejected[Rejection.DRAINING] += 1
-        os.close(fd)
-        self._counters.closed(Disconnect.DRAIN)
 
     def _wake(self) -> None:
         """Let `accept` look at the hand-overs, which did not come about by an event on its epoll."""

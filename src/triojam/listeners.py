@@ -11,6 +11,9 @@ from triojam.accepting import ACCEPT_PAUSE, admit, count_accept_error
 from triojam.counters import Counters
 from triojam.streams import ClientStream, format_address
 
+# One that needs no descriptor of its own: there may be none to be had.
+QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
 # How long a flood of new connections may keep the accept queue from being empty, in seconds.
 LAST_ACCEPTS = 1.0
 
@@ -50,7 +53,7 @@ class ClientListener(DrainingListener):
 
     async def drain(self) -> None:
         """Wait until nothing is queued."""
-        with selectors.DefaultSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
+        with QueueSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
             queue.register(self.socket.fileno(), selectors.EVENT_READ)
             await trio.lowlevel.checkpoint()
             while queue.select(timeout=0):

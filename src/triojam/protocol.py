@@ -100,12 +100,15 @@ class Outcome:
 
 
 class Connection:
-    """The server's side of one connection."""
+    """The server's side of one connection.
 
-    __slots__ = ("_errors_in_a_row", "_partial", "_rules")
+    rules: may be replaced at any time; new ones are for what comes then.
+    """
+
+    __slots__ = ("_errors_in_a_row", "_partial", "rules")
 
     def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+        self.rules = rules
         self._partial = bytearray()
         self._errors_in_a_row = 0
 
@@ -128,7 +131,7 @@ class Connection:
 
         outcome = Outcome()
         time_line: bytes | None = None
-        longest = self._rules.max_line_bytes
+        longest = self.rules.max_line_bytes
         for line in lines:
             if longest and len(line) >= longest:  # the LF that was split off counts too
                 self._reject(Rejection.TOO_LONG, line[:longest], outcome)
@@ -189,9 +192,9 @@ class Connection:
         self._errors_in_a_row += 1
         if reason is Rejection.TOO_LONG:
             outcome.end = Disconnect.TOO_LONG
-        if self._rules.reply_to_rejected:
-            outcome.answers.append(self._rules.error_line(reason))
-            if self._errors_in_a_row == self._rules.error_budget:
+        if self.rules.reply_to_rejected:
+            outcome.answers.append(self.rules.error_line(reason))
+            if self._errors_in_a_row == self.rules.error_budget:
                 outcome.end = outcome.end or Disconnect.ERROR_BUDGET
         else:
             outcome.end = outcome.end or Disconnect.REJECTED
