@@ -269,7 +269,7 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "dashboards" / "README.md"]:
         for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text("utf-8")):
             path, _, anchor = link.partition("#")
-            target = page.parent / path
+            target = page.parent / path if path else page
             assert target.is_file(), link
             headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
             assert not anchor or anchor in {each.lower().replace(" ", "-") for each in headings}, link
