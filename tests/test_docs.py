@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 import triojam
 import triojam.__main__
-from triojam import Settings, cli
+from triojam import Settings, cli, client_commands
 from triojam.counters import Counters
 from triojam.metrics import CountersCollector
 from triojam.protocol import Connection, Outcome, Rules
@@ -273,3 +273,28 @@ def test_links_lead_somewhere() -> None:
             assert target.is_file(), link
             headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
             assert not anchor or anchor in {each.lower().replace(" ", "-") for each in headings}, link
+
+
+def test_the_flags_of_the_clients(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every flag that the README has for a client is one of its own, in the recordings, too."""
+    monkeypatch.setenv("COLUMNS", "300")
+    known = {}
+    for command in cli.CLIENT_COMMANDS:
+        assert cli.main([command, "--help"]) == 0
+        known[command] = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    text = section("Ask, watch, load")
+    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    assert said <= set().union({"--help"}, *known.values())
+    for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+        program, command, *words = line.split()
+        assert program == "triojam"
+        assert {word for word in words if word.startswith("--")} <= known[command]
+
+
+def test_the_exit_statuses_of_load() -> None:
+    """The README's table has the statuses that the command returns."""
+    rows = re.findall(r"^\| (\d+) \|", section("Ask, watch, load"), re.MULTILINE)
+    statuses = (0, client_commands.FAILED, client_commands.UNBALANCED, client_commands.INTERRUPTED)
+    assert [int(row) for row in rows] == list(statuses)

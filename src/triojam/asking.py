@@ -97,8 +97,8 @@ def format_offset(offset: float, bound: float) -> str:
     """Render an offset and how far it may be off, with no more digits than are known."""
     digits = max(1, 1 - math.floor(math.log10(max(bound, 1e-7))))
     if bound < 0.1 and abs(offset) < 1:
-        return f"{offset * 1e3:+.{max(0, digits - 3)}f} ms ± {bound * 1e3:.{max(0, digits - 3)}f} ms"
-    return f"{offset:+.{digits}f} s ± {bound:.{digits}f} s"
+        return f"{offset * 1e3:+z.{max(0, digits - 3)}f} ms ± {bound * 1e3:.{max(0, digits - 3)}f} ms"
+    return f"{offset:+z.{digits}f} s ± {bound:.{digits}f} s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -40,13 +40,15 @@ Positive = Parameter(validator=_positive)
 NotNegative = Parameter(validator=_not_negative)
 Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; this machine's port 45000 without any.")]
 Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
-Tls = Annotated[bool, Parameter(negative="", help="Ask over TLS.")]
+Tls = Annotated[bool, Parameter(negative="", show_default=False, help="Ask over TLS.")]
 Ca = Annotated[Path | None, Parameter(help="Trust this CA's certificates (PEM), rather than the system's.")]
 Zone = Annotated[str, Parameter(help="Time zone the servers answer in; system is this machine's.")]
 Precise = Annotated[
     bool,
     Parameter(
-        negative="", help="Watch for the moment the answer changes: well under a millisecond on a LAN."
+        negative="",
+        show_default=False,
+        help="Watch for the moment the answer changes: well under a millisecond on a LAN.",
     ),
 ]
 
@@ -71,13 +73,13 @@ def register(app: App) -> None:
         epilogue = "\n".join(
             ["Examples:", "", *(f"    triojam {command.__name__} {each}" for each in examples)]
         )
-        app.command(command, config=(), help_epilogue=epilogue, help_format="plaintext")
+        app.command(command, config=(), help_epilogue=epilogue)
 
 
 def ask(
     *servers: Servers,
     precise: Precise = False,
-    json: Annotated[bool, Parameter(negative="", help="Print JSON.")] = False,
+    json: Annotated[bool, Parameter(negative="", show_default=False, help="Print JSON.")] = False,
     timeout: Timeout = 5.0,
     timezone: Zone = "system",
     tls: Tls = False,
@@ -138,7 +140,7 @@ def load(
     ] = None,
     pipeline: Annotated[int, Positive, Parameter(help="Requests sent together on each connection.")] = 1,
     per_connection: Annotated[
-        bool, Parameter(negative="", help="Connect, ask, close, each time anew.")
+        bool, Parameter(negative="", show_default=False, help="Connect, ask, close, each time anew.")
     ] = False,
     rate: Annotated[
         float | None,

@@ -154,7 +154,7 @@ def _manner(plan: Plan) -> str:
     if plan.pipeline > 1:
         words.append(f"{plan.pipeline} in flight each")
     if plan.rate is not None:
-        words.append(f"{plan.rate:g} requests a second due")
+        words.append(f"{plan.rate:,g} requests a second due")
     return ", ".join(words)
 
 
@@ -195,7 +195,8 @@ def _balance(result: Result) -> list[str]:
     theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None)
     rows = [("balance", *headings), ("client", *map(_number, ours)), ("server", *map(_number, theirs))]
     lines = [
-        "  ".join(f"{cell:>12}" if place else f"{cell:8}" for place, cell in enumerate(row)) for row in rows
+        "  ".join(f"{cell:>12}" if place else f"{cell:8}" for place, cell in enumerate(row)).rstrip()
+        for row in rows
     ]
     lost = tally.sent - counted.requests
     missing = [f"{what} {number:,}" for what, number in result.balance.missing(tally).items() if number]

@@ -74,19 +74,24 @@ def view(servers: Sequence[Watched], console: Console) -> Iterator[Callable[[Wat
 
 def table(servers: Sequence[Watched]) -> Table:
     """Render all servers for a terminal."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("server", "time", "offset", "round trip", "", "answered", "failed"):
-        drawn.add_column(heading, justify="right" if heading in ("answered", "failed") else "left")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in ("server", "time", "offset", "round trip"):
+        drawn.add_column(heading, no_wrap=True)
+    drawn.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)  # it gives way on a narrow terminal
+    for heading in ("answered", "failed"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for server in servers:
+        now, trend = ["", "", ""], ""
         if isinstance(server.last, Answer):
             now = [server.last.time, format_offset(server.last.offset, server.last.bound)]
             now.append(format_seconds(server.last.round_trip))
-        else:
-            now = ["", "" if server.last is None else str(server.last), ""]
+            trend = sparkline(server.recent)
+        elif server.last is not None:
+            trend = str(server.last)
         drawn.add_row(
             str(server.target),
             *now,
-            sparkline(server.recent),
+            trend,
             f"{len(server.round_trips):,}",
             Text(f"{server.failed:,}", style="red" if server.failed else ""),
         )
