@@ -18,6 +18,7 @@ import triojam
 import triojam.__main__
 from triojam import Settings, cli, client_commands
 from triojam.counters import Counters
+from triojam.kernelclock import KernelClock
 from triojam.metrics import CountersCollector
 from triojam.protocol import Connection, Outcome, Rules
 
@@ -119,7 +120,11 @@ def test_file_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def live_metrics() -> list[Metric]:
     """Collect what a server that has just started shows."""
     collector = CountersCollector(
-        Counters(), clock=lambda: 0.0, log_messages_dropped=lambda: 0, version=triojam.__version__
+        Counters(),
+        clock=lambda: 0.0,
+        kernel_clock=lambda: KernelClock(synchronized=True, max_error=0, offset=0, leap_state=0),
+        log_messages_dropped=lambda: 0,
+        version=triojam.__version__,
     )
     return list(collector.collect())
 

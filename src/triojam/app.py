@@ -17,6 +17,7 @@ import trio
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
+from triojam.kernelclock import read_kernel_clock
 from triojam.lane import LANE_AVAILABLE, Lane
 from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
@@ -68,6 +69,7 @@ class Server:
         collector = CountersCollector(
             self.counters,
             clock=now,
+            kernel_clock=read_kernel_clock,
             log_messages_dropped=log_messages_dropped,
             version=__version__,
         )

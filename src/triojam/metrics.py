@@ -17,12 +17,13 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from triojam.counters import Counters, Histogram, Label
+from triojam.kernelclock import KernelClock
 
 
 class CountersCollector(Collector):
     """Samples of one server's counters.
 
-    clock: the served time in seconds since the epoch.
+    clock: the served time in seconds since the epoch. kernel_clock: the state of the kernel's, or None.
     log_messages_dropped: how many log lines found no room.
     version: of triojam, for `build_info`.
     """
@@ -32,11 +33,13 @@ class CountersCollector(Collector):
         counters: Counters,
         *,
         clock: Callable[[], float],
+        kernel_clock: Callable[[], KernelClock | None],
         log_messages_dropped: Callable[[], int],
         version: str,
     ) -> None:
         self._counters = counters
         self._clock = clock
+        self._kernel_clock = kernel_clock
         self._log_messages_dropped = log_messages_dropped
         self._version = version
 
@@ -94,6 +97,21 @@ class CountersCollector(Collector):
             "Moves of the wall clock against the monotonic one by more than half a second.",
             c.clock_steps,
         )
+        if (kernel := self._kernel_clock()) is not None:
+            yield _gauge(
+                "clock_synchronized",
+                "1 if the kernel says that its clock is kept right.",
+                kernel.synchronized,
+            )
+            yield _gauge(
+                "clock_max_error_seconds", "The kernel's bound on its clock's error.", kernel.max_error
+            )
+            yield _gauge("clock_offset_seconds", "What the kernel has yet to slew away.", kernel.offset)
+            yield _gauge(
+                "leap_state",
+                "Leap second: 0 none, 1 to be inserted, 2 deleted, 3 now, 4 over.",
+                kernel.leap_state,
+            )
         yield _gauge("ready", "1 while new clients are welcome.", c.ready)
         yield _gauge("draining", "1 from the signal to stop until the end.", c.draining)
         yield _counters("config_reloads", "Reloads of the settings, by result.", "result", c.config_reloads)

@@ -1,0 +1,57 @@
+"""What the kernel says of its own clock: adjtimex(2), asked without setting anything."""
+
+import ctypes
+import sys
+from typing import NamedTuple
+
+# Of `status`: nobody keeps the clock right; offsets are in nanoseconds, not microseconds (linux/timex.h).
+_STA_UNSYNC = 0x0040
+_STA_NANO = 0x2000
+# The state that adjtimex returns: no leap second is near, ..., the clock is not synchronized.
+_TIME_OK, _TIME_ERROR = 0, 5
+
+
+class KernelClock(NamedTuple):
+    """The state of the clock. max_error, offset: in seconds; offset is what is still to be slewed away.
+
+    leap_state: 0 none, 1 a second will be inserted, 2 deleted, 3 it is being inserted, 4 it is over.
+    """
+
+    synchronized: bool
+    max_error: float
+    offset: float
+    leap_state: int
+
+
+class _Timex(ctypes.Structure):
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
+        ("status", ctypes.c_int),
+        *((name, ctypes.c_long) for name in ("constant", "precision", "tolerance", "sec", "usec", "tick")),
+        *((name, ctypes.c_long) for name in ("ppsfreq", "jitter")),
+        ("shift", ctypes.c_int),
+        *((name, ctypes.c_long) for name in ("stabil", "jitcnt", "calcnt", "errcnt", "stbcnt")),
+        ("tai", ctypes.c_int),
+        ("reserved", ctypes.c_int * 11),
+    )
+
+
+def read_kernel_clock() -> KernelClock | None:
+    """Ask the kernel; None where it cannot be asked: another system, or a sandbox that forbids it."""
+    if sys.platform != "linux":
+        return None
+    asked = _Timex()
+    try:
+        state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(asked))
+    except (OSError, AttributeError):
+        return None
+    if state < 0:
+        return None
+    unit = 1e-9 if asked.status & _STA_NANO else 1e-6
+    return KernelClock(
+        synchronized=state != _TIME_ERROR and not asked.status & _STA_UNSYNC,
+        max_error=asked.maxerror * 1e-6,
+        offset=asked.offset * unit,
+        leap_state=_TIME_OK if state == _TIME_ERROR else state,
+    )

@@ -1,0 +1,60 @@
+"""What the kernel says of its clock, and what becomes of it where it says nothing."""
+
+import ctypes
+import sys
+
+import pytest
+
+from triojam.kernelclock import KernelClock, read_kernel_clock
+
+
+class FakeLibrary:
+    """A C library whose adjtimex gives this answer."""
+
+    def __init__(self, state: int, status: int, offset: int) -> None:
+        self.state = state
+        self.values = {"status": status, "offset": offset, "maxerror": 1500}
+
+    def adjtimex(self, reference: object) -> int:
+        """Fill in the structure, which must ask for nothing to be set."""
+        asked = reference._obj  # type: ignore[attr-defined]  # of ctypes.byref
+        assert asked.modes == 0
+        for name, value in self.values.items():
+            setattr(asked, name, value)
+        return self.state
+
+
+ANSWERS: list[tuple[int, int, int, KernelClock | None]] = [
+    (0, 0x2001, 250_000, KernelClock(synchronized=True, max_error=0.0015, offset=0.00025, leap_state=0)),
+    (0, 0x0001, 250, KernelClock(synchronized=True, max_error=0.0015, offset=0.00025, leap_state=0)),
+    (1, 0x2001, 0, KernelClock(synchronized=True, max_error=0.0015, offset=0, leap_state=1)),
+    (0, 0x2040, 0, KernelClock(synchronized=False, max_error=0.0015, offset=0, leap_state=0)),
+    (5, 0x2040, 0, KernelClock(synchronized=False, max_error=0.0015, offset=0, leap_state=0)),
+    (-1, 0, 0, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "status", "offset", "said"), ANSWERS)
+def test_answers(
+    state: int, status: int, offset: int, said: KernelClock | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status bits, units and the leap state are as adjtimex(2) has them; a refusal is no answer."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: FakeLibrary(state, status, offset))
+    assert read_kernel_clock() == (said and pytest.approx(said))
+
+
+def test_no_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no adjtimex, there is no answer."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: object())
+    assert read_kernel_clock() is None
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert read_kernel_clock() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
+def test_this_machine() -> None:
+    """The structure is laid out as the kernel has it: what it says is plausible, if it says anything."""
+    if (said := read_kernel_clock()) is not None:
+        assert 0 <= said.max_error <= 20
+        assert abs(said.offset) <= 0.5
+        assert 0 <= said.leap_state <= 4
