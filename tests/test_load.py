@@ -52,7 +52,7 @@ def address_of(server: Running) -> tuple[str, int]:
 PLANS: dict[str, dict[str, Any]] = {
     "closed": {"requests": 1000},
     "pipelined": {"requests": 5000, "pipeline": 16},
-    "deep": {"requests": 100_000, "pipeline": 20_000, "connections": 2},
+    "deep": {"requests": 1_000_000, "pipeline": 500_000, "connections": 2},
     "visits": {"requests": 300, "visits": True},
     "visits, pipelined": {"requests": 300, "visits": True, "pipeline": 3},
     "mixed": {"requests": 1000, "mix": MIX},
