@@ -7,62 +7,77 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.comparison import write
-from benchmarks.fleet import all_up
+from benchmarks.fleet import Server, all_up
 from benchmarks.load import build_client
 from benchmarks.registry import Peer, triojam
 from benchmarks.rounds import Plan, play
 from benchmarks.shapes import Shape
 from benchmarks.summary import rows, table
 
-OFF = "off"
-SCRAPED = "scraped"
+OFF, SCRAPED, WATCHED = "off", "scraped", "watched"
+PAGES = 10
 VARIANTS = (
     Peer(OFF, "metrics off", triojam(metrics=False)),
     Peer("on", "metrics on", triojam()),
     Peer(SCRAPED, "metrics scraped every second", triojam()),
+    Peer(WATCHED, f"{PAGES} live pages open", triojam()),
 )
 
 
-@contextlib.contextmanager
-def scraping(port: int, pause: float) -> Iterator[list[int]]:
-    """Fetch the metrics again and again; gives the sizes of what was fetched."""
-    stop = threading.Event()
-    sizes: list[int] = []
+class Readers:
+    """Threads that use a server's metrics listener while that server is measured, and only then.
 
-    def scrape() -> None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while not stop.wait(pause):
-            with (
-                contextlib.suppress(OSError),
-                opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5) as page,
-            ):
-                sizes.append(len(page.read()))
+    scrapes: the sizes of what was scraped. events: one for each that a page has had.
+    """
 
-    thread = threading.Thread(target=scrape, daemon=True)
-    thread.start()
-    try:
-        yield sizes
-    finally:
-        stop.set()
-        thread.join(6)
+    def __init__(self) -> None:
+        self.scrapes: list[int] = []
+        self.events: list[int] = []
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    @contextlib.contextmanager
+    def beside(self, server: Server) -> Iterator[None]:
+        """Do what the variant is about."""
+        stop = threading.Event()
+        work = {SCRAPED: [self._scrape], WATCHED: [self._watch] * PAGES}.get(server.peer.name, [])
+        address = f"http://127.0.0.1:{server.metrics_port}"
+        threads = [threading.Thread(target=each, args=(address, stop), daemon=True) for each in work]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(6)
+
+    def _scrape(self, address: str, stop: threading.Event) -> None:
+        while not stop.wait(1.0):
+            with contextlib.suppress(OSError), self._opener.open(f"{address}/metrics", timeout=5) as page:
+                self.scrapes.append(len(page.read()))
+
+    def _watch(self, address: str, stop: threading.Event) -> None:
+        with contextlib.suppress(OSError), self._opener.open(f"{address}/events", timeout=5) as stream:
+            while not stop.is_set():
+                if stream.readline().startswith(b"data: "):
+                    self.events.append(1)
 
 
 def price(shapes: Sequence[Shape], plan: Plan, out: Path, build: Path) -> int:
-    """Run the three variants interleaved; returns 1 if one of them did not run."""
+    """Run the variants interleaved; returns 1 if one of them did not run."""
     client = build_client(build)
     timed = [shape for shape in shapes if shape.mode != "idle"]
     titles = {variant.name: variant.title for variant in VARIANTS}
     skipped: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        servers = stack.enter_context(all_up(VARIANTS, build, skipped))
-        ports = [s.metrics_port for s in servers if s.peer.name == SCRAPED and s.metrics_port]
-        if skipped or not ports:
+    readers = Readers()
+    with all_up(VARIANTS, build, skipped) as servers:
+        if skipped:
             return 1
-        sizes = stack.enter_context(scraping(ports[0], 1.0))
-        samples = play(client, servers, timed, plan)
+        samples = play(client, servers, timed, plan, readers.beside)
     summed = {shape.name: rows(samples[shape.name], OFF, inverse=True) for shape in timed}
     parts = [table(shape, summed[shape.name], titles, OFF, inverse=True) for shape in timed]
-    scrapes = f"{len(sizes)} scrapes of {max(sizes, default=0):,} bytes at most."
-    more: dict[str, object] = {"scrapes": len(sizes), "titles": titles}
-    write(out, "cost", samples, summed, more, "\n".join([*parts, scrapes]))
-    return 0 if sizes else 1
+    scrapes, events = len(readers.scrapes), len(readers.events)
+    read = f"{scrapes} scrapes of {max(readers.scrapes, default=0):,} bytes at most; {events} events."
+    more: dict[str, object] = {"scrapes": scrapes, "events": events, "titles": titles}
+    write(out, "cost", samples, summed, more, "\n".join([*parts, read]))
+    return 0 if scrapes and events else 1

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,19 @@ def _visit(client: str, server: Server, shape: Shape, plan: Plan) -> Sample | No
     return best
 
 
-def play(client: str, servers: Sequence[Server], shapes: Sequence[Shape], plan: Plan) -> Samples:
+Beside = Callable[[Server], AbstractContextManager[object]]
+
+
+def play(
+    client: str,
+    servers: Sequence[Server],
+    shapes: Sequence[Shape],
+    plan: Plan,
+    beside: Beside = lambda _: nullcontext(),
+) -> Samples:
     """Measure by shape and peer, one entry a round; None where an answer was wrong or missing.
+
+    beside: what is to go on with a server while it is measured, and only then.
 
     A machine that is slow for a minute is slow for all servers of that minute, and a ratio taken
     within a round hardly notices.
@@ -72,7 +84,8 @@ def play(client: str, servers: Sequence[Server], shapes: Sequence[Shape], plan: 
         for shape in shapes:
             print(f"round {number} of {plan.rounds}: {shape.title}", flush=True)
             for server in draw.sample(servers, len(servers)):
-                samples[shape.name][server.peer.name].append(_visit(client, server, shape, plan))
+                with beside(server):
+                    samples[shape.name][server.peer.name].append(_visit(client, server, shape, plan))
     return samples
 
 

@@ -1,7 +1,9 @@
-"""The second listener: metrics, health, readiness and a landing page, over HTTP on real sockets."""
+"""The second listener: metrics, health, readiness and the live page, over HTTP on real sockets."""
 
 import gzip
 import http.client
+import json
+import re
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import cast
@@ -18,11 +20,12 @@ from tests.support import JAM, NOW, PATIENCE, Events, Running, receive_all, sett
 from triojam import __version__
 from triojam.app import open_server
 from triojam.reasons import AcceptError, Disconnect, Refusal, Rejection, Reload, SendError
+from triojam.web import MOST_STREAMS
 from triojam.webserver import GRACEFUL_SECONDS
 
 Parse = Callable[[str], Iterable[Metric]]
 
-PATHS = ["/", "/metrics", "/healthz", "/readyz"]
+PATHS = ["/", "/status", "/metrics", "/healthz", "/readyz"]
 TEXT = MappingProxyType({"Accept": "text/plain"})
 OPENMETRICS = MappingProxyType({"Accept": "application/openmetrics-text; version=1.0.0"})
 
@@ -144,21 +147,63 @@ async def test_not_ready_before_it_accepts() -> None:
         sock.close()
 
 
-async def test_landing_page(running: Running, web: Address) -> None:
-    """`/` shows the version, the state, the totals, and where else to look."""
-    await running.ask(b"TIME\r\n" * 1234 + b"HELLO\r\n")
+async def test_the_live_page(web: Address) -> None:
+    """`/` is a page that may run nothing but its own script, and ask nobody else."""
     page = await fetch(web, "/")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    for part in (
-        __version__,
-        "ready",
-        "1,235",
-        "1,234",
-        'href="/metrics"',
-        'href="/healthz"',
-        'href="/readyz"',
-    ):
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.count("'sha256-") == 2
+    for part in ("<h1>triojam", 'href="/metrics"', 'href="/healthz"', 'href="/readyz"'):
         assert part in page.text
+
+
+async def test_status(running: Running, web: Address) -> None:
+    """`/status` has the counters, how they went, and the tasks that run."""
+    await running.ask(b"TIME\r\n" * 1234 + b"HELLO\r\n")
+    reply = await fetch(web, "/status")
+    assert reply.headers["Cache-Control"] == "no-store"
+    status = json.loads(reply.text)
+    assert (status["requests"], status["responses"], status["rejected"]) == (1235, 1234, 1)
+    assert (status["version"], status["state"], status["in_flight"]) == (__version__, "ready", 0)
+    assert status["rejected_by_reason"]["bad_command"] == 1
+    assert int(status["second_of_day"]) == NOW % 86_400 // 1
+    assert 0 < status["p50"] <= status["p99"] < 1
+    assert len(status["history"]) >= 1
+    assert "serve_listeners" in json.dumps(status["tasks"])
+
+
+async def test_events(running: Running, web: Address) -> None:
+    """`/events` begins with all of the past, goes on with a sample a second, and ends with the server."""
+    async with await trio.open_tcp_stream(*web) as client:
+        await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = b""
+        with trio.fail_after(PATIENCE):
+            while received.count(b"data: ") < 2:
+                received += await client.receive_some()
+        first, second = (json.loads(each) for each in re.findall(rb"data: (.*)\n\n", received))
+        assert "history" in first
+        assert len(second["sample"]) == 4
+        assert "history" not in second
+        running.drain()
+        assert (await receive_all(client)).endswith(b"0\r\n\r\n")  # a stream that was not cut off
+
+
+async def test_too_many_pages(web: Address) -> None:
+    """Pages beyond a few are told to ask for the status instead, and scrapers still have room."""
+    streams = [await trio.open_tcp_stream(*web) for _ in range(MOST_STREAMS)]
+    for client in streams:
+        await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b"data: " not in received:
+            received += await client.receive_some()
+    assert (await fetch(web, "/events")).status == 503
+    assert (await fetch(web, "/metrics")).status == 200
+    for client in streams:
+        await client.aclose()
+    with trio.fail_after(PATIENCE):
+        while (await fetch(web, "/events", method="HEAD")).status != 200:
+            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -27,6 +27,7 @@ from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Reload
 from triojam.settings import Settings
 from triojam.sockets import addresses, connection_limit, listen
+from triojam.status import Board
 from triojam.streams import format_address
 from triojam.version import __version__
 
@@ -74,6 +75,14 @@ class Server:
             version=__version__,
         )
         self._registry = make_registry(collector)
+        self._board = Board(
+            self.counters,
+            not_ready=self.not_ready,
+            now=now,
+            jam=self._clock.jam,
+            kernel_clock=read_kernel_clock,
+            version=__version__,
+        )
         self._drain_asked = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
@@ -86,6 +95,7 @@ class Server:
                 async with trio.open_nursery() as probes:
                     probes.start_soon(watch_lag, self.counters)
                     probes.start_soon(watch_clock, self.counters, self._clock.now)
+                    probes.start_soon(self._board.run)
                     probes.start_soon(report_traffic, self.counters, lambda: self._log)
                     await self._serve_clients(task_status)
                     probes.cancel_scope.cancel()
@@ -198,8 +208,8 @@ class Server:
         app = web.make_app(
             registry=self._registry,
             not_ready=self.not_ready,
-            totals=self.totals,
-            version=__version__,
+            board=self._board,
+            stop=may_stop,
         )
         await webserver.serve(
             app,

@@ -1,34 +1,30 @@
-"""The second listener: Prometheus metrics, health, readiness and a landing page, over HTTP.
+"""The second listener: Prometheus metrics, health, readiness and the live page, over HTTP.
 
 It knows nothing of the service but what it is handed: a registry, a reason for not being ready, and
-the totals to show.
+the board that the page shows.
 """
 
-from collections.abc import Callable, Mapping
-from html import escape
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from typing import Any, Protocol
 
+import trio
 from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 METHODS = ("GET", "HEAD")
 
-_LANDING = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>triojam</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 40rem; padding: 0 1rem }}
-td, th {{ padding: .1rem 1.5rem .1rem 0; text-align: left; font-weight: normal }}
-td {{ text-align: right; font-variant-numeric: tabular-nums }}</style></head>
-<body><h1>triojam {version}</h1>
-<p>A time server: <code>TIME</code> in, <code>JAM hh:mm:ss</code> out. It is {state}.</p>
-<table>{rows}</table>
-<p><a href="/metrics">/metrics</a> · <a href="/healthz">/healthz</a> · <a href="/readyz">/readyz</a></p>
-</body></html>
-"""
+# So many pages may hear of every second at once, within the web listener's connections; others ask for it.
+MOST_STREAMS = 16
+STREAM_INTERVAL = 1.0
 
 
 class _Metrics:
@@ -55,17 +51,22 @@ class _ReadOnly:
             await self._app(scope, receive, send)
 
 
+class Board(Protocol):
+    """What the live page shows."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return how things are."""
+
+    def history(self) -> Sequence[Sequence[float]]:
+        """Return how they went, a sample a second."""
+
+
 def make_app(
-    *,
-    registry: CollectorRegistry,
-    not_ready: Callable[[], str | None],
-    totals: Callable[[], Mapping[str, int]],
-    version: str,
+    *, registry: CollectorRegistry, not_ready: Callable[[], str | None], board: Board, stop: trio.Event
 ) -> ASGIApp:
     """Build the web application.
 
-    not_ready: why new clients should go elsewhere, or None.
-    totals: what the landing page shows, by name.
+    not_ready: why new clients should go elsewhere, or None. stop: ends the streams of events.
     """
 
     async def healthz(_: Request) -> Response:
@@ -77,17 +78,9 @@ def make_app(
             return PlainTextResponse("ready\n")
         return PlainTextResponse(f"not ready: {reason}\n", status_code=503)
 
-    async def landing(_: Request) -> Response:
-        rows = "".join(
-            f"<tr><th scope=row>{escape(name)}</th><td>{value:,}</td></tr>"
-            for name, value in totals().items()
-        )
-        state = not_ready() or "ready"
-        return HTMLResponse(_LANDING.format(version=escape(version), state=state, rows=rows))
-
     app = Starlette(
         routes=[
-            Route("/", landing),
+            *_live_routes(board, stop),
             Route("/metrics", _Metrics(registry)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
@@ -95,3 +88,61 @@ def make_app(
     )
     app.router.redirect_slashes = False  # it would send clients to whatever host they named
     return _ReadOnly(app)
+
+
+def _live_routes(board: Board, stop: trio.Event) -> list[Route]:
+    """Make the routes of the live page: itself, what it shows, and that again every second."""
+    page = files("triojam").joinpath("page.html").read_text("utf-8")
+    policy = _content_security_policy(page)
+    streams = 0
+
+    async def live(_: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+
+    def whole() -> dict[str, Any]:
+        return board.snapshot() | {"history": board.history()}
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(whole(), headers={"Cache-Control": "no-store"})
+
+    async def events(request: Request) -> Response:
+        if streams >= MOST_STREAMS:
+            return PlainTextResponse("too many pages are open: ask /status\n", status_code=503)
+        content = tell() if request.method == "GET" else _nothing()
+        return StreamingResponse(
+            content, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    async def tell() -> AsyncIterator[str]:
+        nonlocal streams
+        streams += 1
+        try:
+            said = whole()
+            while not stop.is_set():
+                yield f"data: {json.dumps(said, separators=(',', ':'))}\n\n"
+                with trio.move_on_after(STREAM_INTERVAL):
+                    await stop.wait()
+                said = board.snapshot() | {"sample": board.history()[-1]}
+        finally:
+            streams -= 1
+
+    return [Route("/", live), Route("/status", status), Route("/events", events)]
+
+
+async def _nothing() -> AsyncIterator[str]:
+    return
+    yield
+
+
+def _content_security_policy(page: str) -> str:
+    """Allow the page's own style and script, and requests to where it came from; nothing else."""
+
+    def sources(tag: str) -> str:
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors 'none'; script-src {sources('script')}; style-src {sources('style')}"
+    )
