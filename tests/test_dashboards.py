@@ -33,8 +33,6 @@ LEFT_OFF = {
     "python_info": "the table of servers has Python's version from triojam_build_info",
     "process_virtual_memory_bytes": "address space costs nothing; resident memory does",
 }
-# What compose.yaml mounts, and comes with the alerts.
-WITH_THE_ALERTS = {"./prometheus/rules"}
 # What Prometheus itself makes.
 MADE_BY_PROMETHEUS = {"up", "ALERTS"}
 # Gauges that a server has where the kernel tells: Linux.
@@ -288,7 +286,7 @@ def test_compose() -> None:
             assert port.startswith("127.0.0.1:"), name
         for volume in service.get("volumes", []):
             source, _, _ = volume.partition(":")
-            if source.startswith("./") and source not in WITH_THE_ALERTS:
+            if source.startswith("./"):
                 assert (DASHBOARDS / source).exists(), f"{name}: {source}"
         for needed in service.get("depends_on", []):
             assert needed in services
@@ -301,10 +299,7 @@ def test_compose() -> None:
 def test_compose_scrapes_as_shipped() -> None:
     """Prometheus in containers is the shipped one, but for where the others are."""
     configuration = yaml.safe_load((DASHBOARDS / "compose" / "prometheus.yml").read_text("utf-8"))
-    file = DASHBOARDS / "prometheus" / "prometheus.yml"
-    if not file.exists():
-        pytest.skip("comes with the alerts")
-    shipped = yaml.safe_load(file.read_text("utf-8"))
+    shipped = yaml.safe_load((DASHBOARDS / "prometheus" / "prometheus.yml").read_text("utf-8"))
     assert configuration["global"] == shipped["global"]
     assert configuration["rule_files"] == shipped["rule_files"]
     jobs = [job["job_name"] for job in configuration["scrape_configs"]]
