@@ -38,6 +38,17 @@ async def closes_at_once(stream: trio.abc.Stream) -> None:
     """Close without a word."""
 
 
+async def resets_at_once(stream: trio.abc.Stream) -> None:
+    """Reset without a word."""
+    reset(stream)
+
+
+def reset(stream: trio.abc.Stream) -> None:
+    """Have the connection reset when it is closed."""
+    assert isinstance(stream, trio.SocketStream)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def says(answer: bytes, *, then_closes: bool = False) -> Behaviour:
     """Make a server that gives the same answer to each read."""
 
@@ -59,8 +70,7 @@ def tells(now: Callable[[], float], *, resets_every: int = 0) -> Behaviour:
             answers = b""
             for _ in range(data.count(b"\n")):
                 if resets_every and next(count) % resets_every == 0:
-                    assert isinstance(stream, trio.SocketStream)
-                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    reset(stream)
                     return
                 second = int(now())
                 answers += JAM % (second // 3600 % 24, second // 60 % 60, second % 60)

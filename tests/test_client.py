@@ -12,8 +12,9 @@ import trio
 import trustme
 
 import triojam
-from tests.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
+from tests.bad_servers import Behaviour, closes_at_once, resets_at_once, says, silent, start_bad, tells
 from tests.support import NOW, settings_for_test, start_tcp
+from triojam.asking import format_offset
 from triojam.client import DEFAULT_PORT, Target, fold, second_of_day
 
 
@@ -83,6 +84,7 @@ BAD: list[tuple[Behaviour, type[triojam.AskError], str]] = [
     (silent, triojam.SilentError, "said nothing for 0.2 s without an answer"),
     (says(b"JAM 12:3"), triojam.SilentError, "said nothing for 0.2 s after part of an answer, 'JAM 12:3'"),
     (closes_at_once, triojam.ClosedError, "closed the connection without an answer|reset the connection"),
+    (resets_at_once, triojam.ClosedError, "reset the connection"),
     (says(b"JAM 12:3", then_closes=True), triojam.ClosedError, "after part of an answer, 'JAM 12:3'"),
     (tells(time.time, resets_every=1), triojam.ClosedError, "reset the connection"),
     (
@@ -188,3 +190,18 @@ def test_second_of_day() -> None:
 def test_fold(seconds: float, folded: float) -> None:
     """The shorter way around the clock."""
     assert fold(seconds) == (folded if folded < 43_200 else folded - 86_400)
+
+
+@pytest.mark.parametrize(
+    ("offset", "bound", "shown"),
+    [
+        (0.26, 0.5001, "+0.26 s ± 0.51 s"),
+        (-12.0, 0.5, "-12.00 s ± 0.50 s"),
+        (0.0, 0.5045, "+0.00 s ± 0.51 s"),
+        (-0.0000004, 0.0002, "+0.00 ms ± 0.21 ms"),
+        (3.0001234, 0.00026, "+3.00012 s ± 0.00027 s"),
+    ],
+)
+def test_the_shown_bound_holds(offset: float, bound: float, shown: str) -> None:
+    """What is printed contains all that was known to be possible."""
+    assert format_offset(offset, bound) == shown

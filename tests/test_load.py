@@ -4,13 +4,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
 import trio
 
-from tests.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
-from tests.support import NOW, Running, start_lane, start_tcp, until
+from tests.bad_servers import Behaviour, closes_at_once, reset, resets_at_once, says, silent, start_bad, tells
+from tests.support import JAM, NOW, Running, start_lane, start_tcp, until
 from triojam.client import DAY
 from triojam.exchange import Exchange, ServerClock, Tally
 from triojam.load import Load
@@ -52,7 +53,7 @@ def address_of(server: Running) -> tuple[str, int]:
 PLANS: dict[str, dict[str, Any]] = {
     "closed": {"requests": 1000},
     "pipelined": {"requests": 5000, "pipeline": 16},
-    "deep": {"requests": 1_000_000, "pipeline": 500_000, "connections": 2},
+    "deep": {"requests": 200_000, "pipeline": 100_000, "connections": 2},
     "visits": {"requests": 300, "visits": True},
     "visits, pipelined": {"requests": 300, "visits": True, "pipeline": 3},
     "mixed": {"requests": 1000, "mix": MIX},
@@ -94,6 +95,7 @@ async def test_balances_with_the_server(nursery: trio.Nursery, name: str, *, lan
 BAD: list[tuple[Behaviour, Counter[str]]] = [
     (silent, Counter({"no answer in time": 5})),
     (closes_at_once, Counter({"closed": 0, "reset": 0})),
+    (resets_at_once, Counter({"reset": 0, "closed": 0})),
     (says(b"JAM 12:3", then_closes=True), Counter({"closed after half an answer": 0})),
     (says(b"JAM 12:3"), Counter({"no answer in time after half an answer": 5})),
     (says(b"JAM 25:00:00\r\n"), Counter({"something else": 0})),
@@ -266,7 +268,7 @@ def exchange_at(second: float) -> tuple[Exchange, Tally]:
 def test_the_second_is_checked(said: bytes, *, right: bool) -> None:
     """An answer may be off by one second, and no more."""
     exchange, tally = exchange_at(NOW % DAY)
-    exchange.sent(0.0, 1, wants_time=True)
+    exchange.sent(0.0, 0.0, 1, wants_time=True)
     assert exchange.receive(b"JAM " + said + b"\r\n", 0.5) is None
     assert (tally.answered, tally.failed.total()) == ((1, 0) if right else (0, 1))
 
@@ -275,7 +277,7 @@ def test_the_second_is_checked_at_midnight() -> None:
     """At midnight, both days' answers may be right."""
     for second, said in ((0.5, b"23:59:59"), (86_399.5, b"00:00:00")):
         exchange, tally = exchange_at(second)
-        exchange.sent(0.0, 1, wants_time=True)
+        exchange.sent(0.0, 0.0, 1, wants_time=True)
         exchange.receive(b"JAM " + said + b"\r\n", 0.0)
         assert tally.answered == 1
 
@@ -287,7 +289,7 @@ def test_an_old_answer_is_not_taken_for_a_new_one() -> None:
     exchange = Exchange(tally, clock)
     for now in (100.0, 101.9, 102.0):
         clock.forget(now)
-        exchange.sent(now, 2, wants_time=True)
+        exchange.sent(now, now, 2, wants_time=True)
         exchange.receive(b"JAM 00:01:40\r\n" * 2, now)
     assert (tally.answered, tally.failed) == (4, {"wrong time": 2})
 
@@ -297,10 +299,120 @@ def test_answers_in_pieces_and_together() -> None:
     stream = b"JAM 12:34:56\r\nERROR bad_command: x\r\nJAM 12:34:56\r\nJAM 12:34:57\r\n"
     for size in range(1, len(stream) + 1):
         exchange, tally = exchange_at(NOW % DAY)
-        exchange.sent(0.0, 1, wants_time=True)
-        exchange.sent(0.0, 1, wants_time=False)
-        exchange.sent(0.0, 2, wants_time=True)
+        exchange.sent(0.0, 0.0, 1, wants_time=True)
+        exchange.sent(0.0, 0.0, 1, wants_time=False)
+        exchange.sent(0.0, 0.0, 2, wants_time=True)
         for start in range(0, len(stream), size):
             assert exchange.receive(stream[start : start + size], 0.25) is None
         assert (tally.sent, tally.answered, tally.rejected) == (4, 3, 1)
         assert not exchange.waiting
+
+
+def stalls(seconds: float) -> Behaviour:
+    """Make a server that answers its first request only after so long, and the others at once."""
+    stalled: list[bool] = []
+
+    async def behave(stream: trio.abc.Stream) -> None:
+        async for data in stream:
+            if not stalled:
+                stalled.append(True)
+                await trio.sleep(seconds)
+            await stream.send_all(JAM * data.count(b"\n"))
+
+    return behave
+
+
+async def test_a_stall_until_the_end_is_not_hidden(nursery: trio.Nursery) -> None:
+    """What was due before the end is sent after it, late, and counted as late."""
+    load = await run(await start_bad(nursery, stalls(0.5)), seconds=0.4, rate=250.0, connections=1)
+    assert (load.tally.sent, load.tally.answered, load.tally.never_sent) == (100, 100, 0)
+    assert sum(times for latency, times in load.tally.latencies.items() if latency > 90_000) == 100
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_could_never_be_sent_is_said(nursery: trio.Nursery) -> None:
+    """Requests that were due while every connection waited in vain are not forgotten."""
+    load = await run(await start_bad(nursery, silent), seconds=0.2, rate=500.0, connections=1, patience=0.3)
+    assert load.tally.sent + load.tally.never_sent == 100
+    assert load.tally.never_sent > 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_split_lines_and_resets(nursery: trio.Nursery) -> None:
+    """A piece that was to be sent on a connection that is gone is not sent on the next one."""
+    address = await start_bad(nursery, tells(lambda: NOW, resets_every=97))
+    mix = Mix.parse("split:1," + "TIME " + "x" * 400 + ":20")
+    load = await run(address, requests=20_000, connections=10, pipeline=50, mix=mix, patience=2.0)
+    assert load.tally.failed.keys() == {"reset"}
+    assert load.tally.sent == load.tally.answered + load.tally.failed["reset"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_is_not_the_error_that_a_bad_line_gets(nursery: trio.Nursery) -> None:
+    """ERROR busy is no answer to a bad line, although it is an ERROR."""
+    server = await start_tcp(nursery, max_connections=2)
+    load = await run(address_of(server), seconds=0.3, mix=Mix.parse("TIME:1,HELLO:1"))
+    await until(lambda: server.counters.connections_open == 0)
+    assert load.tally.rejected == sum(server.counters.rejected.values())
+    assert load.tally.answered == server.counters.responses
+    nursery.cancel_scope.cancel()
+
+
+async def test_patience_is_with_standstill(nursery: trio.Nursery) -> None:
+    """As long as something moves on a connection, it may take as long as it likes."""
+    server = await start_tcp(nursery)
+    load = await run(
+        address_of(server), requests=300, pipeline=300, connections=1, mix=Mix.parse("split:1"), patience=0.3
+    )
+    assert load.ended - load.began > 0.3
+    assert (load.tally.answered, load.tally.failed) == (300, {})
+    nursery.cancel_scope.cancel()
+
+
+async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
+    """Answers that arrived are answers, although the connection then broke while more was being sent."""
+
+    async def answers_and_resets(stream: trio.abc.Stream) -> None:
+        await stream.receive_some(10_000)
+        await stream.send_all(JAM * 1000)
+        reset(stream)
+
+    address = await start_bad(nursery, answers_and_resets)
+    load = await run(
+        address, requests=1_500_000, pipeline=1_500_000, connections=1, seconds=1.0, patience=0.2
+    )
+    assert load.tally.answered > 0
+    assert load.tally.answered % 1000 == 0
+    assert load.tally.failed.keys() == {"reset"}
+    nursery.cancel_scope.cancel()
+
+
+def test_a_clock_that_stood_still_is_noticed_in_an_open_loop() -> None:
+    """A request that was sent long after it was due may not be answered with the time at which it was due."""
+    tally = Tally()
+    exchange = Exchange(tally, ServerClock(lambda now: now))
+    exchange.sent(100.0, 110.0, 1, wants_time=True)
+    exchange.receive(b"JAM 00:01:40\r\n", 110.1)
+    assert tally.failed == {"wrong time": 1}
+
+
+def test_leftovers_are_not_blamed_on_the_next_connection() -> None:
+    """Half a line that came between requests is gone with its connection, and is said."""
+    exchange, tally = exchange_at(NOW % DAY)
+    exchange.receive(b"ERROR bu", 0.0)
+    exchange.closed()
+    exchange.sent(0.0, 0.0, 1, wants_time=True)
+    assert exchange.receive(JAM, 0.1) is None
+    assert (tally.answered, tally.unasked) == (1, {"something else": 1})
+
+
+@pytest.mark.parametrize("plan", [Plan(requests=10), Plan(seconds=9), Plan(requests=10, rate=1e6)])
+def test_a_stopped_schedule_stays_stopped(plan: Plan) -> None:
+    """What is given back after the stop is not sent again, and nothing is due any more."""
+    schedule = Schedule(plan, 0.0)
+    taken = schedule.take(5, 1.0)
+    schedule.stop(1.0)
+    schedule.give_back(taken)
+    assert schedule.take(5, 2.0) == []
+    assert schedule.over(2.0)
+    assert schedule.next_due(2.0) == inf

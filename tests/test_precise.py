@@ -70,7 +70,9 @@ async def search(ahead: Callable[[float], float], delay: Callable[[], float]) ->
         nursery.start_soon(convey, inner, far, delay)
         nursery.start_soon(tells(now), server)
         try:
-            found: Estimate | AskError = await find_offset(Session(near, ""), VirtualClock(), zone=UTC)
+            found: Estimate | AskError = await find_offset(
+                Session(near, ("127.0.0.1", 0)), VirtualClock(), zone=UTC
+            )
         except AskError as exc:
             found = exc
         took = trio.current_time() - began
@@ -155,3 +157,24 @@ async def test_steady_clock() -> None:
     assert clock.now() >= due
     stopped = SteadyClock(partial(add, 1000.0, 0.5), partial(add, 1.0, 1.0))
     assert stopped.now() == 1000.5
+
+
+async def test_a_slow_server_does_not_make_it_slow(autojump_clock: trio.testing.MockClock) -> None:
+    """When answers take long, what is known after the budget of time is told, and is true."""
+    near, server = trio.testing.memory_stream_pair()
+
+    async def slow(stream: trio.abc.Stream) -> None:
+        async for data in stream:
+            for _ in range(data.count(b"\n")):
+                await trio.sleep(0.4)
+                second = int(NOON + trio.current_time() + 2.5)
+                text = f"JAM {second // 3600 % 24:02}:{second // 60 % 60:02}:{second % 60:02}\r\n"
+                await stream.send_all(text.encode())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow, server)
+        began = trio.current_time()
+        found = await find_offset(Session(near, ("127.0.0.1", 0)), VirtualClock(), zone=UTC)
+        assert trio.current_time() - began <= BUDGET_SECONDS
+        assert abs(found.offset - 2.5) <= found.uncertainty
+        nursery.cancel_scope.cancel()

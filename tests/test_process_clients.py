@@ -52,6 +52,19 @@ async def asked(program: Program, times: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
+async def everything(terminal: int) -> bytes:
+    """Read a terminal until nobody has it open any more."""
+    drawn = b""
+    async with trio.lowlevel.FdStream(terminal) as screen:
+        with trio.fail_after(PATIENCE):
+            try:
+                while data := await screen.receive_some():
+                    drawn += data
+            except trio.BrokenResourceError:
+                pass  # so a terminal says it
+    return drawn
+
+
 def at(address: tuple[str, int]) -> str:
     """Return an address as a word of the command line."""
     return f"{address[0]}:{address[1]}"
@@ -64,7 +77,7 @@ async def test_ask() -> None:
         good = await run("ask", server, f"localhost:{program.address[1]}")
         assert (good.returncode, good.stderr) == (0, "")
         lines = good.stdout.splitlines()
-        pattern = r"\S+ +\d\d:\d\d:\d\d  [+-]\d\.\d\d s ± 0\.50 s +round trip [\d.]+ [µm]s +127\.0\.0\.1:\d+"
+        pattern = r"\S+ +\d\d:\d\d:\d\d  [+-]\d\.\d\d s ± 0\.5\d s +round trip [\d.]+ [µm]s +127\.0\.0\.1:\d+"
         assert all(re.fullmatch(pattern, line) for line in lines)
         assert len({line.index("round trip") for line in lines}) == 1
         mixed = await run("ask", *FAST, server, "127.0.0.1:1", web)
@@ -208,7 +221,7 @@ async def test_load_reconciles_a_million() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["sent"] == ["1,000,000"]
-    assert rows["client"] == ["1,000,000", "1,000,000", "0", "0"]
+    assert rows["client"] == ["1,000,000", "1,000,000", "0", "0", "0"]
     assert rows["server"] == ["1,000,000", "1,000,000", "0", "0"]
     assert "The balance closes." in done.stdout
 
@@ -326,16 +339,8 @@ async def test_load_shows_progress_on_a_terminal_only() -> None:
             stderr=theirs,
         ) as process:
             os.close(theirs)
-            screen = trio.lowlevel.FdStream(ours)
-            drawn = b""
-            with trio.fail_after(PATIENCE):
-                try:
-                    while data := await screen.receive_some():
-                        drawn += data
-                except trio.BrokenResourceError:
-                    pass
-                assert await process.wait() == 0
-            await screen.aclose()
+            drawn = await everything(ours)
+            assert await process.wait() == 0
     assert re.search(rb"/s  0 failed  p99 [\d.]+ [\xc2\xb5m]+s", drawn)
     assert b"sent " in drawn
 
@@ -349,3 +354,83 @@ async def test_help_has_three_examples(command: str) -> None:
     lines = [line.strip() for line in examples.splitlines() if line.strip()]
     assert len(lines) == 3
     assert all(line.startswith(f"triojam {command}") for line in lines)
+
+
+async def test_watch_shows_what_a_server_said_as_it_is(nursery: trio.Nursery) -> None:
+    """A server cannot style, or break, the table of those who watch it; IPv6 addresses are whole."""
+    address = at(await start_bad(nursery, says(b"[/red][bold]hi\r\n")))
+    ours, theirs = pty.openpty()
+    words = ["watch", address, "[abcd::1]:7", "--count", "1", *FAST]
+    variables = {"TERM": "xterm", "COLUMNS": "150"}
+    async with launched([*COMMAND, *words], variables, stdout=theirs) as process:
+        os.close(theirs)
+        drawn = await everything(ours)
+        assert await process.wait() == 1
+    assert b"'[/red][bold]hi'" in drawn
+    assert b"[abcd::1]:7" in drawn
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_who_has_seen_enough() -> None:
+    """When what is printed is not read any more, watch ends without a traceback."""
+    async with serving() as program:
+        watching = f"{sys.executable} -m triojam watch {at(program.address)} --interval 0.01 | head -2"
+        done = await trio.run_process(["sh", "-c", watching], capture_stdout=True, capture_stderr=True)
+        assert (done.stdout.count(b"\n"), done.stderr) == (2, b"")
+
+
+async def test_a_terminal_without_the_characters() -> None:
+    """Where ± cannot be printed, something else is, and nothing fails."""
+    async with serving() as program:
+        done = await run("ask", at(program.address), PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert " s \\xb1 " in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+async def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
+    """They are found out before the load, in one line that names them."""
+    file = tmp_path / "nowhere" / "result.svg"
+    done = await run("load", "127.0.0.1:1", option, str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"triojam: {option}: '{file}' cannot be written: No such file or directory\n"
+
+
+async def test_interrupted_twice(nursery: trio.Nursery) -> None:
+    """A second Ctrl-C does not wait for answers, and does not lose the result either."""
+    heard = 0
+    both = trio.Event()
+
+    async def answers_once(stream: trio.abc.Stream) -> None:
+        nonlocal heard
+        async for _ in stream:
+            heard += 1
+            if heard == 1:
+                now = time.gmtime()
+                await stream.send_all(f"JAM {now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}\r\n".encode())
+            else:
+                both.set()
+
+    address = at(await start_bad(nursery, answers_once))
+    words = ["load", address, "--connections", "3", "--timeout", "60"]
+    async with launched([*COMMAND, *words], {"TZ": "UTC"}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            await both.wait()
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            printed = b"".join([data async for data in process.stdout]).decode()
+            assert await process.wait() == 130
+    assert re.search(r"failed +3  interrupted 3\n", printed)
+    nursery.cancel_scope.cancel()
+
+
+async def test_metrics_that_are_no_numbers(nursery: trio.Nursery) -> None:
+    """Metrics of a kind that no server has are one line, not a traceback."""
+    body = b"triojam_requests_total NaN\n"
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    metrics = at(await start_bad(nursery, says(reply, then_closes=True)))
+    async with serving() as program:
+        done = await run("load", at(program.address), "--metrics", metrics)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    nursery.cancel_scope.cancel()

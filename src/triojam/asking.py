@@ -94,11 +94,16 @@ def as_json(targets: Sequence[Target], outcomes: Outcomes) -> str:
 
 
 def format_offset(offset: float, bound: float) -> str:
-    """Render an offset and how far it may be off, with no more digits than are known."""
-    digits = max(1, 1 - math.floor(math.log10(max(bound, 1e-7))))
-    if bound < 0.1 and abs(offset) < 1:
-        return f"{offset * 1e3:+z.{max(0, digits - 3)}f} ms ± {bound * 1e3:.{max(0, digits - 3)}f} ms"
-    return f"{offset:+z.{digits}f} s ± {bound:.{digits}f} s"
+    """Render an offset and how far it may be off, with no more digits than are known.
+
+    The bound is rounded up, and has room for the rounding of the offset.
+    """
+    unit, size = ("ms", 1e3) if bound < 0.1 and abs(offset) < 1 else ("s", 1.0)
+    digits = max(0 if unit == "ms" else 1, 1 - math.floor(math.log10(max(bound * size, 1e-4))))
+    shown = round(offset * size, digits)
+    step = 10.0**-digits
+    above = math.ceil((bound * size + abs(offset * size - shown)) / step) * step
+    return f"{shown:+z.{digits}f} {unit} ± {above:.{digits}f} {unit}"
 
 
 def format_seconds(seconds: float) -> str:

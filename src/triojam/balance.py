@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from triojam.exchange import Tally
 
 READ_TIMEOUT = 5.0
+LONGEST_PAGE = 4_000_000
 # After the last answer, the server has this long to count it.
 SETTLE_SECONDS = 2.0
 SETTLE_INTERVAL = 0.02
@@ -118,7 +119,9 @@ def metrics_url(text: str) -> str:
 
 async def read_counts(url: str) -> Reading:
     """Read a server's metrics once. Raises MetricsError."""
-    return await trio.to_thread.run_sync(_read_counts, url, abandon_on_cancel=True)
+    with trio.move_on_after(READ_TIMEOUT):
+        return await trio.to_thread.run_sync(_read_counts, url, abandon_on_cancel=True)
+    raise MetricsError(f"{url}: not read within {READ_TIMEOUT:g} s")
 
 
 async def first_reading(url: str) -> Balance:
@@ -136,34 +139,41 @@ async def keep_reading(url: str, balance: Balance) -> None:
 
 
 async def last_reading(url: str, balance: Balance) -> None:
-    """Read when all is counted, or will not be. Raises MetricsError."""
+    """Read when all is counted, or will not be. Raises MetricsError if none can be read."""
     deadline = trio.current_time() + SETTLE_SECONDS
+    before: Reading | None = None
     while True:
-        before = balance.last
-        balance.add(await read_counts(url))
-        settled = balance.last == before and not balance.counted.unaccounted
-        if settled or trio.current_time() >= deadline:
-            return
+        try:
+            balance.add(await read_counts(url))
+        except MetricsError:
+            if trio.current_time() >= deadline:
+                raise
+        else:
+            settled = balance.last == before and not balance.counted.unaccounted
+            if settled or trio.current_time() >= deadline:
+                return
+            before = balance.last
         await trio.sleep(SETTLE_INTERVAL)
 
 
 def _read_counts(url: str) -> Reading:
+    sums = dict.fromkeys(_COUNTERS.values(), 0)
+    process, found = 0.0, False
     try:
         # metrics_url lets http and https through, and nothing else.
         with urllib.request.urlopen(url, timeout=READ_TIMEOUT) as response:  # noqa: S310
-            text = response.read().decode()
-        samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
-    except (OSError, ValueError, http.client.HTTPException) as exc:
+            text = response.read(LONGEST_PAGE).decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name in _COUNTERS:
+                    found = True
+                    sums[_COUNTERS[sample.name]] += int(sample.value)
+                elif sample.name == "process_start_time_seconds":
+                    process = sample.value
+    except (OSError, ValueError, OverflowError, http.client.HTTPException) as exc:
         reason = getattr(exc, "reason", exc)
         text = " ".join(str(getattr(reason, "strerror", None) or reason).split())
         raise MetricsError(f"{url}: {text}") from exc
-    sums = dict.fromkeys(_COUNTERS.values(), 0)
-    process = 0.0
-    for sample in samples:
-        if sample.name in _COUNTERS:
-            sums[_COUNTERS[sample.name]] += int(sample.value)
-        elif sample.name == "process_start_time_seconds":
-            process = sample.value
-    if not any(sample.name in _COUNTERS for sample in samples):
+    if not found:
         raise MetricsError(f"{url}: these are not triojam's metrics")
     return Reading(process, Counts(**sums))

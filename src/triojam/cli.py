@@ -1,6 +1,8 @@
 """The command line: which side's commands are meant, and what becomes of their errors."""
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +12,7 @@ from triojam.errors import OperatorError
 
 FAILED = 1
 BAD_USAGE = 2
+INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 
 CLIENT_COMMANDS = ("ask", "watch", "load")
@@ -22,9 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     stderr; 3: a load and its server's counters do not balance; 130: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no ± is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    if words and words[0] in CLIENT_COMMANDS:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what was printed must not be lost
     try:
         status = _make_app(words)(words) or 0
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader has seen enough; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -122,25 +122,19 @@ async def ask(  # noqa: PLR0913  # what can be asked for has defaults
 
     Raises AskError.
     """
-    session = await connect(Target(host, port), patience=patience, tls=tls)
-    async with session:
-        asked, began = now(), time.perf_counter()
-        await session.send()
-        try:
-            second = await session.receive(patience)
-        except SilentError:
-            await session.unmask()
-            raise
-        round_trip = time.perf_counter() - began
-    offset = second + 0.5 - (second_of_day(asked, zone) + round_trip / 2)
-    return Answer(format_second(second), fold(offset), 0.5 + round_trip / 2, round_trip, session.address)
+    async with await connect(Target(host, port), patience=patience, tls=tls) as session:
+        return await session.ask(patience=patience, zone=zone, now=now)
 
 
 class Session:
-    """A connection to a time server: requests go out, seconds of its day come back, in order."""
+    """A connection to a time server: requests go out, seconds of its day come back, in order.
 
-    def __init__(self, stream: trio.abc.Stream, address: str) -> None:
-        self.address = address
+    address: as connected, for people; socket_address: the same for the operating system.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
+        self.socket_address = socket_address
+        self.address = _with_scope(socket_address)
         self._stream = stream
         self._received = b""
 
@@ -150,6 +144,21 @@ class Session:
     async def __aexit__(self, *_args: object) -> None:
         # An orderly end of TLS would have to wait for the other side's.
         await trio.aclose_forcefully(self._stream)
+
+    async def ask(
+        self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
+    ) -> Answer:
+        """Do as the function `ask` does, on this connection. Raises AskError."""
+        asked, began = now(), time.perf_counter()
+        await self.send()
+        try:
+            second = await self.receive(patience)
+        except SilentError:
+            await self.unmask()
+            raise
+        round_trip = time.perf_counter() - began
+        offset = second + 0.5 - (second_of_day(asked, zone) + round_trip / 2)
+        return Answer(format_second(second), fold(offset), 0.5 + round_trip / 2, round_trip, self.address)
 
     async def send(self, data: bytes = REQUEST) -> None:
         """Send one request. Raises AskError."""
@@ -188,18 +197,20 @@ async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext 
             tcp = await trio.open_tcp_stream(target.host, target.port)
         except (OSError, UnicodeError) as exc:  # a name with a label of 64 characters has no encoding
             raise UnreachableError(_reasons(exc)) from exc
-        address = format_address(tcp.socket.getpeername())
-        if tls is None:
-            return Session(tcp, address)
-        secured = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
-        session = Session(secured, address)
+        stream: trio.abc.Stream = tcp
         try:
-            with _in_words():
-                await secured.do_handshake()
-        except BaseException:
-            await trio.aclose_forcefully(secured)
+            address = tcp.socket.getpeername()
+            if tls is not None:
+                secured = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
+                with _in_words():
+                    await secured.do_handshake()
+                stream = secured
+        except BaseException as exc:
+            await trio.aclose_forcefully(tcp)
+            if isinstance(exc, OSError):  # it is gone already
+                raise ClosedError("reset the connection") from exc
             raise
-        return session
+        return Session(stream, address)
     raise UnreachableError(f"no connection within {patience:g} s")
 
 
@@ -233,6 +244,13 @@ def fold(seconds: float) -> float:
 def format_second(second: int) -> str:
     """Render a second of the day as hh:mm:ss."""
     return f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
+
+
+def _with_scope(address: tuple[str | int, ...]) -> str:
+    """Render a socket address; one that is local to a link says which."""
+    host, port, *more = address
+    scope = int(more[1]) if len(more) > 1 else 0
+    return format_address((f"{host}%{socket.if_indextoname(scope)}" if scope else host, port))
 
 
 def _is_ipv6(text: str) -> bool:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import trio
@@ -18,6 +18,9 @@ from triojam.asking import Manner, Outcomes, as_json, ask_all, render
 from triojam.client import Answer, Target
 from triojam.errors import ConfigurationError
 from triojam.version import __version__
+
+if TYPE_CHECKING:
+    from triojam.report import Result
 
 Parsed = TypeVar("Parsed")
 
@@ -175,6 +178,8 @@ def load(
 
     if plot is not None:
         _check_plot(plot)
+    for option, file in (("--json", json), ("--plot", plot)):
+        _check_writable(option, file)
     plan = schedule.Plan(
         connections=connections,
         seconds=duration,
@@ -193,21 +198,30 @@ def load(
     with loading.progress(
         plan, Console(stderr=True, force_terminal=None if sys.stdout.isatty() else False)
     ) as show:
-        interrupted = _run(partial(job.run, show), job.interrupt)
+        _run(partial(job.run, show), job.interrupt)
     if job.failure is not None:
         print(f"triojam: {job.failure}", file=sys.stderr)
         return FAILED
     result = job.result
     if result is None:
         return INTERRUPTED
-    print(report.render(result))
-    if json is not None:
-        json.write_text(report.as_json(result), "utf-8")
-    if plot is not None:
-        from triojam.plot import save_plot  # noqa: PLC0415  # an extra
+    print(report.render(result), flush=True)
+    status = _status(result)
+    try:
+        if json is not None:
+            json.write_text(report.as_json(result), "utf-8")
+        if plot is not None:
+            from triojam.plot import save_plot  # noqa: PLC0415  # an extra
 
-        save_plot(result, plot)
-    if interrupted:
+            save_plot(result, plot)
+    except OSError as exc:
+        print(f"triojam: {exc.filename}: {exc.strerror}", file=sys.stderr)
+        return status or FAILED
+    return status
+
+
+def _status(result: "Result") -> int:
+    if result.interrupted:
         return INTERRUPTED
     if result.faults:
         return UNBALANCED
@@ -252,8 +266,18 @@ def _run(main: Callable[[], Awaitable[None]], interrupt: Callable[[], bool] = la
             await main()
             nursery.cancel_scope.cancel()
 
-    trio.run(stoppable)
+    try:
+        trio.run(stoppable)
+    except BaseExceptionGroup as group:
+        leaf = _leaf(group)
+        if isinstance(leaf, OSError):  # what was to be printed cannot be written
+            raise leaf from None
+        raise
     return interrupted
+
+
+def _leaf(exc: BaseException) -> BaseException:
+    return _leaf(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
 
 
 def _targets(servers: tuple[str, ...]) -> list[Target]:
@@ -287,6 +311,16 @@ def _tls(*, tls: bool, ca: Path | None) -> ssl.SSLContext | None:
         raise ConfigurationError(
             f"--ca: {str(ca)!r} is not what it takes: a PEM file of certificates"
         ) from exc
+
+
+def _check_writable(option: str, file: Path | None) -> None:
+    """Find out before the load, rather than after it."""
+    if file is None:
+        return
+    try:
+        file.open("ab").close()
+    except OSError as exc:
+        raise ConfigurationError(f"{option}: {str(file)!r} cannot be written: {exc.strerror}") from exc
 
 
 def _check_plot(file: Path) -> None:

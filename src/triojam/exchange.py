@@ -15,6 +15,8 @@ from triojam.client import DAY, fold
 
 _ANSWER = re.compile(rb"JAM ([01]\d|2[0-3]):([0-5]\d):([0-5]\d)\r")
 _REASON = re.compile(rb"ERROR ([a-z_]{1,30})\b")
+# What a line that is no request may be told; a short limit on lines makes it the second.
+_REFUSALS = (b"bad_command", b"too_long")
 # After these the server closes.
 _LAST_WORDS = (b"busy", b"draining", b"timeout", b"too_long")
 # So many like answers in a row are recognised at a glance.
@@ -29,7 +31,8 @@ class Tally:
 
     failed: requests that were sent in vain, by cause. unconnected: connections that did not come about, by
     cause. unasked: lines that came although nothing was asked, such as ERROR busy. opened: connections.
-    latencies: in microseconds, and how many there were of each.
+    latencies: in microseconds, and how many there were of each. never_sent: requests of an open loop that
+    were due and for which no connection became free.
     """
 
     sent: int = 0
@@ -40,6 +43,7 @@ class Tally:
     unasked: Counter[str] = field(default_factory=Counter)
     latencies: Counter[int] = field(default_factory=Counter)
     opened: int = 0
+    never_sent: int = 0
 
     @property
     def settled(self) -> int:
@@ -91,9 +95,14 @@ class ServerClock:
 
 @dataclass(slots=True)
 class Expected:
-    """Requests that were sent together and are alike. since: when they were due."""
+    """Requests that were sent together and are alike.
 
-    since: float
+    due: when they were to be sent, from which latency counts. sent: when they were, before which no clock
+    can have been read for them.
+    """
+
+    due: float
+    sent: float
     times: int
     wants_time: bool
 
@@ -109,10 +118,10 @@ class Exchange:
         self._clock = clock
         self._partial = b""
 
-    def sent(self, since: float, times: int, *, wants_time: bool) -> None:
+    def sent(self, due: float, now: float, times: int, *, wants_time: bool) -> None:
         """Requests were begun to be sent."""
         self._tally.sent += times
-        self.waiting.append(Expected(since, times, wants_time))
+        self.waiting.append(Expected(due, now, times, wants_time))
 
     def not_sent(self, times: int) -> None:
         """The last ones were not, after all."""
@@ -149,6 +158,12 @@ class Exchange:
         self.waiting.clear()
         self._partial = b""
 
+    def closed(self) -> None:
+        """The connection has ended between requests."""
+        if self._partial:
+            self._tally.unasked["something else"] += 1
+            self._partial = b""
+
     def _take(self, line: bytes, now: float) -> str | None:
         reason = _REASON.match(line)
         error = f"ERROR {reason[1].decode()}" if reason else "something else"
@@ -160,12 +175,12 @@ class Exchange:
         if match and first.wants_time:
             hour, minute, second = map(int, match.groups())
             said = hour * 3600 + minute * 60 + second
-            if not self._clock.fits(said, first.since, now):
+            if not self._clock.fits(said, first.sent, now):
                 self._fail(first, "wrong time")
                 return None
             self._clock.see(line + b"\n", said, now)
             self._settle(first, 1, now)
-        elif reason and not first.wants_time and line.endswith(b"\r"):
+        elif reason and reason[1] in _REFUSALS and not first.wants_time and line.endswith(b"\r"):
             self._settle(first, 1, now)
         elif match:
             self._fail(first, "a time for a bad line")
@@ -177,7 +192,7 @@ class Exchange:
         return None
 
     def _settle(self, first: Expected, times: int, now: float) -> None:
-        self._tally.settle(now - first.since, times, wants_time=first.wants_time)
+        self._tally.settle(now - first.due, times, wants_time=first.wants_time)
         self._leave(first, times)
 
     def _fail(self, first: Expected, cause: str) -> None:

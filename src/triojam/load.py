@@ -28,6 +28,8 @@ TURN_SECONDS = 0.005
 # Between the two pieces of a split line: long enough that a server reads them one by one.
 SPLIT_PAUSE = 0.002
 RECONNECT_PAUSE = 0.1
+# A server that has answered before is waited for so long while it is restarted.
+LONGEST_OUTAGE = 60.0
 SWEEP_SECONDS = 0.05
 # A timer of the selector's may be late by this much; what is nearer is waited for by giving way.
 TIMER_ERROR = 0.0011
@@ -38,19 +40,20 @@ LAST_ANSWERS_SECONDS = 1.0
 class _Connection:
     """A place for a connection, which may be open or not.
 
-    due: when the requests under way were due. began: when they were begun. midline: whether the last
-    byte that was sent was in the middle of a line. proven: whether it has had an answer.
+    due: when the requests under way were due. moved: when something last moved on it. midline: whether the
+    last byte that was sent was in the middle of a line. proven: whether it has had an answer. blocked:
+    whether the kernel has no room for more.
     """
 
-    __slots__ = ("began", "connected", "due", "exchange", "midline", "outbox", "proven", "sock")
+    __slots__ = ("blocked", "connected", "due", "exchange", "midline", "moved", "outbox", "proven", "sock")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.sock: socket.socket | None = None
-        self.connected = self.midline = self.proven = False
+        self.connected = self.midline = self.proven = self.blocked = False
         self.outbox: deque[bytes] = deque()
         self.due: list[float] = []
-        self.began = 0.0
+        self.moved = 0.0
 
     def unsent(self) -> int:
         """How many lines are to be sent of which no byte was."""
@@ -58,12 +61,12 @@ class _Connection:
 
 
 class Load:
-    """Sends what a plan says to one address, and tallies what becomes of it."""
+    """Sends what a plan says to one socket address, and tallies what becomes of it."""
 
     def __init__(
         self,
         plan: Plan,
-        address: tuple[str, int],
+        address: tuple[str | int, ...],
         clock: ServerClock,
         *,
         chance: random.Random,
@@ -71,9 +74,10 @@ class Load:
     ) -> None:
         self.tally = Tally()
         self.began = self.ended = now()
+        self.gave_up = self._stopped = False
         self._plan = plan
         self._address = address
-        self._family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
         self._clock = clock
         self._now = now
         self._kinds = plan.mix.deal(chance)
@@ -82,10 +86,10 @@ class Load:
         self._free = deque(self._connections)
         self._resting: deque[tuple[float, _Connection]] = deque()
         self._lost: deque[tuple[float, _Connection]] = deque()
-        self._held: deque[tuple[float, _Connection]] = deque()
+        self._held: deque[tuple[float, _Connection, socket.socket]] = deque()
         self._next_sweep = 0.0
         self._alone_since = inf  # since when there has been neither a connection nor an answer
-        self._cut_at = inf
+        self._cut_at = self._schedule.ends + plan.patience
 
     @property
     def elapsed(self) -> float:
@@ -106,28 +110,39 @@ class Load:
                     self._turn()
             finally:
                 for connection in self._connections:
-                    connection.exchange.not_sent(connection.unsent())
-                    connection.exchange.lost("interrupted")
+                    self._take_back(connection)
+                    connection.exchange.lost("interrupted" if self._stopped else "no answer in time")
                     self._close(connection)
                 self.ended = self._now()
+                self.tally.never_sent = self._schedule.never_sent(self.ended)
 
     def stop(self) -> None:
         """Send nothing more, and wait only briefly for what is under way."""
-        self._schedule.stop()
+        self._stopped = True
+        self._schedule.stop(self._now())
         self._cut_at = self._now() + LAST_ANSWERS_SECONDS
 
+    def cut(self) -> None:
+        """Do not even wait."""
+        self._cut_at = self._now()
+
     def _finished(self, now: float) -> bool:
-        if now >= self._cut_at or now - self._alone_since > self._plan.patience:
+        # Who has never had an answer will not get one; a server that is restarted may take its time.
+        patience = LONGEST_OUTAGE if self.tally.settled else self._plan.patience
+        self.gave_up = now - self._alone_since > patience
+        if self.gave_up or now >= self._cut_at:
             return True
         idle = len(self._free) + len(self._resting) + len(self._lost)
         return idle == len(self._connections) and self._schedule.over(now)
 
     def _next_moment(self) -> float:
         """When there is something to do, if nothing arrives."""
-        queues = (self._resting, self._lost, self._held)
-        moments = [self._next_sweep, *(queue[0][0] for queue in queues if queue)]
+        moments = [self._next_sweep]
+        moments += [queue[0][0] for queue in (self._resting, self._lost) if queue]
+        if self._held:
+            moments.append(self._held[0][0])
         if self._free:
-            moments.append(self._schedule.next_due())
+            moments.append(self._schedule.next_due(self._now()))
         return min(moments)
 
     def _turn(self) -> None:
@@ -145,10 +160,10 @@ class Load:
                 self._on_event(key.data, mask, now)
 
     def _release(self, now: float) -> None:
-        """Let those go on that have waited long enough, and no longer wait for those that were given up."""
+        """Let those go on that have waited long enough, and no longer wait for those that are stuck."""
         while self._held and self._held[0][0] <= now:
-            _, connection = self._held.popleft()
-            if connection.outbox:
+            _, connection, sock = self._held.popleft()
+            if connection.sock is sock and not connection.blocked:
                 self._flush(connection, now)
         for queue in (self._resting, self._lost):
             while queue and queue[0][0] <= now:
@@ -156,92 +171,93 @@ class Load:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
             for connection in self._connections:
-                if connection.due and now - connection.began > self._plan.patience:
+                if connection.due and now - connection.moved > self._plan.patience:
                     self._lose(connection, "no answer in time", now)
 
     def _begin(self, connection: _Connection, due: list[float], now: float) -> None:
         """Send requests, on a new connection if there is none."""
-        connection.due, connection.began = due, now
+        connection.due, connection.moved = due, now
         only = self._plan.mix.only
         if only is not None and not only.cut and self._plan.rate is None:
             connection.outbox.append(only.line * len(due))
-            connection.exchange.sent(now, len(due), wants_time=only.wants_time)
+            connection.exchange.sent(now, now, len(due), wants_time=only.wants_time)
         else:
-            self._compose(connection, due)
-        if connection.sock is not None:
-            self._flush(connection, now)
-            return
-        try:
-            connection.sock = socket.socket(self._family, socket.SOCK_STREAM)
-            connection.sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            code = connection.sock.connect_ex(self._address)
-        except OSError as exc:
-            code = exc.errno or errno.EIO
-        if connection.sock is None or code not in (0, errno.EINPROGRESS):
-            self._lose(connection, os.strerror(code).lower(), now)
-            return
-        self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+            self._compose(connection, due, now)
+        if connection.sock is None:
+            try:
+                connection.sock = sock = socket.socket(self._family, socket.SOCK_STREAM)
+                sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                code = sock.connect_ex(self._address)
+                self._selector.register(sock, selectors.EVENT_READ, connection)
+            except OSError as exc:
+                code = exc.errno or errno.EIO
+            if code not in (0, errno.EINPROGRESS):
+                self._lose(connection, os.strerror(code).lower(), now)
+                return
         self._flush(connection, now)
 
-    def _compose(self, connection: _Connection, due: list[float]) -> None:
+    def _compose(self, connection: _Connection, due: list[float], now: float) -> None:
         """Deal lines, and put into one piece what is sent at once."""
-        piece = b""
+        piece: list[bytes] = []
         for when, kind in zip(due, self._kinds, strict=False):
-            connection.exchange.sent(when, 1, wants_time=kind.wants_time)
-            piece += kind.line
+            connection.exchange.sent(when, now, 1, wants_time=kind.wants_time)
             if kind.cut:
-                cut = len(piece) - len(kind.line) + kind.cut
-                connection.outbox.append(piece[:cut])
-                piece = piece[cut:]
-        connection.outbox.append(piece)
+                connection.outbox.append(b"".join([*piece, kind.line[: kind.cut]]))
+                piece = [kind.line[kind.cut :]]
+            else:
+                piece.append(kind.line)
+        connection.outbox.append(b"".join(piece))
 
     def _flush(self, connection: _Connection, now: float) -> None:
         """Send the next piece, or what the kernel takes of it."""
-        piece = connection.outbox[0]
-        if connection.sock is None:
+        sock = connection.sock
+        if sock is None or not connection.outbox:
             return
+        piece = connection.outbox[0]
         try:
-            taken = connection.sock.send(piece)
+            taken = sock.send(piece)
         except BlockingIOError:
             taken = 0
         except OSError as exc:
-            if exc.errno == errno.ENOTCONN:
-                taken = 0
-            else:
-                self._lose(connection, _cause(exc), now)
+            if exc.errno != errno.ENOTCONN:
+                self._lose_what_is_left(connection, exc, now)
                 return
+            taken = 0
         if taken:
+            connection.moved = now
             connection.midline = piece[taken - 1 : taken] != b"\n"
             if not connection.connected:
                 connection.connected = True
                 self.tally.opened += 1
-        if taken < len(piece):
+        blocked = taken < len(piece)
+        if blocked != connection.blocked:
+            connection.blocked = blocked
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
+            self._selector.modify(sock, wanted, connection)
+        if blocked:
             connection.outbox[0] = piece[taken:]
-            self._watch(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
             return
         connection.outbox.popleft()
         if connection.outbox:
-            self._held.append((now + SPLIT_PAUSE, connection))
+            self._held.append((now + SPLIT_PAUSE, connection, sock))
 
     def _on_event(self, connection: _Connection, mask: int, now: float) -> None:
-        if connection.sock is None:
-            return
-        if mask & selectors.EVENT_WRITE:
-            if code := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._lose(connection, _cause(OSError(code, "")), now)
-                return
-            self._watch(connection, selectors.EVENT_READ)
-            self._flush(connection, now)
-        elif mask & selectors.EVENT_READ:
+        sock = connection.sock
+        if mask & selectors.EVENT_READ and sock is not None:
             try:
-                data = connection.sock.recv(RECEIVE_BYTES)
+                data = sock.recv(RECEIVE_BYTES)
             except BlockingIOError:
-                return
+                pass
             except OSError as exc:
                 self._lose(connection, _cause(exc), now)
-                return
-            self._take(connection, data, now)
+            else:
+                self._take(connection, data, now)
+        if mask & selectors.EVENT_WRITE and connection.sock is sock and sock is not None:
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._lose_what_is_left(connection, OSError(code, ""), now)
+            else:
+                self._flush(connection, now)
 
     def _take(self, connection: _Connection, data: bytes, now: float) -> None:
         exchange = connection.exchange
@@ -254,6 +270,7 @@ class Load:
             self._lose(connection, fault, now)
         else:
             self._alone_since = inf
+            connection.moved = now
             connection.proven = True
             if not exchange.waiting:
                 self._done(connection, now)
@@ -267,11 +284,23 @@ class Load:
         else:
             self._free.append(connection)
 
+    def _lose_what_is_left(self, connection: _Connection, exc: OSError, now: float) -> None:
+        """Take the answers that came before a connection broke, then give it up."""
+        sock = connection.sock
+        while connection.sock is not None and connection.sock is sock and connection.due:
+            try:
+                data = connection.sock.recv(RECEIVE_BYTES)
+            except OSError:
+                break
+            if not data:
+                break
+            self._take(connection, data, now)
+        if connection.due and connection.sock is sock:
+            self._lose(connection, _cause(exc), now)
+
     def _lose(self, connection: _Connection, cause: str, now: float) -> None:
         """Give a connection up, and what was sent on it; what was not sent is for another one."""
-        if unsent := connection.unsent():
-            connection.exchange.not_sent(unsent)
-            self._schedule.give_back(connection.due[-unsent:])
+        self._take_back(connection)
         if not connection.connected:
             self.tally.unconnected[cause] += 1
             self._alone_since = min(self._alone_since, now)
@@ -284,18 +313,20 @@ class Load:
         else:
             self._lost.append((now + RECONNECT_PAUSE, connection))
 
+    def _take_back(self, connection: _Connection) -> None:
+        if unsent := connection.unsent():
+            connection.exchange.not_sent(unsent)
+            self._schedule.give_back(connection.due[-unsent:])
+
     def _close(self, connection: _Connection) -> None:
+        connection.exchange.closed()
         connection.outbox.clear()
-        connection.connected = connection.midline = connection.proven = False
+        connection.connected = connection.midline = connection.proven = connection.blocked = False
         if connection.sock is not None:
             if connection.sock.fileno() in self._selector.get_map():
                 self._selector.unregister(connection.sock)
             connection.sock.close()
             connection.sock = None
-
-    def _watch(self, connection: _Connection, events: int) -> None:
-        if connection.sock is not None:
-            self._selector.modify(connection.sock, events, connection)
 
 
 def _cause(exc: OSError) -> str:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from triojam.asking import format_seconds
 from triojam.balance import MetricsError, first_reading, keep_reading, last_reading
-from triojam.client import DAY, AskError, Target, ask, second_of_day
+from triojam.client import DAY, AskError, Target, connect, second_of_day
 from triojam.exchange import ServerClock
 from triojam.load import Load
 from triojam.report import Moment, Result, histogram_of
@@ -36,16 +36,22 @@ class Loading:
         self._chance = chance
         self._interrupted = False
         self._load: Load | None = None
+        self._sent = False
+        self._last_reading = trio.CancelScope()
         self.result: Result | None = None
         self.failure: str | None = None
 
     def interrupt(self) -> bool:
-        """End early; False if there is nothing to wait for."""
-        first = not self._interrupted and self._load is not None
-        self._interrupted = True
-        if first and self._load is not None:
+        """End early: the second time without waiting for answers. False if there is no result to wait for."""
+        if self._load is None:
+            return False
+        if self._interrupted or self._sent:
+            self._load.cut()
+            self._last_reading.cancel()
+        else:
             self._load.stop()
-        return first
+        self._interrupted = True
+        return True
 
     async def run(self, show: Show) -> None:
         """Do it all; sets `result`, or `failure` if it cannot begin."""
@@ -58,13 +64,13 @@ class Loading:
 
     async def _run(self, show: Show) -> None:
         # It says in words what is wrong with a server, finds the address that works, and the clock's offset.
-        answer = await ask(self._target.host, self._target.port, patience=self._plan.patience)
+        async with await connect(self._target, patience=self._plan.patience) as session:
+            answer = await session.ask(patience=self._plan.patience)
         balance = await first_reading(self._metrics) if self._metrics is not None else None
         ahead = second_of_day(time.time(), None) + answer.offset - time.perf_counter()
-        host, _, port = answer.address.rpartition(":")
         load = self._load = Load(
             self._plan,
-            (host.strip("[]"), int(port)),
+            session.socket_address,
             ServerClock(lambda now: (now + ahead) % DAY),
             chance=self._chance,
         )
@@ -75,14 +81,18 @@ class Loading:
             if self._metrics is not None and balance is not None:
                 nursery.start_soon(keep_reading, self._metrics, balance)
             await load.run()
+            self._sent = True
             nursery.cancel_scope.cancel()
         seconds = load.ended - load.began
         busy = (time.process_time() - used) / max(seconds, 1e-9)
         timeline.append(_moment(load))
-        unread = None
+        unread: str | None = None
         if self._metrics is not None and balance is not None:
+            unread = "interrupted before the last reading"
             try:
-                await last_reading(self._metrics, balance)
+                with self._last_reading:
+                    await last_reading(self._metrics, balance)
+                    unread = None
             except MetricsError as exc:
                 unread = f"the last reading failed: {exc}"
         self.result = Result(
@@ -95,6 +105,7 @@ class Loading:
             balance=balance,
             unread=unread,
             interrupted=self._interrupted,
+            gave_up=load.gave_up,
         )
 
 

@@ -35,10 +35,10 @@ def save_plot(result: Result, file: Path) -> None:
         times = [b.seconds for _, b in pairs]
         answered = [(b.settled - a.settled) / (b.seconds - a.seconds) for a, b in pairs]
         rate.step(times, answered, label="answered")
+        failed = [(b.failed - a.failed) / (b.seconds - a.seconds) for a, b in pairs]
         if result.tally.failed:
-            failed = [(b.failed - a.failed) / (b.seconds - a.seconds) for a, b in pairs]
             rate.step(times, failed, label="failed", color="tab:red")
             rate.legend()
-        rate.set_ylim(0, max(answered, default=0) * 1.1 or 1)
+        rate.set_ylim(0, max([*answered, *failed], default=0) * 1.1 or 1)
         rate.set(title="rate", xlabel="seconds", ylabel="requests a second")
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

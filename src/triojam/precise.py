@@ -27,6 +27,7 @@ from triojam.client import (
     Answer,
     AskError,
     Session,
+    SilentError,
     StrangerError,
     Target,
     WrongTimeError,
@@ -201,15 +202,18 @@ async def find_offset(
     search = _Search(session, clock, patience)
     began = clock.now()
     midnight = began - second_of_day(began, zone)
-    await search.ask_at([began], midnight)
-    await search.ask_at(_spread(clock.now(), SWEEP_SECONDS, SWEEP_REQUESTS), midnight)
-    for _ in range(BURSTS):
-        lead = search.round_trip
-        first, last = search.bracket.next_flip(clock.now() - midnight + lead + SLEEP_ERROR)
-        if last + midnight + 2 * lead > began + BUDGET_SECONDS:
-            break
-        burst = _spread(first - lead + midnight, last - first + lead, BURST_REQUESTS)
-        await search.ask_at(burst, midnight)
+    with trio.move_on_after(BUDGET_SECONDS):  # what is known by then is true, if less precise
+        await search.ask_at([began], midnight)
+        await search.ask_at(_spread(clock.now(), SWEEP_SECONDS, SWEEP_REQUESTS), midnight)
+        for _ in range(BURSTS):
+            lead = search.round_trip
+            first, last = search.bracket.next_flip(clock.now() - midnight + lead + SLEEP_ERROR)
+            if last + midnight + 2 * lead > began + BUDGET_SECONDS:
+                break
+            burst = _spread(first - lead + midnight, last - first + lead, BURST_REQUESTS)
+            await search.ask_at(burst, midnight)
+    if not search.requests:
+        raise SilentError(f"said nothing for {BUDGET_SECONDS:g} s without an answer")
     bracket = search.bracket
     return Estimate(
         offset=fold((bracket.low + bracket.high) / 2),

@@ -36,6 +36,7 @@ class Result:
 
     seconds: how long it took. busy: the share of one core that the client used.
     balance: the server's counters, if they were read; unread: why they could not be, at the end.
+    gave_up: whether it ended early, since nobody was there any more.
     """
 
     target: str
@@ -47,6 +48,7 @@ class Result:
     balance: Balance | None = None
     unread: str | None = None
     interrupted: bool = False
+    gave_up: bool = False
     histogram: HdrHistogram = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,8 @@ class Result:
     def complete(self) -> bool:
         """Whether every request got the answer that it should get."""
         tally = self.tally
-        return bool(tally.settled) and not (tally.failed or tally.unconnected or tally.unasked)
+        troubles = (tally.failed, tally.unconnected, tally.unasked, tally.never_sent, self.gave_up)
+        return bool(tally.settled) and not any(troubles)
 
     @property
     def client_was_the_limit(self) -> bool:
@@ -93,10 +96,14 @@ def render(result: Result) -> str:
         f"rejected  {tally.rejected:>13,}  as they should be",
         f"failed    {tally.failed.total():>13,}  {_causes(tally.failed)}".rstrip(),
     ]
+    if tally.never_sent:
+        lines.append(f"never sent{tally.never_sent:>13,}  due, but no connection became free in time")
     if tally.unconnected:
         lines.append(f"no connection {tally.unconnected.total():>9,}  {_causes(tally.unconnected)}")
     if tally.unasked:
         lines.append(f"said unasked  {tally.unasked.total():>9,}  {_causes(tally.unasked)}")
+    if result.gave_up:
+        lines.append("Given up early: there was no server any more.")
     if tally.settled:
         lines += ["", *_latencies(result), "", *_plot(result)]
     if result.client_was_the_limit:
@@ -122,6 +129,8 @@ def as_json(result: Result) -> str:
         "failed": dict(tally.failed),
         "unconnected": dict(tally.unconnected),
         "unasked": dict(tally.unasked),
+        "never_sent": tally.never_sent,
+        "gave_up": result.gave_up,
         "connections_opened": tally.opened,
         "rate": tally.settled / max(result.seconds, 1e-9),
         "latency": {f"p{each:g}": result.latency(each) for each in (*PERCENTILES, 100.0)}
@@ -190,9 +199,10 @@ def _balance(result: Result) -> list[str]:
     if result.unread is not None or result.balance is None:
         return [f"The balance is open: {result.unread}"]
     tally, counted = result.tally, result.balance.counted
-    headings = ("sent", "answered", "rejected", "send errors", "failed")
-    ours = (tally.sent, tally.answered, tally.rejected, None, tally.failed.total())
-    theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None)
+    headings = ("sent", "answered", "rejected", "send errors", "reset", "failed else")
+    resets = sum(number for cause, number in tally.failed.items() if cause.startswith("reset"))
+    ours = (tally.sent, tally.answered, tally.rejected, None, resets, tally.failed.total() - resets)
+    theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None, None)
     rows = [("balance", *headings), ("client", *map(_number, ours)), ("server", *map(_number, theirs))]
     lines = [
         "  ".join(f"{cell:>12}" if place else f"{cell:8}" for place, cell in enumerate(row)).rstrip()

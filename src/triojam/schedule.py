@@ -2,7 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 
 from triojam.mix import PLAIN_MIX, Mix
 
@@ -13,8 +13,8 @@ class Plan:
 
     requests: stop after so many; None = after `seconds`. pipeline: so many at once on each connection.
     visits: connect, ask, close, each time anew. rate: a second, in an open loop; None = closed loop.
-    think_time: of each connection between an answer and the next request, in seconds. patience: for an
-    answer, in seconds; then the connection is given up.
+    think_time: of each connection between an answer and the next request, in seconds. patience: with a
+    connection on which nothing moves, in seconds; then it is given up.
     """
 
     connections: int = 50
@@ -29,30 +29,43 @@ class Plan:
 
 
 class Schedule:
-    """When which requests are due."""
+    """When which requests are due.
+
+    A closed loop ends at its time. An open loop ends when what was due until then is sent, however late.
+    """
 
     def __init__(self, plan: Plan, began: float) -> None:
+        self.ends = began + plan.seconds if plan.requests is None else inf
         self._rate = plan.rate
         self._began = began
-        self._ends = began + plan.seconds if plan.requests is None else inf
-        self._left = inf if plan.requests is None else plan.requests
-        self._begun = 0
+        self._requests = inf if plan.requests is None else plan.requests
+        self._taken = 0  # and not given back
+        self._begun = 0  # of an open loop's moments
         self._again: deque[float] = deque()
+        self._stopped = False
+
+    def stop(self, now: float) -> None:
+        """No more requests from now on."""
+        self.ends = min(self.ends, now)
+        self._stopped = True
 
     def over(self, now: float) -> bool:
         """Whether there will be no more requests."""
-        return self._left <= 0 if now < self._ends else True
+        return self.next_due(now) == inf
 
-    def next_due(self) -> float:
-        """Return when the next request is due; in a closed loop that is at once."""
+    def next_due(self, now: float) -> float:
+        """Return when the next request is due: at once in a closed loop; inf if there is none."""
+        if self._stopped or self._taken >= self._requests or (self._rate is None and now >= self.ends):
+            return inf
         if self._rate is None or self._again:
             return self._began
-        return self._began + self._begun / self._rate
+        due = self._began + self._begun / self._rate
+        return due if due < self.ends else inf
 
     def take(self, most: int, now: float) -> list[float]:
         """Return when the next requests were due, at most so many, and none that is not due yet."""
         due: list[float] = []
-        while len(due) < most and not self.over(now) and (when := self.next_due()) <= now:
+        while len(due) < most and (when := self.next_due(now)) <= now:
             if self._rate is None:
                 when = now
             elif self._again:
@@ -60,15 +73,21 @@ class Schedule:
             else:
                 self._begun += 1
             due.append(when)
-            self._left -= 1
+            self._taken += 1
         return due
 
     def give_back(self, due: list[float]) -> None:
         """These were not sent."""
-        self._left += len(due)
+        self._taken -= len(due)
         if self._rate is not None:
             self._again.extend(due)
 
-    def stop(self) -> None:
-        """No more requests."""
-        self._left = 0
+    def never_sent(self, now: float) -> int:
+        """Return how many requests of an open loop were due by now, and were not taken."""
+        if self._rate is None:
+            return 0
+        until = min(now, self.ends)
+        due = ceil((until - self._began) * self._rate)
+        while due and self._began + (due - 1) / self._rate >= until:  # floating point, at the edge
+            due -= 1
+        return max(0, int(min(due, self._requests)) - self._taken)

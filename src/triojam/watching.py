@@ -88,10 +88,10 @@ def table(servers: Sequence[Watched]) -> Table:
             trend = sparkline(server.recent)
         elif server.last is not None:
             trend = str(server.last)
+        # What a server said, and IPv6 addresses in brackets, are not rich's markup.
+        texts = map(Text, (str(server.target), *now, trend))
         drawn.add_row(
-            str(server.target),
-            *now,
-            trend,
+            *texts,
             f"{len(server.round_trips):,}",
             Text(f"{server.failed:,}", style="red" if server.failed else ""),
         )
