@@ -378,9 +378,7 @@ async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
         reset(stream)
 
     address = await start_bad(nursery, answers_and_resets)
-    load = await run(
-        address, requests=1_500_000, pipeline=1_500_000, connections=1, seconds=1.0, patience=0.2
-    )
+    load = await run(address, requests=600_000, pipeline=600_000, connections=1)
     assert load.tally.answered > 0
     assert load.tally.answered % 1000 == 0
     assert load.tally.failed.keys() == {"reset"}
