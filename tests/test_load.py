@@ -378,10 +378,9 @@ async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
         reset(stream)
 
     address = await start_bad(nursery, answers_and_resets)
-    load = await run(address, requests=600_000, pipeline=600_000, connections=1)
-    assert load.tally.answered > 0
-    assert load.tally.answered % 1000 == 0
-    assert load.tally.failed.keys() == {"reset"}
+    load = await run(address, seconds=0.1, pipeline=600_000, connections=1)
+    assert load.tally.answered >= 1000
+    assert load.tally.failed["reset"] > 0
     nursery.cancel_scope.cancel()
 
 

@@ -18,9 +18,14 @@ JAM_BYTES = len("JAM hh:mm:ss\r\n")
 async def ask(program: Program, requests: bytes) -> bytes:
     """Send requests on a new connection, end the sending side, and return all that comes back."""
     async with await program.connect() as client:
-        await client.send_all(requests)
-        await client.send_eof()
-        return await receive_all(client)
+        async with trio.open_nursery() as nursery:  # the server stops reading while its answers are not read
+
+            async def send() -> None:
+                await client.send_all(requests)
+                await client.send_eof()
+
+            nursery.start_soon(send)
+            return await receive_all(client)
 
 
 async def test_it_serves_and_says_where() -> None:
