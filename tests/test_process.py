@@ -17,15 +17,14 @@ JAM_BYTES = len("JAM hh:mm:ss\r\n")
 
 async def ask(program: Program, requests: bytes) -> bytes:
     """Send requests on a new connection, end the sending side, and return all that comes back."""
-    async with await program.connect() as client:
-        async with trio.open_nursery() as nursery:  # the server stops reading while its answers are not read
+    async with await program.connect() as client, trio.open_nursery() as nursery:
 
-            async def send() -> None:
-                await client.send_all(requests)
-                await client.send_eof()
+        async def send() -> None:
+            await client.send_all(requests)
+            await client.send_eof()
 
-            nursery.start_soon(send)
-            return await receive_all(client)
+        nursery.start_soon(send)  # beside, for the server stops reading while its answers are not read
+        return await receive_all(client)
 
 
 async def test_it_serves_and_says_where() -> None:
