@@ -33,6 +33,7 @@ from triojam.lab_programs import (
     make_prometheus,
     make_server,
 )
+from triojam.lab_rules import write_hurried
 from triojam.mix import Mix
 from triojam.schedule import Plan
 
@@ -64,15 +65,17 @@ class LabPlan:
 
     seconds: until it ends by itself. faults: their names, one after the other, each `fault_after` seconds
     after the start or the end of the one before, for `fault_for` seconds. rate: requests a second. rules:
-    files for Prometheus; by default, those that come with triojam.
+    files for Prometheus; by default, those that come with triojam. speed: how many times as fast as in
+    earnest the rules are.
     """
 
     seconds: float = inf
     faults: Sequence[str] = ()
     fault_after: float = 15.0
-    fault_for: float = 30.0
+    fault_for: float = 40.0
     rate: float = 50.0
     rules: Sequence[Path] | None = None
+    speed: float = 15.0
 
 
 def find_dashboards() -> Path:
@@ -105,9 +108,10 @@ class _Lab:
         self._paths = (prometheus, alertmanager, grafana)
         self._dashboards = find_dashboards()
         self._chance = random.Random()  # noqa: S311  # no secret
+        self._stop = trio.CancelScope()
+        self._failures: list[BaseException] = []
 
     async def run(self) -> int:
-        failures: list[BaseException] = []
         signalled: list[int] = []
         for stop in _STOP:
             # What Trio restores in the end: a signal during the last steps must not cut them short.
@@ -115,20 +119,21 @@ class _Lab:
         with trio.open_signal_receiver(*_STOP) as signals:
             try:
                 async with trio.open_nursery() as nursery:
+                    self._stop = nursery.cancel_scope
 
                     async def obey() -> None:
                         async for signum in signals:
                             signalled.append(signum)
-                            nursery.cancel_scope.cancel()
+                            self._stop.cancel()
 
                     nursery.start_soon(obey)
                     with tempfile.TemporaryDirectory(prefix="triojam-lab-") as folder:
                         await self._live(Path(folder))
-                    nursery.cancel_scope.cancel()
-            except* (LabError, OSError) as group:  # raised below: a command line wants it by itself
-                failures += _leaves(group)
-        if failures:
-            raise failures[0]
+                    self._stop.cancel()
+            except* LabError as group:  # raised below: a command line wants it by itself
+                self._failures += _leaves(group)
+        if self._failures:
+            raise self._failures[0]
         return 128 + signalled[0] if signalled else 0
 
     async def _live(self, folder: Path) -> None:
@@ -145,7 +150,7 @@ class _Lab:
                 folder,
                 target=server.web,
                 alertmanager=alertmanager.address,
-                rules=self._rules(),
+                rules=write_hurried(self._rules(), folder / "rules", self._plan.speed),
             )
             await nursery.start(prometheus.run)
             grafana = None
@@ -154,7 +159,7 @@ class _Lab:
                     grafana_path, folder, dashboards=self._dashboards, prometheus=prometheus.url
                 )
                 await nursery.start(grafana.run)
-            self._say(_table(server, prometheus, alertmanager, grafana))
+            self._tell("\n".join([*_table(server, prometheus, alertmanager, grafana), *self._manner()]))
             load = Plan(
                 connections=LOAD_CONNECTIONS,
                 seconds=inf,
@@ -169,7 +174,7 @@ class _Lab:
 
     def _rules(self) -> list[Path]:
         if self._plan.rules is not None:
-            return [each.absolute() for each in self._plan.rules]
+            return list(self._plan.rules)
         return sorted((self._dashboards / "prometheus" / "rules").glob("*.yml"))
 
     async def _do_faults(self, server: ServerProgram) -> None:
@@ -185,13 +190,26 @@ class _Lab:
         for name in self._plan.faults:
             await trio.sleep(self._plan.fault_after)
             fault = FAULTS[name]
-            self._event(f"fault    {name}: {describe(name)}, for {self._plan.fault_for:g} s")
+            self._event(f"fault    {name} for {self._plan.fault_for:g} s: {describe(name)}")
             with trio.move_on_after(self._plan.fault_for):
                 await fault(victim)
-            self._event(f"fault    {name}: over")
+            self._event(f"fault    {name} is over")
 
     def _event(self, line: str) -> None:
-        self._say(f"{time.strftime('%H:%M:%S')}  {line}")
+        self._tell(f"{time.strftime('%H:%M:%S')}  {line}")
+
+    def _tell(self, text: str) -> None:
+        """Say it; end if nobody listens any more, whichever task this is in."""
+        try:
+            self._say(text)
+        except OSError as exc:
+            self._failures.append(exc)
+            self._stop.cancel()
+
+    def _manner(self) -> list[str]:
+        minute = 60 / self._plan.speed
+        hurry = f"The rules are in a hurry: a minute of theirs takes {minute:.2g} s here."
+        return [*([hurry] if self._plan.speed != 1 else []), "Ctrl-C stops all of it."]
 
 
 def describe(fault: str) -> str:
@@ -199,8 +217,10 @@ def describe(fault: str) -> str:
     return (FAULTS[fault].__doc__ or "").split("\n")[0].rstrip(".")
 
 
-def _table(server: ServerProgram, prometheus: Program, alertmanager: Program, grafana: Program | None) -> str:
-    """Return where everything is, as text."""
+def _table(
+    server: ServerProgram, prometheus: Program, alertmanager: Program, grafana: Program | None
+) -> list[str]:
+    """Return where everything is, in lines."""
     host, port = server.address
     live_page = f"http://{server.web[0]}:{server.web[1]}/"
     rows = [
@@ -212,8 +232,7 @@ def _table(server: ServerProgram, prometheus: Program, alertmanager: Program, gr
         ("Alertmanager", alertmanager.url),
         ("Grafana", grafana.url if grafana else f"not on PATH; the live page needs none: {live_page}"),
     ]
-    lines = [f"{name:12}  {address}" for name, address in rows]
-    return "\n".join([*lines, "Ctrl-C stops all of it."])
+    return [f"{name:12}  {address}" for name, address in rows]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:

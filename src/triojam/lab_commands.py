@@ -32,11 +32,14 @@ def lab(
         NotNegative,
         Parameter(help="Seconds until a fault, from the start or the end of the last one."),
     ] = 15.0,
-    fault_for: Annotated[float, Positive, Parameter(help="Seconds that a fault lasts.")] = 30.0,
+    fault_for: Annotated[float, Positive, Parameter(help="Seconds that a fault lasts.")] = 40.0,
     duration: Annotated[
         float | None, Positive, Parameter(help="Seconds until the end; without it, until Ctrl-C.")
     ] = None,
     rate: Annotated[float, Positive, Parameter(help="Requests a second, a few of them bad ones.")] = 50.0,
+    speed: Annotated[
+        float, Positive, Parameter(help="How many times as fast as in earnest the rules are; 1 as they come.")
+    ] = 15.0,
 ) -> int:
     """Start a server with all that watches it, and a gentle load, to look on.
 
@@ -53,6 +56,7 @@ def lab(
         fault_after=fault_after,
         fault_for=fault_for,
         rate=rate,
+        speed=speed,
     )
     return run(plan, _say)
 

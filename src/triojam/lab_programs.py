@@ -153,7 +153,8 @@ class ServerProgram(Program):
     async def set_clock(self, ahead: float) -> None:
         """Let its clock be so many seconds ahead of this machine's."""
         if self._process is not None and self._process.stdin is not None:
-            await self._process.stdin.send_all(f"{ahead!r}\n".encode())
+            with suppress(trio.BrokenResourceError):  # it has ended, which is somebody else's to say
+                await self._process.stdin.send_all(f"{ahead!r}\n".encode())
 
     def send_signal(self, signum: int) -> None:
         """Send it a signal, if it still runs."""
@@ -256,6 +257,8 @@ def make_prometheus(
             f"--storage.tsdb.path={folder / 'prometheus'}",
             f"--web.listen-address={LOOPBACK}:{port}",
             f"--web.external-url=http://{LOOPBACK}:{port}/",
+            # In its first seconds it does not know its Alertmanager yet, and an alert goes nowhere.
+            "--rules.alert.resend-delay=2s",
         ],
         folder / "prometheus.log",
         (LOOPBACK, port),
@@ -279,7 +282,8 @@ def make_grafana(path: str, folder: Path, *, dashboards: Path, prometheus: str) 
         "/api/health",
         {
             "PROMETHEUS_URL": prometheus,
-            "DASHBOARDS_PATH": str(grafana / "dashboards"),
+            "PROMETHEUS_SCRAPE_INTERVAL": SCRAPE_INTERVAL,
+            "GRAFANA_DASHBOARDS": str(grafana / "dashboards"),
             "GF_PATHS_PROVISIONING": str(grafana / "provisioning"),
             "GF_PATHS_DATA": str(folder / "grafana"),
             "GF_PATHS_LOGS": str(folder / "grafana" / "log"),
