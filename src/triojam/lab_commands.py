@@ -25,7 +25,11 @@ def lab(
     *,
     fault: Annotated[
         tuple[FaultName, ...],
-        Parameter(negative="", help="What is to go wrong; more of them come one after the other."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="What is to go wrong; more of them come one after the other.",
+        ),
     ] = (),
     fault_after: Annotated[
         float,
