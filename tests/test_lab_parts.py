@@ -207,9 +207,12 @@ def test_shipped_rules_in_a_hurry(tmp_path: Path) -> None:
 def test_the_wheel_has_the_dashboards() -> None:
     """What the lab looks for inside of the package is what the wheel has there."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
-    assert build["targets"]["wheel"]["force-include"] == {"dashboards": "triojam/dashboards"}
-    assert (ROOT / "dashboards").is_dir()
-    assert (find_dashboards() / "README.md").read_bytes() == (ROOT / "dashboards" / "README.md").read_bytes()
+    included = build["targets"]["wheel"]["force-include"]
+    assert set(included) >= {"dashboards/grafana", "dashboards/prometheus"}
+    assert included == {each: f"triojam/{each}" for each in included}
+    assert all((ROOT / each).exists() for each in included)
+    name = "prometheus/rules/alerts.yml"
+    assert (find_dashboards() / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes()
 
 
 def test_without_dashboards_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

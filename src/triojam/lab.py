@@ -64,9 +64,8 @@ class LabPlan:
     """What a lab does.
 
     seconds: until it ends by itself. faults: their names, one after the other, each `fault_after` seconds
-    after the start or the end of the one before, for `fault_for` seconds. rate: requests a second. rules:
-    files for Prometheus; by default, those that come with triojam. speed: how many times as fast as in
-    earnest the rules are.
+    after the start or the end of the one before, for `fault_for` seconds. rate: requests a second. speed:
+    how many times as fast as in earnest the rules are.
     """
 
     seconds: float = inf
@@ -74,7 +73,6 @@ class LabPlan:
     fault_after: float = 15.0
     fault_for: float = 40.0
     rate: float = 50.0
-    rules: Sequence[Path] | None = None
     speed: float = 15.0
 
 
@@ -145,12 +143,13 @@ class _Lab:
             receiver = await nursery.start(lab_alerts.receive, LOOPBACK, self._event)
             alertmanager = make_alertmanager(alertmanager_path, folder, receiver)
             await nursery.start(alertmanager.run)
+            rules = sorted((self._dashboards / "prometheus" / "rules").glob("*.yml"))
             prometheus = make_prometheus(
                 prometheus_path,
                 folder,
                 target=server.web,
                 alertmanager=alertmanager.address,
-                rules=write_hurried(self._rules(), folder / "rules", self._plan.speed),
+                rules=write_hurried(rules, folder / "rules", self._plan.speed),
             )
             await nursery.start(prometheus.run)
             grafana = None
@@ -171,11 +170,6 @@ class _Lab:
             nursery.start_soon(self._do_faults, server)
             await trio.sleep(self._plan.seconds)
             nursery.cancel_scope.cancel()
-
-    def _rules(self) -> list[Path]:
-        if self._plan.rules is not None:
-            return list(self._plan.rules)
-        return sorted((self._dashboards / "prometheus" / "rules").glob("*.yml"))
 
     async def _do_faults(self, server: ServerProgram) -> None:
         victim = Victim(
