@@ -345,7 +345,7 @@ async def test_load_shows_progress_on_a_terminal_only() -> None:
     assert b"sent " in drawn
 
 
-@pytest.mark.parametrize("command", ["ask", "watch", "load"])
+@pytest.mark.parametrize("command", ["ask", "watch", "load", "lab"])
 async def test_help_has_three_examples(command: str) -> None:
     """`--help` shows three whole commands, each of which is understood."""
     done = await run(command, "--help")

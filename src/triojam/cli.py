@@ -16,6 +16,7 @@ INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 
 CLIENT_COMMANDS = ("ask", "watch", "load")
+LAB_COMMAND = "lab"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,9 @@ def _make_app(words: Sequence[str]) -> App:
     # A client starts twice as fast without what only the server needs, and the other way round.
     if words and words[0] in CLIENT_COMMANDS:
         from triojam.client_commands import make_app  # noqa: PLC0415  # see above
+    elif words and words[0] == LAB_COMMAND:
+        # Nor are settings of a server around here the lab's.
+        from triojam.lab_commands import make_app  # noqa: PLC0415  # see above
     else:
         from triojam.server_commands import make_app  # noqa: PLC0415  # see above
     return make_app()

@@ -16,8 +16,8 @@ from cyclopts import App, Parameter
 
 from triojam.asking import Manner, Outcomes, as_json, ask_all, render
 from triojam.client import Answer, Target
+from triojam.commands import Commands, NotNegative, Positive, make_app_of, register_all
 from triojam.errors import ConfigurationError
-from triojam.version import __version__
 
 if TYPE_CHECKING:
     from triojam.report import Result
@@ -28,19 +28,6 @@ FAILED = 1
 UNBALANCED = 3
 INTERRUPTED = 130
 
-
-def _positive(_type: type, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError("It takes a number above 0.")
-
-
-def _not_negative(_type: type, value: float) -> None:
-    if not value >= 0:
-        raise ValueError("It takes 0 or more.")
-
-
-Positive = Parameter(validator=_positive)
-NotNegative = Parameter(validator=_not_negative)
 Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; this machine's port 45000 without any.")]
 Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
 Tls = Annotated[bool, Parameter(negative="", show_default=False, help="Ask over TLS.")]
@@ -58,25 +45,12 @@ Precise = Annotated[
 
 def make_app() -> App:
     """Make the application that has only these commands."""
-    app = App(
-        name="triojam",
-        version=__version__,
-        exit_on_error=False,
-        print_error=False,
-        result_action="return_value",
-    )
-    register(app)
-    return app
+    return make_app_of(_COMMANDS)
 
 
 def register(app: App) -> None:
     """Add the clients' commands to an application."""
-    for command, examples in _COMMANDS.items():
-        # Their own config: what configures a server is not for them.
-        epilogue = "\n".join(
-            ["Examples:", "", *(f"    triojam {command.__name__} {each}" for each in examples)]
-        )
-        app.command(command, config=(), help_epilogue=epilogue)
+    register_all(app, _COMMANDS)
 
 
 def ask(
@@ -228,7 +202,7 @@ def _status(result: "Result") -> int:
     return 0 if result.complete else FAILED
 
 
-_COMMANDS: dict[Callable[..., int], tuple[str, str, str]] = {
+_COMMANDS: Commands = {
     ask: ("", "time.example.org 192.0.2.1:4500 '[::1]:45000'", "--precise --json time.example.org"),
     watch: (
         "time.example.org 192.0.2.1:4500",

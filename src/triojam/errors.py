@@ -19,3 +19,9 @@ class ListenError(OperatorError):
     """A good address could not be listened on."""
 
     exit_status = 1
+
+
+class LabError(OperatorError):
+    """A program that the lab needs is missing or has failed."""
+
+    exit_status = 1

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from cyclopts.config import Env
 
-from triojam import client_commands
+from triojam import client_commands, lab_commands
 from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
 from triojam.run import run
 from triojam.settings import SettingError, Settings
@@ -71,7 +71,9 @@ def make_app() -> App:
             print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
         return 0
 
-    client_commands.register(app)  # so that --help lists them, and a mistyped word is led to them
+    # So that --help lists them, and a mistyped word is led to them.
+    client_commands.register(app)
+    lab_commands.register(app)
     return app.meta
 
 
