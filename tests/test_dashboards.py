@@ -240,6 +240,45 @@ async def test_every_panel_has_data(tmp_path: Path) -> None:
                 assert await result(server, query.expression) == [], query
 
 
+async def test_every_rule_has_data(tmp_path: Path) -> None:
+    """Every recording finds something there, too; what an alert asks is understood."""
+    prometheus = require_program("prometheus", PACKAGE)
+    recorded, alerts = rules()
+    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+        expected = set(recorded.values())
+        with trio.move_on_after(PATIENCE):
+            while expected:
+                await use(program)
+                await trio.sleep(0.5)  # nobody tells when Prometheus has scraped
+                expected = {each for each in expected if not await result(server, each)}
+        assert expected == set()
+        for expression in alerts:
+            await result(server, expression)
+
+
+def rules() -> tuple[dict[str, str], list[str]]:
+    """Return the recording rules by name, and what the alerts ask, as if nothing were recorded."""
+    recorded: dict[str, str] = {}
+    alerts = []
+
+    def in_place(found: re.Match[str]) -> str:
+        # A window of what is recorded is a subquery of what it is recorded from.
+        return f"({recorded[found[1]]})" + (f"[{found[2]}:5s]" if found[2] else "")
+
+    def whole(expression: str) -> str:
+        names = "|".join(sorted(recorded, key=len, reverse=True))
+        return re.sub(rf"({names})(?:\[(\w+)\])?", in_place, expression) if recorded else expression
+
+    for file in ("recording.yml", "alerts.yml"):
+        groups = yaml.safe_load((DASHBOARDS / "prometheus" / "rules" / file).read_text("utf-8"))["groups"]
+        for rule in (rule for group in groups for rule in group["rules"]):
+            if "record" in rule:
+                recorded[rule["record"]] = whole(rule["expr"].strip())
+            else:
+                alerts.append(whole(rule["expr"].strip()))
+    return recorded, alerts
+
+
 async def send_pieces(address: Address) -> None:
     """Send a line in two pieces."""
     async with await trio.open_tcp_stream(*address) as client:
