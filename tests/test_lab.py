@@ -246,7 +246,7 @@ async def test_alerts_fire_and_resolve(programs: None, temporary: Path) -> None:
         fired: dict[str, set[str]] = {name: set() for name in ["", *FIRED]}
         resolved: set[str] = set()
         fault = ""
-        with trio.fail_after(10 * PATIENCE):
+        with trio.fail_after(20 * PATIENCE):
             while not resolved >= set().union(*FIRED.values()):
                 said = await lab.says(r"^\d\d:\d\d:\d\d  (fault|FIRING|resolved) +(\S+)")
                 if said[1] == "fault":
