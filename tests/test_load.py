@@ -179,6 +179,7 @@ async def test_a_restart(nursery: trio.Nursery) -> None:
         load.stop()
     tally = load.tally
     assert tally.failed.keys() <= {"closed", "reset", "ERROR draining"}
+    await until(lambda: second.counters.connections_open == 0)
     assert tally.answered == first.counters.responses + second.counters.responses
     assert tally.in_flight == 0
     nursery.cancel_scope.cancel()
