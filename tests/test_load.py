@@ -345,7 +345,20 @@ async def test_split_lines_and_resets(nursery: trio.Nursery) -> None:
     mix = Mix.parse("split:1," + "TIME " + "x" * 400 + ":20")
     load = await run(address, requests=20_000, connections=10, pipeline=50, mix=mix, patience=2.0)
     assert load.tally.failed.keys() == {"reset"}
-    assert load.tally.sent == load.tally.answered + load.tally.failed["reset"]
+    assert load.tally.sent == load.tally.answered + load.tally.failed["reset"] == 20_000
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_line_that_was_begun_was_sent(nursery: trio.Nursery) -> None:
+    """A request of which the first piece is gone is lost with its connection, and not sent again."""
+
+    async def resets_at_the_first_piece(stream: trio.abc.Stream) -> None:
+        assert await stream.receive_some() == b"TI"
+        reset(stream)
+
+    address = await start_bad(nursery, resets_at_the_first_piece)
+    load = await run(address, requests=3, connections=1, mix=Mix.parse("split:1"))
+    assert (load.tally.sent, load.tally.failed) == (3, {"reset": 3})
     nursery.cancel_scope.cancel()
 
 
@@ -367,6 +380,22 @@ async def test_patience_is_with_standstill(nursery: trio.Nursery) -> None:
     )
     assert load.ended - load.began > 0.3
     assert (load.tally.answered, load.tally.failed) == (300, {})
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_moves_at_the_end_may_finish(nursery: trio.Nursery) -> None:
+    """Requests that were sent before the end are waited for as long as answers come."""
+
+    async def steady(stream: trio.abc.Stream) -> None:
+        for _ in range(60):
+            await trio.sleep(0.01)  # what it is to be slow
+            await stream.send_all(JAM * 10)
+        await stream.receive_some()
+
+    load = await run(
+        await start_bad(nursery, steady), seconds=0.05, pipeline=600, connections=1, patience=0.3
+    )
+    assert (load.tally.answered, load.tally.failed) == (600, {})
     nursery.cancel_scope.cancel()
 
 

@@ -89,7 +89,8 @@ class Load:
         self._held: deque[tuple[float, _Connection, socket.socket]] = deque()
         self._next_sweep = 0.0
         self._alone_since = inf  # since when there has been neither a connection nor an answer
-        self._cut_at = self._schedule.ends + plan.patience
+        # Only an open loop has a backlog then; what is under way is given up when nothing moves on it.
+        self._cut_at = inf if plan.rate is None else self._schedule.ends + plan.patience
 
     @property
     def elapsed(self) -> float:
@@ -212,7 +213,7 @@ class Load:
     def _flush(self, connection: _Connection, now: float) -> None:
         """Send the next piece, or what the kernel takes of it."""
         sock = connection.sock
-        if sock is None or not connection.outbox:
+        if sock is None:
             return
         piece = connection.outbox[0]
         try:
