@@ -12,7 +12,8 @@ import trio.testing
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from triojam import Server, Settings, serve
-from triojam.app import make_rules, make_timeouts
+from triojam.admission import Admission
+from triojam.app import make_policy, make_rules, make_timeouts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
@@ -161,6 +162,7 @@ async def start_memory(
         rules=make_rules(settings),
         timeouts=make_timeouts(settings),
         counters=counters,
+        admission=Admission(make_policy(settings)),
         jam=Clock(zone=settings.timezone, now=now).jam,
         log=events.make_logger(settings.log_level),
     )

@@ -12,9 +12,10 @@ import trio
 
 from tests.conftest import Start
 from tests.support import JAM, PATIENCE, Running, receive_all, receive_exactly, until
-from triojam.protocol import BUSY, Rules
+from triojam.protocol import REFUSALS, Rules
 from triojam.reasons import Disconnect, Refusal, Rejection, SendError
 
+BUSY = REFUSALS[Refusal.BUSY]
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
 # "A well-behaved client keeps being answered within 100 ms", with room for a machine that is shared.
 PROMPT = 1.0

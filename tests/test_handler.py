@@ -4,6 +4,7 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from tests.support import JAM, Events, balanced, receive_all
+from triojam.admission import Admission, Policy
 from triojam.counters import Counters
 from triojam.handler import Handler
 from triojam.protocol import Rules, Timeouts
@@ -47,6 +48,7 @@ def make_handler(counters: Counters, **timeouts: float) -> Handler:
         rules=Rules(),
         timeouts=Timeouts(**timeouts),
         counters=counters,
+        admission=Admission(Policy()),
         jam=lambda: JAM,
         log=Events().make_logger("info"),
     )

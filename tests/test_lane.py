@@ -13,9 +13,10 @@ import trio
 
 from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, start_tcp, until
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
+from triojam.admission import ANYONE, Admission, Policy
 from triojam.counters import Counters
 from triojam.lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, Lane
-from triojam.protocol import BUSY, Rules, Timeouts
+from triojam.protocol import REFUSALS, Rules, Timeouts
 from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, SendError
 from triojam.streams import Backlog, ClientStream
 
@@ -174,7 +175,7 @@ def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [sock.getsockname() for sock in sockets]
     with select.epoll() as epoll:
-        queues = AcceptQueues(sockets, epoll, counters)
+        queues = AcceptQueues(sockets, epoll, counters, Admission(Policy()))
         whole = dict(queues.sockets)
         for fd, sock in whole.items():
             queues.sockets[fd] = BrokenListener(sock, errno.EMFILE)  # type: ignore[assignment]  # a stand-in
@@ -186,7 +187,7 @@ def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
         queues.resume()
         counters.connections_limit = 10
         for fd, _ in epoll.poll(1):
-            for accepted in queues.accept(fd, 6.0):
+            for accepted, _ in queues.accept(fd, 6.0):
                 os.close(accepted)
         queues.close()
         for client in clients:
@@ -200,12 +201,12 @@ def test_a_full_queue_of_refused_clients_is_emptied() -> None:
     counters = Counters()
     with select.epoll() as epoll:
         sock = socket.create_server(("127.0.0.1", 0), backlog=200)
-        queues = AcceptQueues([sock], epoll, counters)
+        queues = AcceptQueues([sock], epoll, counters, Admission(Policy()))
         clients = [socket.create_connection(sock.getsockname()) for _ in range(200)]
         assert queues.accept_all(0.0) == []
         queues.close()
         for client in clients:
-            assert client.recv(100) == BUSY
+            assert client.recv(100) == REFUSALS[Refusal.BUSY]
             client.close()
     assert counters.connections_rejected[Refusal.BUSY] == 200
 
@@ -214,7 +215,7 @@ def test_a_connection_that_failed_in_the_queue_is_passed_over() -> None:
     """ECONNABORTED is counted, and accepting goes on with the next connection at once."""
     counters = Counters()
     with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as sock:
-        queues = AcceptQueues([sock], epoll, counters)
+        queues = AcceptQueues([sock], epoll, counters, Admission(Policy()))
         (fd,) = queues.sockets
         queues.sockets[fd] = BrokenListener(sock, errno.ECONNABORTED)  # type: ignore[assignment]  # a stand-in
         assert queues.accept(fd, 5.0) == []
@@ -243,7 +244,12 @@ async def lane_of(*, line_timeout: float = 10.0) -> tuple[Lane, Counters, tuple[
     counters.connections_limit = 1000
     sock = socket.create_server(("127.0.0.1", 0), backlog=500)
     lane = Lane(
-        [sock], rules=Rules(), timeouts=Timeouts(line=line_timeout), counters=counters, jam=lambda: JAM
+        [sock],
+        rules=Rules(),
+        timeouts=Timeouts(line=line_timeout),
+        counters=counters,
+        admission=Admission(Policy()),
+        jam=lambda: JAM,
     )
     return lane, counters, sock.getsockname()
 
@@ -364,7 +370,7 @@ async def test_a_cut_line_behind_unsent_answers(nursery: trio.Nursery) -> None:
     backlog = Backlog(received=b"TI", first_byte=trio.current_time(), unsent=JAM, due=1)
     server.counters.requests += 1
     server.counters.opened()
-    await server.handler.handle(ClientStream.adopt(theirs.detach(), backlog))
+    await server.handler.handle(ClientStream.adopt(theirs.detach(), ANYONE, backlog))
     assert server.counters.send_errors[SendError.RESET] == 1
     assert server.counters.rejected[Rejection.INCOMPLETE] == 1
     assert server.counters.unaccounted == 0

@@ -8,6 +8,7 @@ import trio
 from trio import socket as tsocket
 from trio.testing import MockClock
 
+from triojam.admission import Admission, Policy
 from triojam.counters import Counters
 from triojam.listeners import ClientListener
 from triojam.reasons import AcceptError
@@ -38,7 +39,7 @@ async def test_accept_errors_are_counted_and_survived(autojump_clock: MockClock)
     """Every failed accept is counted by errno; those that do not pass by themselves pause accepting."""
     counters = Counters()
     errors = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.ENOBUFS, errno.EMFILE]
-    listener = ClientListener(FailingSocket(errors), counters=counters)
+    listener = ClientListener(FailingSocket(errors), counters=counters, admission=Admission(Policy()))
     began = trio.current_time()
     with trio.move_on_after(0.95):
         await listener.accept()
@@ -55,7 +56,7 @@ async def test_accept_errors_are_counted_and_survived(autojump_clock: MockClock)
 async def test_closing_ends_accept() -> None:
     """Closing the listener ends a waiting accept with ClosedResourceError."""
     (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listener = ClientListener(plain.socket, counters=Counters())
+    listener = ClientListener(plain.socket, counters=Counters(), admission=Admission(Policy()))
 
     async def accept() -> None:
         with pytest.raises(trio.ClosedResourceError):
@@ -72,7 +73,7 @@ async def test_closing_ends_accept() -> None:
 async def test_drain_waits_for_the_queue() -> None:
     """It waits while a connection is queued, and ends once that is accepted."""
     (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listener = ClientListener(plain.socket, counters=Counters())
+    listener = ClientListener(plain.socket, counters=Counters(), admission=Admission(Policy()))
     listener._counters.connections_limit = 1
     async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()):
         with trio.move_on_after(0.02) as waiting:

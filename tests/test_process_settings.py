@@ -20,6 +20,7 @@ SETTINGS = {each.name: each.metadata["takes"] for each in fields(Settings)}
 
 DURATION = ["-1", "nan", "inf", "ten", ""]
 COUNT = ["-1", "1.5", "many", ""]
+NETWORKS = ["10.0.0.1/8", "192.0.2.0/33", "here", "10.0.0.0/8;11.0.0.0/8"]
 WRONG = {
     "host": [""],
     "port": ["-1", "65536", "1.5", "time", ""],
@@ -31,6 +32,11 @@ WRONG = {
     "send_timeout": DURATION,
     "max_line_bytes": ["5", *COUNT],
     "max_connections": COUNT,
+    "allow": NETWORKS,
+    "deny": NETWORKS,
+    "connections_per_source": COUNT,
+    "rate_per_source": DURATION,
+    "burst_per_source": ["0", *COUNT],
     "error_budget": COUNT,
     "on_reject": ["shrug", "REPLY", ""],
     "lame_duck": DURATION,

@@ -6,8 +6,9 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 
+from triojam.admission import ANYONE, Admission, Source
 from triojam.counters import Counters
-from triojam.protocol import BUSY
+from triojam.protocol import REFUSALS
 from triojam.reasons import AcceptError, Refusal
 
 # How long accepting rests after an error that does not go away by itself, such as EMFILE, in seconds. Trio's
@@ -39,18 +40,33 @@ def count_accept_error(counters: Counters, exc: OSError) -> bool:
     return exc.errno not in _NEXT_CONNECTION
 
 
-def admit(counters: Counters, sock: socket.socket) -> bool:
-    """Count an accepted connection; over the cap, say `busy` and close it, without waiting for the client."""
-    if counters.connections_open < counters.connections_limit:
+def admit(
+    counters: Counters, admission: Admission, sock: socket.socket, address: tuple[str, int]
+) -> Source | None:
+    """Count an accepted connection and return its source.
+
+    One that is not admitted is told why, as far as that is said, and closed without waiting for the client;
+    None is returned. Who may not connect at all is not told that the server is full either.
+    """
+    host, port = address[:2]
+    if (host, port) in admission.own:
         counters.opened()
-        return True
-    counters.refused(Refusal.BUSY)
+        return ANYONE
+    refusal = admission.refusal(host)
+    if refusal is None and counters.connections_open >= counters.connections_limit:
+        refusal = Refusal.BUSY
+    if refusal is None:
+        counters.opened()
+        return admission.enter(host)
+    counters.refused(refusal)
     with sock, suppress(OSError):
+        if not (text := REFUSALS[refusal]):
+            return None
         sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        sock.send(BUSY)
+        sock.send(text)
         sock.shutdown(socket.SHUT_WR)
         sock.recv(_UNREAD_BYTES)  # closing with unread input would make a reset of the answer
-    return False
+    return None
 
 
 class AcceptQueues:
@@ -59,11 +75,18 @@ class AcceptQueues:
     sockets: by descriptor. paused_until: when an accept error was such that accepting rests, else None.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket], epoll: "select.epoll", counters: Counters) -> None:
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        epoll: "select.epoll",
+        counters: Counters,
+        admission: Admission,
+    ) -> None:
         self.sockets = {sock.fileno(): sock for sock in sockets}
         self.paused_until: float | None = None
         self._epoll = epoll
         self._counters = counters
+        self._admission = admission
         for sock in self.sockets.values():
             sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
             # Accepted sockets inherit it. An answer is never worth waiting to fill a segment.
@@ -72,17 +95,17 @@ class AcceptQueues:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         self.resume()
 
-    def accept(self, listening: int, now: float) -> list[int]:
-        """Return the non-blocking descriptors of the next clients queued there, counted as opened."""
-        accepted: list[int] = []
+    def accept(self, listening: int, now: float) -> list[tuple[int, Source]]:
+        """Return the next clients queued there, counted as opened: non-blocking descriptors, and sources."""
+        accepted: list[tuple[int, Source]] = []
         self._accept_some(listening, now, accepted)
         return accepted
 
-    def _accept_some(self, listening: int, now: float, accepted: list[int]) -> bool:
+    def _accept_some(self, listening: int, now: float, accepted: list[tuple[int, Source]]) -> bool:
         """Add the next clients; return whether there may be more."""
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                client, _ = self.sockets[listening].accept()
+                client, address = self.sockets[listening].accept()
             except BlockingIOError:
                 return False
             except OSError as exc:
@@ -90,14 +113,14 @@ class AcceptQueues:
                     self.pause(now + ACCEPT_PAUSE)
                     return False
                 continue
-            if admit(self._counters, client):
+            if (source := admit(self._counters, self._admission, client, address)) is not None:
                 client.setblocking(False)  # noqa: FBT003  # the standard library's signature
-                accepted.append(client.detach())
+                accepted.append((client.detach(), source))
         return True
 
-    def accept_all(self, now: float) -> list[int]:
+    def accept_all(self, now: float) -> list[tuple[int, Source]]:
         """Empty the queues."""
-        accepted: list[int] = []
+        accepted: list[tuple[int, Source]] = []
         for listening in self.sockets:
             for _ in range(LAST_TURNS):
                 if not self._accept_some(listening, now, accepted):

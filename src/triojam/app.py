@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from triojam.admission import Admission, Policy, parse_networks
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
@@ -56,10 +57,12 @@ class Server:
         self._make_logger = make_logger
         self._log = make_logger(settings.log_level)
         self._clock = Clock(zone=settings.timezone, now=now)
+        self._admission = Admission(make_policy(settings))
         self._handler = Handler(
             rules=make_rules(settings),
             timeouts=make_timeouts(settings),
             counters=self.counters,
+            admission=self._admission,
             jam=self._clock.jam,
             log=self._log,
         )
@@ -72,6 +75,7 @@ class Server:
             clock=now,
             kernel_clock=read_kernel_clock,
             log_messages_dropped=log_messages_dropped,
+            client_table_evictions=lambda: self._admission.evictions,
             version=__version__,
         )
         self._registry = make_registry(collector)
@@ -121,6 +125,11 @@ class Server:
         if self._lane is not None:
             self._lane.rules = make_rules(settings)
             self._lane.timeouts = make_timeouts(settings)
+        self._admission.set_policy(make_policy(settings))
+        if self._admission.limits_sources:
+            self._handler.enter_sources()
+            if self._lane is not None:
+                self._lane.enter_sources()
         self._clock.set_zone(settings.timezone)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
@@ -191,12 +200,16 @@ class Server:
 
     def _make_listeners(self) -> list[DrainingListener]:
         if not (self._settings.fast_lane and LANE_AVAILABLE):
-            return [ClientListener(sock, counters=self.counters) for sock in self._sockets]
+            return [
+                ClientListener(sock, counters=self.counters, admission=self._admission)
+                for sock in self._sockets
+            ]
         self._lane = Lane(
             [socket.socket(fileno=sock.detach()) for sock in self._sockets],
             rules=make_rules(self._settings),
             timeouts=self._handler.timeouts,
             counters=self.counters,
+            admission=self._admission,
             jam=self._clock.jam,
         )
         return [self._lane]
@@ -279,6 +292,17 @@ def make_rules(settings: Settings) -> Rules:
         max_line_bytes=settings.max_line_bytes,
         error_budget=settings.error_budget,
         reply_to_rejected=settings.on_reject == "reply",
+    )
+
+
+def make_policy(settings: Settings) -> Policy:
+    """Return whom the settings let in, and with how much."""
+    return Policy(
+        allow=parse_networks(settings.allow),
+        deny=parse_networks(settings.deny),
+        connections_per_source=settings.connections_per_source,
+        rate_per_source=settings.rate_per_source,
+        burst_per_source=settings.burst_per_source,
     )
 
 

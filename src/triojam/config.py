@@ -28,6 +28,7 @@ NONE = "none"
 
 _FIELDS = {each.name: each for each in fields(Settings)}
 _HINTS = get_type_hints(Settings)
+_LISTS = {"allow", "deny"}  # which may be arrays in the file
 _WHOLE = (int, int | None)
 _WHOLE_NUMBER = re.compile(rf"[+-]?\d+|{NONE}", re.IGNORECASE | re.ASCII)
 
@@ -139,6 +140,9 @@ class Invocation:
             raise ConfigurationError(f"{named_by} {self.file!r}: {exc.strerror or exc}") from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise ConfigurationError(f"{named_by} {self.file!r}: not a TOML file: {exc}") from exc
+        for key in _LISTS & data.keys():
+            if isinstance(data[key], list) and all(isinstance(each, str) for each in data[key]):
+                data[key] = ",".join(data[key])
         for key, value in data.items():  # all of them, also those that a flag or variable overrides
             if key not in _FIELDS:
                 raise ConfigurationError(f"{key} in {self.file}: no such setting{_suggestion(key, _FIELDS)}")

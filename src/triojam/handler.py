@@ -9,15 +9,17 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from triojam.admission import ANYONE, Admission
 from triojam.counters import Counters
 from triojam.protocol import DRAIN_WINDOW, ERROR, Connection, Outcome, Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
-from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream
+from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, host_of
 
 # After the last answer the server waits this long, and reads away this much, so that closing with
 # unread input does not turn the answer into a reset for the client.
@@ -38,13 +40,14 @@ LOGGED_LINE_CHARACTERS = 64
 class _Client:
     """One connection: its stream, its protocol, and what it is waiting for."""
 
-    __slots__ = ("backlog", "first_byte", "protocol", "scope", "since", "stream")
+    __slots__ = ("backlog", "first_byte", "protocol", "scope", "since", "source", "stream")
 
     def __init__(self, stream: trio.abc.Stream, rules: Rules) -> None:
         self.stream = stream
         self.protocol = Connection(rules)
         self.since = trio.current_time()  # idle since, unless in the middle of a line
         self.backlog = stream.backlog if isinstance(stream, ClientStream) else NO_BACKLOG
+        self.source = stream.source if isinstance(stream, ClientStream) else ANYONE
         self.first_byte = self.backlog.first_byte  # of the line it is in the middle of, or None
         self.scope = trio.CancelScope()  # around the wait for bytes
 
@@ -56,12 +59,13 @@ class Handler:
     timeouts, log: may be replaced at any time. New timeouts are for waits to come.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # everything that a client is served with
         self,
         *,
         rules: Rules,
         timeouts: Timeouts,
         counters: Counters,
+        admission: Admission,
         jam: Callable[[], bytes],
         log: FilteringBoundLogger,
     ) -> None:
@@ -69,6 +73,7 @@ class Handler:
         self.timeouts = timeouts
         self.log = log
         self._counters = counters
+        self._admission = admission
         self._jam = jam
         self._clients: set[_Client] = set()
         self._drain_began = math.inf
@@ -101,6 +106,7 @@ class Handler:
         finally:
             self._clients.remove(client)
             self._counters.closed(reason or Disconnect.INTERNAL_ERROR)
+            self._admission.leave(client.source)
             self.log.debug("connection ended", peer=_peer(stream), reason=reason)
             await trio.aclose_forcefully(stream)
 
@@ -109,6 +115,12 @@ class Handler:
         self._rules = rules
         for client in self._clients:
             client.protocol.rules = rules
+
+    def enter_sources(self) -> None:
+        """Count the connections that there are by source, which was not done while nothing was limited so."""
+        for client in self._clients:
+            if client.source is ANYONE and isinstance(client.stream, ClientStream):
+                client.source = self._admission.enter(host_of(client.stream.peer))
 
     def drain(self, ends: float) -> None:
         """Answer what has been received, then close; what lasts beyond `ends` (Trio's time) is cut off.
@@ -165,7 +177,8 @@ class Handler:
             return self._overdue(client, arrived)
         if not data:
             return client.protocol.end_of_stream()
-        outcome = client.protocol.receive(data, self._jam)
+        permit = partial(self._admission.take, client.source, 1, arrived)
+        outcome = client.protocol.receive(data, self._jam, permit if self._admission.limits_rate else None)
         began = client.first_byte
         if began is not None and outcome.requests and outcome.end is not Disconnect.TOO_LONG:
             self._counters.request_receive.observe(arrived - began)

@@ -29,6 +29,7 @@ from contextlib import suppress
 import trio
 
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
+from triojam.admission import ANYONE, Admission, Source
 from triojam.counters import Counters
 from triojam.handler import account_for_abandoned
 from triojam.listeners import DrainingListener
@@ -69,13 +70,14 @@ class Lane(DrainingListener):
     rules, timeouts: may be replaced at any time. jam: renders the current time as a whole answer line.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # as the handler
         self,
         sockets: Iterable[socket.socket],
         *,
         rules: Rules,
         timeouts: Timeouts,
         counters: Counters,
+        admission: Admission,
         jam: Callable[[], bytes],
     ) -> None:
         self.rules = rules
@@ -83,10 +85,13 @@ class Lane(DrainingListener):
         self._counters = counters
         self._jam = jam
         self._epoll = select.epoll()
-        self._queues = AcceptQueues(sockets, self._epoll, counters)
+        self._admission = admission
+        self._queues = AcceptQueues(sockets, self._epoll, counters, admission)
         self._active: dict[int, float] = {}  # the lane's clients, and when each last had an answer
         self._partials: dict[int, Backlog] = {}  # lines in pieces, in the order of their first bytes
         self._handovers: deque[tuple[int, Backlog]] = deque()
+        self._sources: dict[int, Source] = {}  # of all these, while anything is limited by source
+        self._ahead = trio.current_time() - _now()
 
     async def accept(self) -> ClientStream:
         """Serve the easy clients; return the next one that needs a task, counted as opened.
@@ -99,7 +104,7 @@ class Lane(DrainingListener):
                 self._serve_turn()
             if self._handovers:
                 fd, backlog = self._handovers.popleft()
-                return ClientStream.adopt(fd, backlog.moved(trio.current_time() - _now()))
+                return ClientStream.adopt(fd, self._sources.pop(fd, ANYONE), backlog.moved(self._ahead))
             with suppress(trio.ClosedResourceError):  # closed, or woken to look at the hand-overs
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
         raise trio.ClosedResourceError("the lane was closed")
@@ -113,8 +118,7 @@ class Lane(DrainingListener):
             while self._handovers:
                 fd, backlog = self._handovers.popleft()
                 account_for_abandoned(backlog, self.rules, self._counters)
-                os.close(fd)
-                self._counters.closed(Disconnect.DRAIN)
+                self._end(fd, Disconnect.DRAIN)
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
         await trio.lowlevel.checkpoint()
@@ -147,14 +151,23 @@ class Lane(DrainingListener):
 
     async def drain(self) -> None:
         """Stop accepting, and hand over everyone: the handler knows how to part."""
-        for fd in self._queues.accept_all(_now()):
-            self._adopt(fd)
+        for client in self._queues.accept_all(_now()):
+            self._adopt(*client)
         self._queues.close()
         for fd in list(self._active):
             self._hand_over(fd, Handover.DRAIN)
         self._wake()
         while self._handovers:
             await trio.lowlevel.checkpoint()
+
+    def enter_sources(self) -> None:
+        """Do as the handler does of this name, for the lane's clients and those not handed over yet."""
+        for fd in [*self._active, *(fd for fd, _ in self._handovers)]:
+            if fd not in self._sources:
+                client = socket.socket(fileno=fd)
+                with suppress(OSError):  # gone already
+                    self._sources[fd] = self._admission.enter(client.getpeername()[0])
+                client.detach()
 
     def _serve_turn(self) -> None:
         poll = self._epoll.poll
@@ -174,11 +187,13 @@ class Lane(DrainingListener):
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
         """Read once from each client, and return those who are to be told the time, and how many times."""
         listening, partials, read = self._queues.sockets, self._partials, os.read
+        limited = self._admission.limits_rate
         due: list[tuple[int, int]] = []
         for fd, _ in events:
             if fd in listening:
                 # Their first requests are often there already.
-                events += [(client, 0) for client in self._queues.accept(fd, began) if self._adopt(client)]
+                clients = self._queues.accept(fd, began)
+                events += [(client, 0) for client, source in clients if self._adopt(client, source)]
                 continue
             try:
                 data = read(fd, RECEIVE_BYTES)
@@ -190,6 +205,9 @@ class Lane(DrainingListener):
             times = PLAIN.get(data)
             if times is None or fd in partials:
                 times = self._sort_out(fd, data, began)
+            elif limited and not self._within_rate(fd, times, began):
+                self._hand_over(fd, Handover.RATE, Backlog(data))
+                continue
             if times:
                 due.append((fd, times))
         return due
@@ -236,6 +254,9 @@ class Lane(DrainingListener):
                 self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
                 return 0
             times = outcome.requests
+        if times and not self._within_rate(fd, times, arrived):
+            self._hand_over(fd, Handover.RATE, Backlog(data, first_byte))
+            return 0
         if times and first_byte is not None:
             self._counters.request_receive.observe(arrived - first_byte)
             del self._partials[fd]
@@ -257,14 +278,21 @@ class Lane(DrainingListener):
             backlog = Backlog(unsent=answers[sent:], due=times - taken, arrived=arrived)
             self._hand_over(fd, Handover.SEND, backlog)
 
-    def _adopt(self, fd: int) -> bool:
+    def _within_rate(self, fd: int, times: int, now: float) -> bool:
+        """Whether so many requests may be answered; if not, the handler decides about each of them."""
+        if not self._admission.limits_rate:
+            return True
+        return self._admission.take(self._sources.get(fd, ANYONE), times, now + self._ahead)
+
+    def _adopt(self, fd: int, source: Source) -> bool:
         """Watch a new client; False, and it is closed, if the system has no room for that."""
         now = _now()
+        if source is not ANYONE:
+            self._sources[fd] = source
         try:
             self._epoll.register(fd, select.EPOLLIN)
         except OSError:
-            os.close(fd)
-            self._counters.closed(Disconnect.INTERNAL_ERROR)
+            self._end(fd, Disconnect.INTERNAL_ERROR)
             self._queues.pause(now + ACCEPT_PAUSE)
             return False
         self._active[fd] = now
@@ -281,6 +309,10 @@ class Lane(DrainingListener):
     def _close(self, fd: int, reason: Disconnect) -> None:
         self._epoll.unregister(fd)
         del self._active[fd]
+        self._end(fd, reason)
+
+    def _end(self, fd: int, reason: Disconnect) -> None:
+        self._admission.leave(self._sources.pop(fd, ANYONE))
         os.close(fd)
         self._counters.closed(reason)
 

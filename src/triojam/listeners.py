@@ -8,6 +8,7 @@ import trio
 from trio import socket as tsocket
 
 from triojam.accepting import ACCEPT_PAUSE, admit, count_accept_error
+from triojam.admission import Admission
 from triojam.counters import Counters
 from triojam.streams import ClientStream, format_address
 
@@ -29,9 +30,10 @@ class DrainingListener(trio.abc.Listener[ClientStream]):
 class ClientListener(DrainingListener):
     """Accepts clients from one listening socket, which it owns, up to the limit among the counters."""
 
-    def __init__(self, sock: tsocket.SocketType, *, counters: Counters) -> None:
+    def __init__(self, sock: tsocket.SocketType, *, counters: Counters, admission: Admission) -> None:
         self.socket = sock
         self._counters = counters
+        self._admission = admission
 
     async def accept(self) -> ClientStream:
         """Return the next admitted client, counted as opened. No accept error leaves, only its count.
@@ -48,8 +50,8 @@ class ClientListener(DrainingListener):
                     await trio.sleep(ACCEPT_PAUSE)
                 continue
             plain = socket.socket(fileno=sock.detach())
-            if admit(self._counters, plain):
-                return ClientStream(trio.socket.from_stdlib_socket(plain), format_address(address))
+            if (source := admit(self._counters, self._admission, plain, address)) is not None:
+                return ClientStream(trio.socket.from_stdlib_socket(plain), format_address(address), source)
 
     async def drain(self) -> None:
         """Wait until nothing is queued."""

@@ -24,23 +24,25 @@ class CountersCollector(Collector):
     """Samples of one server's counters.
 
     clock: the served time in seconds since the epoch. kernel_clock: the state of the kernel's, or None.
-    log_messages_dropped: how many log lines found no room.
+    log_messages_dropped: how many log lines found no room. client_table_evictions: how many sources.
     version: of triojam, for `build_info`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a source of samples each
         self,
         counters: Counters,
         *,
         clock: Callable[[], float],
         kernel_clock: Callable[[], KernelClock | None],
         log_messages_dropped: Callable[[], int],
+        client_table_evictions: Callable[[], int],
         version: str,
     ) -> None:
         self._counters = counters
         self._clock = clock
         self._kernel_clock = kernel_clock
         self._log_messages_dropped = log_messages_dropped
+        self._client_table_evictions = client_table_evictions
         self._version = version
 
     def describe(self) -> Iterable[Metric]:
@@ -119,6 +121,11 @@ class CountersCollector(Collector):
             "log_messages_dropped",
             "Log lines lost because their reader had stalled.",
             self._log_messages_dropped(),
+        )
+        yield _counter(
+            "client_table_evictions",
+            "Sources forgotten because the table of them was full.",
+            self._client_table_evictions(),
         )
         build_info = GaugeMetricFamily(
             "triojam_build_info", "What is running; always 1.", labels=["version", "python", "trio"]

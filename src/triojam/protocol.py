@@ -26,7 +26,7 @@ An `ERROR` never echoes what the client sent.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from triojam.reasons import Disconnect, Rejection
+from triojam.reasons import Disconnect, Refusal, Rejection
 
 ERROR = b"ERROR "
 TIME = b"TIME"
@@ -35,7 +35,12 @@ QUIT = b"QUIT\r"  # with its CR: lines are split at the LF
 # A stopping server gives an idle client this long, in seconds, for a request that is on its way.
 DRAIN_WINDOW = 0.05
 
-BUSY = b"ERROR busy: too many connections, try again later\r\n"
+# What a refused connection is told; one from a denied network, nothing: it is not to learn what is here.
+REFUSALS = {
+    Refusal.BUSY: b"ERROR busy: too many connections, try again later\r\n",
+    Refusal.PER_SOURCE: b"ERROR per_source: too many connections from your address, close one first\r\n",
+    Refusal.DENIED: b"",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class Rules:
                 advice = "send the whole line, CR LF included, without such a pause"
             case Rejection.INCOMPLETE:
                 advice = "end the last line with CR LF before you close"
+            case Rejection.RATE_LIMITED:
+                advice = "send fewer requests a second"
             case _:  # Rejection.DRAINING
                 advice = "the server is shutting down, connect again"
         return f"ERROR {reason}: {advice}\r\n".encode("ascii")
@@ -117,11 +124,14 @@ class Connection:
         """Whether the first bytes of a line have come, and its LF has not."""
         return bool(self._partial)
 
-    def receive(self, data: bytes, jam: Callable[[], bytes]) -> Outcome:
+    def receive(
+        self, data: bytes, jam: Callable[[], bytes], permit: Callable[[], bool] | None = None
+    ) -> Outcome:
         """Take what arrived.
 
         `jam` renders the current time as a whole answer line. It is called at most once, after all of
-        `data` is in hand, so that no answer is older than the request it belongs to.
+        `data` is in hand, so that no answer is older than the request it belongs to. `permit` is asked about
+        each line, whatever it says: whether its sender may have one more request now; None = always.
         """
         lines = data.split(b"\n")
         rest = lines.pop()
@@ -133,20 +143,16 @@ class Connection:
         time_line: bytes | None = None
         longest = self.rules.max_line_bytes
         for line in lines:
-            if longest and len(line) >= longest:  # the LF that was split off counts too
-                self._reject(Rejection.TOO_LONG, line[:longest], outcome)
-            elif not line.endswith(b"\r"):
-                self._reject(Rejection.BAD_TERMINATOR, line, outcome)
-            elif line.startswith(TIME):
+            if line == QUIT:
+                outcome.end = Disconnect.QUIT
+            elif (reason := self._fault(line, permit)) is not None:
+                self._reject(reason, line[: longest or None], outcome)
+            else:
                 if time_line is None:
                     time_line = jam()
                 outcome.requests += 1
                 outcome.answers.append(time_line)
                 self._errors_in_a_row = 0
-            elif line == QUIT:
-                outcome.end = Disconnect.QUIT
-            else:
-                self._reject(Rejection.BAD_COMMAND, line, outcome)
             if outcome.end is not None:
                 return outcome  # what follows on the wire is not a request any more
 
@@ -177,6 +183,16 @@ class Connection:
         if self._partial:
             self._reject_partial(Rejection.DRAINING, outcome)
         return outcome
+
+    def _fault(self, line: bytes, permit: Callable[[], bool] | None) -> Rejection | None:
+        """Return why a line, without its LF and not QUIT, gets no time."""
+        if self.rules.max_line_bytes and len(line) >= self.rules.max_line_bytes:
+            return Rejection.TOO_LONG  # the LF that was split off counts too
+        if permit is not None and not permit():
+            return Rejection.RATE_LIMITED
+        if not line.endswith(b"\r"):
+            return Rejection.BAD_TERMINATOR
+        return None if line.startswith(TIME) else Rejection.BAD_COMMAND
 
     def _take_partial(self) -> bytes:
         line = bytes(self._partial)

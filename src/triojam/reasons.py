@@ -15,6 +15,7 @@ class Rejection(StrEnum):
     TOO_LONG = "too_long"
     TIMEOUT = "timeout"
     INCOMPLETE = "incomplete"
+    RATE_LIMITED = "rate_limited"
     DRAINING = "draining"
 
 
@@ -30,6 +31,8 @@ class Refusal(StrEnum):
     """Why a connection was refused before any request."""
 
     BUSY = "busy"
+    PER_SOURCE = "per_source"
+    DENIED = "denied"
 
 
 class Disconnect(StrEnum):
@@ -65,6 +68,7 @@ class Handover(StrEnum):
     TIMEOUT = "timeout"  # a line in pieces whose deadline has passed
     EOF = "eof"  # the end of the stream within a line
     DRAIN = "drain"  # within a line when the server stops
+    RATE = "rate"  # requests beyond the rate of their source
 
 
 class Reload(StrEnum):

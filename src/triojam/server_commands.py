@@ -81,4 +81,4 @@ def _shown(value: object) -> str:
     """Render a value as it may be given."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value) or '""'

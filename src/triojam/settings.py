@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
+from triojam.admission import parse_networks
 from triojam.errors import ConfigurationError
 
 
@@ -48,10 +49,20 @@ def _is_zone(value: str) -> bool:
     return True
 
 
+def _are_networks(value: str) -> bool:
+    try:
+        parse_networks(value)
+    except ValueError:
+        return False
+    return True
+
+
 ADDRESS = "an IP address or host name of this machine, or *"
 PORT = "a port from 0 (any free one) to 65535"
 SECONDS = "seconds, 0 or more"
 OR_NONE = "0 for none"
+NETWORKS = "networks such as 192.0.2.0/24 or 2001:db8::/32, separated by commas"
+OTHER_NETWORKS = f"{NETWORKS}; none that is in allow as well"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +130,41 @@ class Settings:
         lambda value: value >= 0,
         reloads=True,
     )
+    allow: str = _setting(
+        "",
+        "Networks that may connect, and no others; the longest of allow and deny that fits decides.",
+        NETWORKS,
+        _are_networks,
+        reloads=True,
+    )
+    deny: str = _setting(
+        "",
+        "Networks that may not connect: closed without a word.",
+        OTHER_NETWORKS,
+        _are_networks,
+        reloads=True,
+    )
+    connections_per_source: int = _setting(
+        0,
+        "Connections open at once from one IPv4 address or IPv6 /64.",
+        f"a whole number, 0 or more; {OR_NONE}",
+        lambda value: value >= 0,
+        reloads=True,
+    )
+    rate_per_source: float = _setting(
+        0.0,
+        "Requests a second from one IPv4 address or IPv6 /64, in the long run.",
+        f"a number, 0 or more; {OR_NONE}",
+        _is_duration,
+        reloads=True,
+    )
+    burst_per_source: int = _setting(
+        20,
+        "Requests from one source that may come at once before rate_per_source limits them.",
+        "a whole number, 1 or more",
+        lambda value: value >= 1,
+        reloads=True,
+    )
     error_budget: int = _setting(
         10,
         "Rejected lines in a row after which a connection is closed.",
@@ -174,3 +220,5 @@ class Settings:
                 valid = False
             if not valid:
                 raise SettingError(each.name, value, each.metadata["takes"])
+        if not set(parse_networks(self.allow)).isdisjoint(parse_networks(self.deny)):
+            raise SettingError("deny", self.deny, OTHER_NETWORKS)

@@ -15,6 +15,8 @@ from typing import NamedTuple, Self
 import trio
 from trio import socket as tsocket
 
+from triojam.admission import ANYONE, Source
+
 # One read, and so one batch of answers (at most 2.4 times as large), bounds what a client costs in memory:
 # the next read waits until the answers to this one are taken.
 RECEIVE_BYTES = 16 * 1024
@@ -27,6 +29,11 @@ def format_address(address: tuple[str | int, ...]) -> str:
     """Render a socket address as host:port, an IPv6 host in brackets."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def host_of(peer: str) -> str:
+    """Return the host of what `format_address` rendered."""
+    return peer.rpartition(":")[0].strip("[]")
 
 
 class Backlog(NamedTuple):
@@ -58,26 +65,30 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     peer: the client's address, for the log.
     bytes_sent: how many bytes the kernel has taken, also from a `send_all` that did not finish.
+    source: where it comes from, with this connection counted; changed when limits by source begin to be.
     backlog: what the handler takes over from whoever served the connection before.
     """
 
-    def __init__(self, sock: tsocket.SocketType, peer: str, backlog: Backlog = NO_BACKLOG) -> None:
+    def __init__(
+        self, sock: tsocket.SocketType, peer: str, source: Source = ANYONE, backlog: Backlog = NO_BACKLOG
+    ) -> None:
         # Trio's stream sets TCP_NODELAY and TCP_NOTSENT_LOWAT, and does all that needs no counting.
         self._stream = trio.SocketStream(sock)
         self.peer = peer
+        self.source = source
         self.bytes_sent = 0
         self.backlog = backlog
         self._sending = False
 
     @classmethod
-    def adopt(cls, descriptor: int, backlog: Backlog) -> Self:
+    def adopt(cls, descriptor: int, source: Source, backlog: Backlog) -> Self:
         """Make the stream of a connected socket's descriptor, which is owned by the stream from then on."""
         sock = trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))
         try:
             peer = format_address(sock.getpeername())
         except OSError:  # the client is gone already
             peer = "unknown"
-        return cls(sock, peer, backlog)
+        return cls(sock, peer, source, backlog)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`."""
