@@ -71,7 +71,7 @@ def cost(
     shapes: str = "fifty,pipelined,connect-twenty",
     out: Path = OUT,
 ) -> int:
-    """Compare triojam with itself: metrics off, on, and scraped every second."""
+    """Compare triojam with itself: metrics off, on, scraped every second, and with admission."""
     with _workplace() as build:
         return price(chosen_shapes(shapes), Plan(rounds, seconds, retries), out, build)
 

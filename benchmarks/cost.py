@@ -1,4 +1,4 @@
-"""The price of monitoring: triojam without a metrics listener, with one, and with one in use."""
+"""The price of monitoring and of admission: triojam without a metrics listener, with one, and with more."""
 
 import contextlib
 import threading
@@ -16,10 +16,19 @@ from benchmarks.summary import rows, table
 
 OFF, SCRAPED, WATCHED = "off", "scraped", "watched"
 PAGES = 10
+# Every limit is on and asked about, and none of them is reached.
+ADMISSION = (
+    "--allow=127.0.0.0/8",
+    "--deny=192.0.2.0/24,2001:db8::/32",
+    "--connections-per-source=100000",
+    "--rate-per-source=1000000000",
+    "--burst-per-source=1000000000",
+)
 VARIANTS = (
     Peer(OFF, "metrics off", triojam(metrics=False)),
     Peer("on", "metrics on", triojam()),
     Peer(SCRAPED, "metrics scraped every second", triojam()),
+    Peer("admission", "metrics on, admission by every rule", triojam(*ADMISSION)),
     Peer(WATCHED, f"{PAGES} live pages open", triojam()),
 )
 

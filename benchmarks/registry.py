@@ -67,8 +67,8 @@ def triojam(*flags: str, metrics: bool = True) -> Callable[[int, Path], Launch]:
 
     def prepare(port: int, _build: Path) -> Launch:
         for flag in flags:
-            if flag not in _triojam_help():
-                raise MissingError(f"this triojam has no {flag}")
+            if (name := flag.partition("=")[0]) not in _triojam_help():
+                raise MissingError(f"this triojam has no {name}")
         _triojam_help()
         metrics_port = free_port() if metrics else None
         command = [sys.executable, "-m", "triojam", "--host", "127.0.0.1", "--port", str(port)]

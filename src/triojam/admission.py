@@ -8,13 +8,14 @@ is no table at all.
 
 import socket
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from triojam.reasons import Refusal
 
 Network = IPv4Network | IPv6Network
+Take = Callable[["Source", int], bool]
 
 MOST_SOURCES = 65_536
 # A source with open connections is in use: so many of them are passed over before one of them is put out.
@@ -127,19 +128,24 @@ class Admission:
         if source is not ANYONE:
             source.connections -= 1
 
-    def take(self, source: Source, requests: int, now: float) -> bool:
-        """Take a token for each of these requests from the source's bucket; none, if not all are there.
+    def taking(self, now: float) -> Take:
+        """Return what takes a token for each of some requests that came `now` from their source's bucket.
 
-        The bucket is a single number, when it will be full again (the virtual scheduling of ITU-T I.371):
-        each request puts that off by the time its token takes to come back.
+        It takes none and returns False if not all are there. A bucket is a single number, when it will be
+        full again (the virtual scheduling of ITU-T I.371): each request puts that off by the time in which
+        its token comes back. A function for one moment, because the fast lane asks it for a whole batch.
         """
-        if source is ANYONE:
+        interval, latest = self._interval, now + self._tolerance
+
+        def take(source: Source, requests: int) -> bool:
+            due = source.due
+            due = (max(now, due)) + requests * interval
+            if due > latest:
+                return False
+            source.due = due
             return True
-        due = max(source.due, now) + requests * self._interval
-        if due > now + self._tolerance:
-            return False
-        source.due = due
-        return True
+
+        return take
 
     def _evict(self) -> None:
         self.evictions += 1

@@ -177,8 +177,10 @@ class Handler:
             return self._overdue(client, arrived)
         if not data:
             return client.protocol.end_of_stream()
-        permit = partial(self._admission.take, client.source, 1, arrived)
-        outcome = client.protocol.receive(data, self._jam, permit if self._admission.limits_rate else None)
+        permit = None
+        if self._admission.limits_rate and client.source is not ANYONE:
+            permit = partial(self._admission.taking(arrived), client.source, 1)
+        outcome = client.protocol.receive(data, self._jam, permit)
         began = client.first_byte
         if began is not None and outcome.requests and outcome.end is not Disconnect.TOO_LONG:
             self._counters.request_receive.observe(arrived - began)

@@ -29,7 +29,7 @@ from contextlib import suppress
 import trio
 
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
-from triojam.admission import ANYONE, Admission, Source
+from triojam.admission import ANYONE, Admission, Source, Take
 from triojam.counters import Counters
 from triojam.handler import account_for_abandoned
 from triojam.listeners import DrainingListener
@@ -187,7 +187,7 @@ class Lane(DrainingListener):
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
         """Read once from each client, and return those who are to be told the time, and how many times."""
         listening, partials, read = self._queues.sockets, self._partials, os.read
-        limited = self._admission.limits_rate
+        take = self._admission.taking(began + self._ahead) if self._admission.limits_rate else None
         due: list[tuple[int, int]] = []
         for fd, _ in events:
             if fd in listening:
@@ -204,8 +204,8 @@ class Lane(DrainingListener):
                 continue
             times = PLAIN.get(data)
             if times is None or fd in partials:
-                times = self._sort_out(fd, data, began)
-            elif limited and not self._within_rate(fd, times, began):
+                times = self._sort_out(fd, data, began, take)
+            elif take is not None and (source := self._sources.get(fd)) and not take(source, times):
                 self._hand_over(fd, Handover.RATE, Backlog(data))
                 continue
             if times:
@@ -229,7 +229,7 @@ class Lane(DrainingListener):
             # One observation for all of them, of the whole batch: no request took longer than is said.
             self._counters.request_duration.observe(_now() - began, served)
 
-    def _sort_out(self, fd: int, data: bytes, arrived: float) -> int:
+    def _sort_out(self, fd: int, data: bytes, arrived: float, take: Take | None) -> int:
         """Look at what is not just plain requests; return how many times the client is to be told."""
         partial = self._partials.get(fd)
         if not data:
@@ -254,7 +254,7 @@ class Lane(DrainingListener):
                 self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
                 return 0
             times = outcome.requests
-        if times and not self._within_rate(fd, times, arrived):
+        if times and take is not None and (source := self._sources.get(fd)) and not take(source, times):
             self._hand_over(fd, Handover.RATE, Backlog(data, first_byte))
             return 0
         if times and first_byte is not None:
@@ -277,12 +277,6 @@ class Lane(DrainingListener):
         else:
             backlog = Backlog(unsent=answers[sent:], due=times - taken, arrived=arrived)
             self._hand_over(fd, Handover.SEND, backlog)
-
-    def _within_rate(self, fd: int, times: int, now: float) -> bool:
-        """Whether so many requests may be answered; if not, the handler decides about each of them."""
-        if not self._admission.limits_rate:
-            return True
-        return self._admission.take(self._sources.get(fd, ANYONE), times, now + self._ahead)
 
     def _adopt(self, fd: int, source: Source) -> bool:
         """Watch a new client; False, and it is closed, if the system has no room for that."""
