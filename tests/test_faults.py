@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.conftest import Start
-from tests.support import JAM, PATIENCE, Running, receive_all, receive_exactly, until
+from tests.support import JAM, PATIENCE, ClientEnd, Running, raw, receive_all, receive_exactly, until
 from triojam.protocol import REFUSALS, Rules
 from triojam.reasons import Disconnect, Refusal, Rejection, SendError
 
@@ -44,11 +44,11 @@ async def good_client(server: Running) -> AsyncIterator[None]:
     assert server.counters.internal_errors == 0
 
 
-def reset(client: trio.abc.AsyncResource) -> None:
+def reset(client: ClientEnd) -> None:
     """Close with RST."""
-    assert isinstance(client, trio.SocketStream)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.socket.close()
+    tcp = raw(client)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    tcp.socket.close()
 
 
 def resident_bytes() -> int:
@@ -313,11 +313,10 @@ async def test_the_end_that_was_decided_is_the_one_that_counts(
     assert server.counters.disconnects[reason] == 10
 
 
-async def deaf_client(server: Running) -> trio.SocketStream:
+async def deaf_client(server: Running) -> ClientEnd:
     """Open a connection whose client has room for next to no answers."""
     client = await server.connect()
-    assert isinstance(client, trio.SocketStream)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    raw(client).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     return client
 
 
