@@ -38,3 +38,10 @@ async def start_socket(request: pytest.FixtureRequest, nursery: trio.Nursery) ->
     """Start servers on real sockets only, for what memory streams cannot do, such as a reset."""
     async for starter in _starter(request.param, nursery):
         yield starter
+
+
+@pytest.fixture(params=[start_tcp, start_lane], ids=["tcp", "lane"])
+async def start_plain(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
+    """Start servers on plain TCP only, for what a client cannot be told before its TLS handshake."""
+    async for starter in _starter(request.param, nursery):
+        yield starter

@@ -61,7 +61,7 @@ class Running:
     """A server under test.
 
     open: opens the client's end of a new connection. drain: begins to stop the server.
-    finished: set once a drained server has ended.
+    finished: set once a drained server has ended. tls: whether clients have to speak it.
     """
 
     counters: Counters
@@ -71,6 +71,7 @@ class Running:
     handler: Handler
     finished: trio.Event
     server: Server | None = None
+    tls: bool = False
     _clients: list[ClientEnd] = field(default_factory=list)
 
     async def connect(self) -> ClientEnd:
@@ -166,6 +167,20 @@ def certificate() -> trustme.LeafCert:
     return authority().issue_cert("localhost", "127.0.0.1")
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is there as long as this process is."""
+    return tempfile.TemporaryDirectory(prefix="triojam-tests-")
+
+
+@cache
+def certificate_file() -> str:
+    """Return the path of a file with that certificate and its key."""
+    file = Path(_folder().name) / "server.pem"
+    file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
+    return str(file)
+
+
 def trusting() -> ssl.SSLContext:
     """Make the context of a client that trusts the authority."""
     context = ssl.create_default_context()
@@ -226,12 +241,11 @@ async def open_tls(address: tuple[str, int], context: ssl.SSLContext) -> TlsClie
 
 async def start_tls(nursery: trio.Nursery, **changes: Any) -> Running:
     """Start a whole server; clients speak TLS."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "server.pem"
-        file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
-        running = await start_tcp(nursery, tls_port=0, tls_certificate=str(file), **changes)
+    secured: dict[str, Any] = {"tls_port": 0, "tls_certificate": certificate_file()}
+    running = await start_tcp(nursery, **secured | changes)
     assert running.server is not None
     running.open = partial(open_tls, running.server.tls_addresses[0], trusting())
+    running.tls = True
     return running
 
 
