@@ -101,6 +101,13 @@ class Running:
         for client in self._clients:
             await trio.aclose_forcefully(client)
 
+    async def refuses(self, text: bytes) -> bool:
+        """Whether one more connection is closed with `text`; over TLS without, and before a handshake."""
+        try:
+            return await receive_all(await self.connect()) == text and not self.tls
+        except trio.BrokenResourceError:
+            return self.tls or not text
+
     async def ask(self, data: bytes, *, end: bool = True) -> bytes:
         """Send `data` on a new connection, end the sending side, and return all that comes back."""
         client = await self.connect()

@@ -33,7 +33,7 @@ def load(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -
     web_context = _make_context(certificate, key)
     web_context.set_alpn_protocols(["http/1.1"])
     if client_ca:
-        _read("tls_client_ca", client_ca, CLIENT_CA)
+        _check_readable("tls_client_ca", client_ca, CLIENT_CA)
         try:
             time_context.load_verify_locations(cafile=client_ca)
         except ssl.SSLError as exc:
@@ -53,7 +53,7 @@ def _make_context(certificate: str, key: str) -> ssl.SSLContext:
     context.num_tickets = 0
     _check_certificates(certificate)
     if key:
-        _read("tls_key", key, KEY)
+        _check_readable("tls_key", key, KEY)
     try:
         context.load_cert_chain(certificate, key or None, password=_refuse_passphrase)
     except (ssl.SSLError, _PassphraseError) as exc:
@@ -63,16 +63,16 @@ def _make_context(certificate: str, key: str) -> ssl.SSLContext:
 
 def _check_certificates(path: str) -> None:
     """Look at the certificate's file alone: beside the key's, an error would not say which it is about."""
-    text = _read("tls_certificate", path, CERTIFICATE)
+    _check_readable("tls_certificate", path, CERTIFICATE)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text.decode("ascii", "replace"))
-    except (ssl.SSLError, ValueError) as exc:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+    except ssl.SSLError as exc:
         raise _fault("tls_certificate", path, CERTIFICATE, exc) from exc
 
 
-def _read(setting: str, path: str, takes: str) -> bytes:
+def _check_readable(setting: str, path: str, takes: str) -> None:
     try:
-        return Path(path).read_bytes()
+        Path(path).read_bytes()
     except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError
         raise _fault(setting, path, takes, exc) from exc
 
