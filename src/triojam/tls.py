@@ -50,7 +50,7 @@ class TlsStream(ClientStream):
         except ssl.SSLError as exc:
             with suppress(trio.BrokenResourceError):
                 await self._flush()  # the alert that says why
-            raise HandshakeError(exc.reason or type(exc).__name__) from exc
+            raise HandshakeError(exc.reason or "the client left") from exc
         except trio.BrokenResourceError as exc:
             raise HandshakeError("the client broke the connection") from exc
 
