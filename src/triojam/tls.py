@@ -47,9 +47,7 @@ class TlsStream(ClientStream):
                 await self._flush()
                 data = await self._tcp.receive_some(RECEIVE_BYTES)
             await self._flush()
-        except ssl.SSLError as exc:
-            with suppress(trio.BrokenResourceError):
-                await self._flush()  # the alert that says why
+        except ssl.SSLError as exc:  # the alert that tells the client why goes out with the farewell
             raise HandshakeError(exc.reason or "the client left") from exc
         except trio.BrokenResourceError as exc:
             raise HandshakeError("the client broke the connection") from exc
