@@ -17,11 +17,11 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from triojam import Server, Settings, serve
 from triojam.admission import Admission
-from triojam.app import make_policy, make_rules, make_timeouts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
 from triojam.lane import Lane
+from triojam.meaning import make_policy, make_rules, make_timeouts
 from triojam.protocol import Timeouts
 
 # 12:34:56 in UTC, and not on the edge of a second.

@@ -27,6 +27,7 @@ from tests.support import (
     certificate,
     certificate_file,
     open_tls,
+    raw,
     receive_all,
     receive_exactly,
     start_tls,
@@ -123,6 +124,15 @@ async def test_closing_at_once(tls: Start) -> None:
         await (await running.connect()).aclose()
     await until(lambda: running.counters.connections_open == 0)
     assert running.counters.disconnects[Disconnect.EOF] == 20
+
+
+async def test_the_last_answer_survives_unread_input(tls: Start) -> None:
+    """After its last answer the server ends TLS, then TCP, and does not reset a client that still sends."""
+    running = await tls()
+    client = await running.connect()
+    await client.send_all(b"x" * 100_000)
+    assert (await receive_all(client)).startswith(b"ERROR too_long: ")
+    assert await raw(client).receive_some() == b""
 
 
 @pytest.mark.parametrize("how", ["close_notify", "FIN"])

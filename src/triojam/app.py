@@ -4,7 +4,6 @@ The nurseries lie within each other in the order in which things stop: the time 
 the clients, then the probes, and the web listener last, so that the drain can be watched.
 """
 
-import math
 import socket
 import ssl
 import time
@@ -15,8 +14,7 @@ from typing import Any, cast
 
 import trio
 
-from triojam import certificates
-from triojam.admission import Admission, Policy, parse_networks
+from triojam.admission import Admission
 from triojam.certificates import Contexts
 from triojam.clock import Clock
 from triojam.counters import Counters
@@ -25,9 +23,9 @@ from triojam.kernelclock import read_kernel_clock
 from triojam.lane import LANE_AVAILABLE, Lane
 from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
+from triojam.meaning import load_contexts, make_policy, make_rules, make_timeouts
 from triojam.metrics import CountersCollector, make_registry
 from triojam.probes import report_traffic, watch_clock, watch_lag
-from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Reload
 from triojam.settings import Settings
 from triojam.sockets import Sockets, addresses, connection_limit, open_sockets
@@ -303,44 +301,4 @@ async def open_server(
         make_logger=make_logger,
         log_messages_dropped=log_messages_dropped,
         now=now,
-    )
-
-
-def load_contexts(settings: Settings) -> Contexts:
-    """Read the certificates that the settings need. Raises SettingError."""
-    return certificates.load(
-        certificate=settings.tls_certificate,
-        key=settings.tls_key,
-        client_ca=settings.tls_client_ca,
-        time=settings.tls_port is not None,
-        web=settings.metrics_tls and settings.metrics_port is not None,
-    )
-
-
-def make_rules(settings: Settings) -> Rules:
-    """Return what the settings let a connection do."""
-    return Rules(
-        max_line_bytes=settings.max_line_bytes,
-        error_budget=settings.error_budget,
-        reply_to_rejected=settings.on_reject == "reply",
-    )
-
-
-def make_policy(settings: Settings) -> Policy:
-    """Return whom the settings let in, and with how much."""
-    return Policy(
-        allow=parse_networks(settings.allow),
-        deny=parse_networks(settings.deny),
-        connections_per_source=settings.connections_per_source,
-        rate_per_source=settings.rate_per_source,
-        burst_per_source=settings.burst_per_source,
-    )
-
-
-def make_timeouts(settings: Settings) -> Timeouts:
-    """Return how long the settings let a client take; there, 0 is none."""
-    return Timeouts(
-        idle=settings.idle_timeout or math.inf,
-        line=settings.line_timeout or math.inf,
-        send=settings.send_timeout or math.inf,
     )

@@ -8,8 +8,8 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env
 
 from triojam import client_commands, lab_commands
-from triojam.app import load_contexts
 from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
+from triojam.meaning import load_contexts
 from triojam.run import run
 from triojam.settings import SettingError, Settings
 from triojam.version import __version__
