@@ -1,23 +1,27 @@
 """Servers to test against, over every transport, and the accounts that must balance afterwards."""
 
 import logging
+import ssl
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, cast
 
 import structlog
 import trio
 import trio.testing
+import trustme
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from triojam import Server, Settings, serve
 from triojam.admission import Admission
-from triojam.app import make_policy, make_rules, make_timeouts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
 from triojam.lane import Lane
+from triojam.meaning import make_policy, make_rules, make_timeouts
 from triojam.protocol import Timeouts
 
 # 12:34:56 in UTC, and not on the edge of a second.
@@ -57,7 +61,7 @@ class Running:
     """A server under test.
 
     open: opens the client's end of a new connection. drain: begins to stop the server.
-    finished: set once a drained server has ended.
+    finished: set once a drained server has ended. tls: whether clients have to speak it.
     """
 
     counters: Counters
@@ -67,6 +71,7 @@ class Running:
     handler: Handler
     finished: trio.Event
     server: Server | None = None
+    tls: bool = False
     _clients: list[ClientEnd] = field(default_factory=list)
 
     async def connect(self) -> ClientEnd:
@@ -95,6 +100,13 @@ class Running:
         """Close every connection that was opened here."""
         for client in self._clients:
             await trio.aclose_forcefully(client)
+
+    async def refuses(self, text: bytes) -> bool:
+        """Whether one more connection is closed with `text`; over TLS without, and before a handshake."""
+        try:
+            return await receive_all(await self.connect()) == text and not self.tls
+        except trio.BrokenResourceError:
+            return self.tls or not text
 
     async def ask(self, data: bytes, *, end: bool = True) -> bytes:
         """Send `data` on a new connection, end the sending side, and return all that comes back."""
@@ -148,6 +160,100 @@ async def start_tcp(
 async def start_lane(nursery: trio.Nursery, **changes: Any) -> Running:
     """Start a whole server whose fast lane is on."""
     return await start_tcp(nursery, fast_lane=True, **changes)
+
+
+@cache
+def authority() -> trustme.CA:
+    """Return the authority behind every certificate here: only one, for keys take time to make."""
+    return trustme.CA()
+
+
+@cache
+def certificate() -> trustme.LeafCert:
+    """Return the certificate of servers under test."""
+    return authority().issue_cert("localhost", "127.0.0.1")
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is there as long as this process is."""
+    return tempfile.TemporaryDirectory(prefix="triojam-tests-")
+
+
+@cache
+def certificate_file() -> str:
+    """Return the path of a file with that certificate and its key."""
+    file = Path(_folder().name) / "server.pem"
+    file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
+    return str(file)
+
+
+def trusting() -> ssl.SSLContext:
+    """Make the context of a client that trusts the authority."""
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+class TlsClient(trio.abc.HalfCloseableStream):
+    """A client's end of TLS that can end its sending side; to it, only close_notify is a good end.
+
+    tcp: the stream that it is encrypted on.
+    """
+
+    def __init__(self, tcp: trio.SocketStream, context: ssl.SSLContext) -> None:
+        self.tcp = tcp
+        self.tls = trio.SSLStream(tcp, context, server_hostname="localhost")
+        self._ended = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send."""
+        await self.tls.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait."""
+        await self.tls.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Receive."""
+        return await self.tls.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """End the sending side as most clients do: that of TCP, without close_notify."""
+        self._ended = True
+        await self.tcp.send_eof()
+
+    async def aclose(self) -> None:
+        """Close, with close_notify unless the sending side has ended."""
+        await (self.tcp if self._ended else self.tls).aclose()
+
+
+def raw(client: ClientEnd) -> trio.SocketStream:
+    """Return the TCP stream of a client's end."""
+    tcp = client.tcp if isinstance(client, TlsClient) else client
+    assert isinstance(tcp, trio.SocketStream)
+    return tcp
+
+
+async def open_tls(address: tuple[str, int], context: ssl.SSLContext) -> TlsClient:
+    """Open a connection and shake hands. Raises trio.BrokenResourceError if it is closed before."""
+    client = TlsClient(await trio.open_tcp_stream(*address), context)
+    try:
+        await client.tls.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(client.tcp)
+        raise
+    return client
+
+
+async def start_tls(nursery: trio.Nursery, **changes: Any) -> Running:
+    """Start a whole server; clients speak TLS."""
+    secured: dict[str, Any] = {"tls_port": 0, "tls_certificate": certificate_file()}
+    running = await start_tcp(nursery, **secured | changes)
+    assert running.server is not None
+    running.open = partial(open_tls, running.server.tls_addresses[0], trusting())
+    running.tls = True
+    return running
 
 
 async def start_memory(

@@ -1,4 +1,4 @@
-"""Portable path and fast lane get the same random traffic: the same comes back, and the same is counted."""
+"""Portable path, fast lane and TLS get the same random traffic: the same comes back, and is counted."""
 
 import socket
 import struct
@@ -9,7 +9,17 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import JAM, Running, balanced, receive_exactly, start_lane, start_tcp, until
+from tests.support import (
+    JAM,
+    Running,
+    balanced,
+    raw,
+    receive_exactly,
+    start_lane,
+    start_tcp,
+    start_tls,
+    until,
+)
 from triojam.protocol import Connection, Rules
 
 LINES = st.sampled_from(
@@ -42,7 +52,6 @@ async def play(server: Running, script: tuple[list[Step], str]) -> bytes:
     ended = False
     received = b""
     client = await server.connect()
-    assert isinstance(client, trio.SocketStream)
     for step in steps:
         for data in step.sends:
             with suppress(trio.BrokenResourceError):
@@ -64,6 +73,7 @@ async def play(server: Running, script: tuple[list[Step], str]) -> bytes:
     elif end == "reset":
         if model.midline:
             await until(server.midline)
+        client = raw(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)
@@ -89,16 +99,19 @@ def counted(server: Running) -> dict[str, object]:
 @settings(deadline=None, max_examples=60)
 @given(traffic=st.lists(scripts, min_size=1, max_size=4))
 def test_same_traffic_same_answers_same_counts(traffic: list[tuple[list[Step], str]]) -> None:
-    """Fragments, pipelines, garbage, half-closes, resets and pauses cannot tell the two paths apart."""
+    """Fragments, pipelines, garbage, half-closes, resets and pauses cannot tell the paths apart."""
 
     async def compare() -> None:
         async with trio.open_nursery() as nursery:
             portable = await start_tcp(nursery, error_budget=RULES.error_budget)
             lane = await start_lane(nursery, error_budget=RULES.error_budget)
+            secured = await start_tls(nursery, error_budget=RULES.error_budget)
             for script in traffic:
-                assert await play(lane, script) == await play(portable, script)
-            assert counted(lane) == counted(portable)
-            for server in (portable, lane):
+                expected = await play(portable, script)
+                assert await play(lane, script) == expected
+                assert await play(secured, script) == expected
+            assert counted(lane) == counted(secured) == counted(portable)
+            for server in (portable, lane, secured):
                 await server.close_clients()
                 await balanced(server.counters)
             nursery.cancel_scope.cancel()

@@ -18,7 +18,7 @@ from triojam.counters import Counters
 from triojam.lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, Lane
 from triojam.protocol import REFUSALS, Rules, Timeouts
 from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, SendError
-from triojam.streams import Backlog, ClientStream
+from triojam.streams import Backlog, TcpStream
 
 
 def handed_over(server: Running) -> dict[str, int]:
@@ -370,7 +370,7 @@ async def test_a_cut_line_behind_unsent_answers(nursery: trio.Nursery) -> None:
     backlog = Backlog(received=b"TI", first_byte=trio.current_time(), unsent=JAM, due=1)
     server.counters.requests += 1
     server.counters.opened()
-    await server.handler.handle(ClientStream.adopt(theirs.detach(), ANYONE, backlog))
+    await server.handler.handle(TcpStream.adopt(theirs.detach(), ANYONE, backlog))
     assert server.counters.send_errors[SendError.RESET] == 1
     assert server.counters.rejected[Rejection.INCOMPLETE] == 1
     assert server.counters.unaccounted == 0

@@ -26,6 +26,11 @@ WRONG = {
     "port": ["-1", "65536", "1.5", "time", ""],
     "metrics_host": [""],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
+    "tls_port": ["-1", "65536", "1.5", "tls", ""],
+    "tls_certificate": [],  # what is wrong with a file, tests/test_tls.py looks at
+    "tls_key": [],
+    "tls_client_ca": [],
+    "metrics_tls": ["maybe", "2", ""],
     "timezone": ["Mars/Base", "../../etc/passwd", "/etc/localtime", "Asia", ""],
     "idle_timeout": DURATION,
     "line_timeout": DURATION,

@@ -8,20 +8,20 @@ import trio
 from trio.testing import check_half_closeable_stream
 
 from tests.support import receive_all
-from triojam.streams import ClientStream
+from triojam.streams import TcpStream
 
 
-async def socket_pair() -> tuple[ClientStream, ClientStream]:
+async def socket_pair() -> tuple[TcpStream, TcpStream]:
     """Make two connected TCP streams: Unix pairs know neither resets nor the options of TCP."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         client = trio.socket.socket()
         await client.connect(listener.socket.getsockname())
         server, _ = await listener.socket.accept()
-    return ClientStream(client, "client"), ClientStream(server, "server")
+    return TcpStream(client, "client"), TcpStream(server, "server")
 
 
-async def clogged_socket_pair() -> tuple[ClientStream, ClientStream]:
+async def clogged_socket_pair() -> tuple[TcpStream, TcpStream]:
     """Make a pair of which neither end can send, because the other does not receive."""
     left, right = await socket_pair()
     more_than_fits = bytes(20_000_000)

@@ -143,8 +143,7 @@ async def test_not_ready_before_it_accepts() -> None:
         assert (reply.status, reply.text) == (503, "not ready: starting\n")
         assert (await fetch(server.metrics_addresses[0], "/healthz")).status == 200
         may_stop.set()
-    for sock in server._sockets:
-        sock.close()
+    server._sockets.close()
 
 
 async def test_the_live_page(web: Address) -> None:

@@ -41,12 +41,18 @@ def count_accept_error(counters: Counters, exc: OSError) -> bool:
 
 
 def admit(
-    counters: Counters, admission: Admission, sock: socket.socket, address: tuple[str, int]
+    counters: Counters,
+    admission: Admission,
+    sock: socket.socket,
+    address: tuple[str, int],
+    *,
+    tell: bool = True,
 ) -> Source | None:
     """Count an accepted connection and return its source.
 
     One that is not admitted is told why, as far as that is said, and closed without waiting for the client;
-    None is returned. Who may not connect at all is not told that the server is full either.
+    None is returned. Who may not connect at all is not told that the server is full either. Without `tell`
+    nobody is told.
     """
     host, port = address[:2]
     if (host, port) in admission.own:
@@ -60,7 +66,7 @@ def admit(
         return admission.enter(host)
     counters.refused(refusal)
     with sock, suppress(OSError):
-        if not (text := REFUSALS[refusal]):
+        if not (tell and (text := REFUSALS[refusal])):
             return None
         sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
         sock.send(text)

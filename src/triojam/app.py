@@ -4,17 +4,18 @@ The nurseries lie within each other in the order in which things stop: the time 
 the clients, then the probes, and the web listener last, so that the drain can be watched.
 """
 
-import math
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import trio
 
-from triojam.admission import Admission, Policy, parse_networks
+from triojam.admission import Admission
+from triojam.certificates import Contexts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
@@ -22,36 +23,38 @@ from triojam.kernelclock import read_kernel_clock
 from triojam.lane import LANE_AVAILABLE, Lane
 from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
+from triojam.meaning import load_contexts, make_policy, make_rules, make_timeouts
 from triojam.metrics import CountersCollector, make_registry
 from triojam.probes import report_traffic, watch_clock, watch_lag
-from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Reload
 from triojam.settings import Settings
-from triojam.sockets import addresses, connection_limit, listen
+from triojam.sockets import Sockets, addresses, connection_limit, open_sockets
 from triojam.status import Board
 from triojam.streams import format_address
+from triojam.tls import TlsListener
 from triojam.version import __version__
 
 
 class Server:
     """A server that has its listening sockets, and then serves on them.
 
-    addresses, metrics_addresses: (host, port) of each listening socket, with the real port where the
-        settings say 0.
+    addresses, tls_addresses, metrics_addresses: (host, port) of each listening socket, with the real port
+        where the settings say 0.
     """
 
     def __init__(  # noqa: PLR0913  # everything is wired here
         self,
         settings: Settings,
-        sockets: list[trio.socket.SocketType],
-        web_sockets: list[trio.socket.SocketType],
+        sockets: Sockets,
+        contexts: Contexts,
         *,
         make_logger: LoggerFactory,
         log_messages_dropped: Callable[[], int],
         now: Callable[[], float],
     ) -> None:
-        self.addresses = addresses(sockets)
-        self.metrics_addresses = addresses(web_sockets)
+        self.addresses = addresses(sockets.time)
+        self.tls_addresses = addresses(sockets.tls)
+        self.metrics_addresses = addresses(sockets.web)
         self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
@@ -68,8 +71,8 @@ class Server:
         )
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
+        self._contexts = contexts
         self._lane: Lane | None = None
-        self._web_sockets = web_sockets
         collector = CountersCollector(
             self.counters,
             clock=now,
@@ -90,11 +93,11 @@ class Server:
         self._drain_asked = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained. Reports itself once both listeners accept."""
+        """Serve until drained. Reports itself once all listeners accept."""
         web_may_stop = trio.Event()
         try:
             async with trio.open_nursery() as web_nursery:
-                if self._web_sockets:
+                if self._sockets.web:
                     await web_nursery.start(self._serve_web, web_may_stop)
                 async with trio.open_nursery() as probes:
                     probes.start_soon(watch_lag, self.counters)
@@ -105,8 +108,7 @@ class Server:
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
         finally:
-            for sock in [*self._sockets, *self._web_sockets]:
-                sock.close()
+            self._sockets.close()
         self._log.info("stopped", **self.totals())
 
     def drain(self) -> None:
@@ -114,10 +116,15 @@ class Server:
         self._drain_asked.set()
 
     def reload(self, settings: Settings) -> None:
-        """Apply what can change while serving, to lines and waits to come."""
+        """Apply what can change while serving, to lines, waits and handshakes to come.
+
+        Raises SettingError for a certificate that cannot be used; then nothing has changed.
+        """
         changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
         kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
-        self._settings = settings = replace(settings, **kept)
+        settings = replace(settings, **kept)
+        self._contexts = load_contexts(settings)
+        self._settings = settings
         self._log = self._make_logger(settings.log_level)
         self._handler.log = self._log
         self._handler.set_rules(make_rules(settings))
@@ -175,6 +182,7 @@ class Server:
                 self._log.info(
                     "serving",
                     time=[format_address(address) for address in self.addresses],
+                    tls=[format_address(address) for address in self.tls_addresses],
                     metrics=[format_address(address) for address in self.metrics_addresses],
                     connections_limit=self.counters.connections_limit,
                     version=__version__,
@@ -199,20 +207,29 @@ class Server:
         self._log.info("draining: no clients left")
 
     def _make_listeners(self) -> list[DrainingListener]:
+        listeners: list[DrainingListener] = [
+            TlsListener(
+                # To a refused client, plain text would be noise; a handshake is what refusing it spares.
+                ClientListener(sock, counters=self.counters, admission=self._admission, tell=False),
+                lambda: cast(ssl.SSLContext, self._contexts.time),
+            )
+            for sock in self._sockets.tls
+        ]
         if not (self._settings.fast_lane and LANE_AVAILABLE):
-            return [
+            listeners += [
                 ClientListener(sock, counters=self.counters, admission=self._admission)
-                for sock in self._sockets
+                for sock in self._sockets.time
             ]
+            return listeners
         self._lane = Lane(
-            [socket.socket(fileno=sock.detach()) for sock in self._sockets],
+            [socket.socket(fileno=sock.detach()) for sock in self._sockets.time],
             rules=make_rules(self._settings),
             timeouts=self._handler.timeouts,
             counters=self.counters,
             admission=self._admission,
             jam=self._clock.jam,
         )
-        return [self._lane]
+        return [self._lane, *listeners]
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
@@ -226,7 +243,8 @@ class Server:
         )
         await webserver.serve(
             app,
-            self._web_sockets,
+            self._sockets.web,
+            tls=lambda: self._contexts.web,
             stop=may_stop,
             error_log=make_bridge(lambda: self._log, name="triojam.web"),
             task_status=task_status,
@@ -246,12 +264,13 @@ async def serve(
 ) -> None:
     """Serve until `Server.drain` has been called and has done its work.
 
-    Reports the `Server` once both listeners accept; cancelling stops at once and cleans up everything.
+    Reports the `Server` once all listeners accept; cancelling stops at once and cleans up everything.
 
     make_logger: by default, events go to the standard library's logger "triojam".
     now: the wall clock, in seconds since the epoch.
 
-    Raises, before anything is served, ListenError, or SettingError for an address of another machine.
+    Raises, before anything is served, ListenError, or SettingError for an address of another machine or a
+    certificate that cannot be used.
     """
     server = await open_server(
         settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now
@@ -266,50 +285,20 @@ async def open_server(
     log_messages_dropped: Callable[[], int],
     now: Callable[[], float] = time.time,
 ) -> Server:
-    """Open the sockets of both listeners, and put a server together. Raises what `serve` raises."""
-    web_sockets: list[trio.socket.SocketType] = []
-    sockets = await listen("host", settings.host, settings.port)
-    try:
-        if settings.metrics_port is not None:
-            web_sockets = await listen("metrics_host", settings.metrics_host, settings.metrics_port)
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
+    """Open the sockets of all listeners, and put a server together. Raises what `serve` raises."""
+    contexts = load_contexts(settings)
+    sockets = await open_sockets(
+        host=settings.host,
+        port=settings.port,
+        tls_port=settings.tls_port,
+        metrics_host=settings.metrics_host,
+        metrics_port=settings.metrics_port,
+    )
     return Server(
         settings,
         sockets,
-        web_sockets,
+        contexts,
         make_logger=make_logger,
         log_messages_dropped=log_messages_dropped,
         now=now,
-    )
-
-
-def make_rules(settings: Settings) -> Rules:
-    """Return what the settings let a connection do."""
-    return Rules(
-        max_line_bytes=settings.max_line_bytes,
-        error_budget=settings.error_budget,
-        reply_to_rejected=settings.on_reject == "reply",
-    )
-
-
-def make_policy(settings: Settings) -> Policy:
-    """Return whom the settings let in, and with how much."""
-    return Policy(
-        allow=parse_networks(settings.allow),
-        deny=parse_networks(settings.deny),
-        connections_per_source=settings.connections_per_source,
-        rate_per_source=settings.rate_per_source,
-        burst_per_source=settings.burst_per_source,
-    )
-
-
-def make_timeouts(settings: Settings) -> Timeouts:
-    """Return how long the settings let a client take; there, 0 is none."""
-    return Timeouts(
-        idle=settings.idle_timeout or math.inf,
-        line=settings.line_timeout or math.inf,
-        send=settings.send_timeout or math.inf,
     )

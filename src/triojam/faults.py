@@ -17,7 +17,7 @@ from triojam.client import DAY, second_of_day
 from triojam.exchange import ServerClock
 from triojam.load import Load
 from triojam.schedule import Plan
-from triojam.streams import ClientStream
+from triojam.streams import TcpStream
 
 SLOW_CLIENTS = 40
 GARBAGE_CLIENTS = 10
@@ -90,7 +90,7 @@ async def resets(victim: Victim) -> None:
         await stream.send_all(b"TIME\r\n")
         await stream.receive_some()  # so that it is not reset before it is accepted
         await stream.send_all(b"TIME\r\n" * 10)
-        ClientStream(stream.socket, "").reset()
+        TcpStream(stream.socket, "").reset()
 
     async with trio.open_nursery() as nursery:
         for _ in range(RESETTING_CLIENTS):

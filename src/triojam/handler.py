@@ -19,12 +19,16 @@ from triojam.admission import ANYONE, Admission
 from triojam.counters import Counters
 from triojam.protocol import DRAIN_WINDOW, ERROR, Connection, Outcome, Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
-from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, host_of
-
-# After the last answer the server waits this long, and reads away this much, so that closing with
-# unread input does not turn the answer into a reset for the client.
-LINGER_SECONDS = 1.0
-LINGER_BYTES = 1024 * 1024
+from triojam.streams import (
+    LINGER_SECONDS,
+    NO_BACKLOG,
+    RECEIVE_BYTES,
+    Backlog,
+    ClientStream,
+    HandshakeError,
+    host_of,
+    linger,
+)
 
 # Draining: how long a read may then still wait for what the kernel already holds.
 LAST_READ = 0.001
@@ -133,6 +137,8 @@ class Handler:
             client.scope.deadline = self._deadline(client)
 
     async def _serve(self, client: _Client) -> Disconnect:
+        if isinstance(client.stream, ClientStream) and (end := await self._begin(client, client.stream)):
+            return end
         backlog = client.backlog
         data: bytes | None = backlog.received
         if backlog.unsent:
@@ -156,6 +162,20 @@ class Handler:
             if outcome.end is not None:
                 return outcome.end
             data = await self._receive(client)
+
+    async def _begin(self, client: _Client, stream: ClientStream) -> Disconnect | None:
+        """Let a stream do what comes before the first line, in the time of a line. Why, if it ends here."""
+        first_byte, client.first_byte = client.first_byte, client.since
+        with trio.CancelScope(deadline=self._deadline(client)) as client.scope:
+            try:
+                await stream.begin()
+            except HandshakeError as exc:
+                self.log.debug("handshake failed", peer=stream.peer, why=str(exc))
+                return Disconnect.HANDSHAKE
+            client.first_byte = first_byte
+            return None
+        overdue = trio.current_time() >= client.since + self.timeouts.line
+        return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
 
     async def _receive(self, client: _Client) -> bytes | None:
         """Return the next bytes, b"" at the end of the stream, or None once the deadline has passed."""
@@ -201,8 +221,7 @@ class Handler:
     def _drained(self, client: _Client, data: bytes | None) -> bool:
         """Whether a draining server has answered all that this client had sent."""
         over = trio.current_time() >= self._drain_began + DRAIN_WINDOW
-        emptied = data is None or len(data) < RECEIVE_BYTES
-        return over and emptied and not client.protocol.midline
+        return over and not (data and _may_hold_more(client.stream, data)) and not client.protocol.midline
 
     def _count(self, outcome: Outcome) -> None:
         self._counters.requests += outcome.requests
@@ -261,6 +280,11 @@ def _bytes_sent(stream: trio.abc.Stream) -> int:
     return stream.bytes_sent if isinstance(stream, ClientStream) else 0
 
 
+def _may_hold_more(stream: trio.abc.Stream, data: bytes) -> bool:
+    """Whether there may have been more to receive than `data`."""
+    return stream.may_hold_more if isinstance(stream, ClientStream) else len(data) == RECEIVE_BYTES
+
+
 def _times_within(answers: list[bytes], size: int) -> int:
     """Count the times that lie whole within the first `size` bytes of the answers."""
     ends = accumulate(map(len, answers))
@@ -277,11 +301,11 @@ async def _part(stream: trio.abc.Stream, reason: Disconnect) -> None:
     """Close so that the client gets what it is to get: its last answer, the end of the stream, or a reset."""
     if reason is Disconnect.SEND_TIMEOUT and isinstance(stream, ClientStream):
         stream.reset()
-    elif reason not in _NOTHING_MORE and isinstance(stream, trio.abc.HalfCloseableStream):
+    elif reason not in _NOTHING_MORE:
         # The client may be gone by now, or reset: it ended for the reason that it had before.
         with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError):
-            await stream.send_eof()
-            unread = LINGER_BYTES
-            while unread > 0 and (data := await stream.receive_some(RECEIVE_BYTES)):
-                unread -= len(data)
+            if isinstance(stream, ClientStream):
+                await stream.finish()
+            elif isinstance(stream, trio.abc.HalfCloseableStream):
+                await linger(stream)
     await stream.aclose()

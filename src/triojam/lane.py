@@ -35,7 +35,7 @@ from triojam.handler import account_for_abandoned
 from triojam.listeners import DrainingListener
 from triojam.protocol import Connection, Rules, Timeouts
 from triojam.reasons import Disconnect, Handover, Rejection, SendError
-from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, ClientStream, send_some
+from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, TcpStream, send_some
 
 # Nearly all that clients send: plain requests, few at a time.
 PLAIN = {b"TIME\r\n" * times: times for times in range(1, 65)}
@@ -93,7 +93,7 @@ class Lane(DrainingListener):
         self._sources: dict[int, Source] = {}  # of all these, while anything is limited by source
         self._ahead = trio.current_time() - _now()
 
-    async def accept(self) -> ClientStream:
+    async def accept(self) -> TcpStream:
         """Serve the easy clients; return the next one that needs a task, counted as opened.
 
         Raises trio.ClosedResourceError once the lane is closed.
@@ -104,7 +104,7 @@ class Lane(DrainingListener):
                 self._serve_turn()
             if self._handovers:
                 fd, backlog = self._handovers.popleft()
-                return ClientStream.adopt(fd, self._sources.pop(fd, ANYONE), backlog.moved(self._ahead))
+                return TcpStream.adopt(fd, self._sources.pop(fd, ANYONE), backlog.moved(self._ahead))
             with suppress(trio.ClosedResourceError):  # closed, or woken to look at the hand-overs
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
         raise trio.ClosedResourceError("the lane was closed")

@@ -10,7 +10,7 @@ from trio import socket as tsocket
 from triojam.accepting import ACCEPT_PAUSE, admit, count_accept_error
 from triojam.admission import Admission
 from triojam.counters import Counters
-from triojam.streams import ClientStream, format_address
+from triojam.streams import ClientStream, TcpStream, format_address
 
 # One that needs no descriptor of its own: there may be none to be had.
 QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -28,14 +28,20 @@ class DrainingListener(trio.abc.Listener[ClientStream]):
 
 
 class ClientListener(DrainingListener):
-    """Accepts clients from one listening socket, which it owns, up to the limit among the counters."""
+    """Accepts clients from one listening socket, which it owns, up to the limit among the counters.
 
-    def __init__(self, sock: tsocket.SocketType, *, counters: Counters, admission: Admission) -> None:
+    tell: whether those that are not admitted are told why.
+    """
+
+    def __init__(
+        self, sock: tsocket.SocketType, *, counters: Counters, admission: Admission, tell: bool = True
+    ) -> None:
         self.socket = sock
         self._counters = counters
         self._admission = admission
+        self._tell = tell
 
-    async def accept(self) -> ClientStream:
+    async def accept(self) -> TcpStream:
         """Return the next admitted client, counted as opened. No accept error leaves, only its count.
 
         Raises trio.ClosedResourceError once the listener is closed.
@@ -50,8 +56,9 @@ class ClientListener(DrainingListener):
                     await trio.sleep(ACCEPT_PAUSE)
                 continue
             plain = socket.socket(fileno=sock.detach())
-            if (source := admit(self._counters, self._admission, plain, address)) is not None:
-                return ClientStream(trio.socket.from_stdlib_socket(plain), format_address(address), source)
+            source = admit(self._counters, self._admission, plain, address, tell=self._tell)
+            if source is not None:
+                return TcpStream(trio.socket.from_stdlib_socket(plain), format_address(address), source)
 
     async def drain(self) -> None:
         """Wait until nothing is queued."""

@@ -38,6 +38,7 @@ class Refusal(StrEnum):
 class Disconnect(StrEnum):
     """Why an admitted connection ended."""
 
+    HANDSHAKE = "handshake"  # of TLS, failed
     EOF = "eof"
     QUIT = "quit"
     IDLE = "idle"

@@ -39,6 +39,10 @@ def _is_duration(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
+def _is_text(value: str) -> bool:
+    return isinstance(value, str)
+
+
 def _is_zone(value: str) -> bool:
     if value == "system":
         return True
@@ -63,6 +67,9 @@ SECONDS = "seconds, 0 or more"
 OR_NONE = "0 for none"
 NETWORKS = "networks such as 192.0.2.0/24 or 2001:db8::/32, separated by commas"
 OTHER_NETWORKS = f"{NETWORKS}; none that is in allow as well"
+CERTIFICATE = "a PEM file with the server's certificate, then those between it and the root"
+KEY = "a PEM file with the certificate's key, no passphrase; empty if it stands in the certificate's file"
+CLIENT_CA = "a PEM file with certificates; empty if clients need none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,29 @@ class Settings:
         "TCP port of the metrics listener; none turns it off.",
         f"{PORT}, or none",
         lambda value: value is None or _is_port(value),
+    )
+    tls_port: int | None = _setting(
+        None,
+        "TCP port of the time service over TLS; none turns it off.",
+        f"{PORT}, or none",
+        lambda value: value is None or _is_port(value),
+    )
+    tls_certificate: str = _setting(
+        "", "The certificate of both TLS listeners.", CERTIFICATE, _is_text, reloads=True
+    )
+    tls_key: str = _setting("", "The private key of the certificate.", KEY, _is_text, reloads=True)
+    tls_client_ca: str = _setting(
+        "",
+        "Who must have signed the certificate that a client of the TLS port must then present.",
+        CLIENT_CA,
+        _is_text,
+        reloads=True,
+    )
+    metrics_tls: bool = _setting(
+        False,  # noqa: FBT003  # a default like the others
+        "The metrics listener speaks TLS, and nothing else.",
+        "true or false",
+        lambda value: isinstance(value, bool),
     )
     timezone: str = _setting(
         "system",

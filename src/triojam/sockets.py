@@ -4,6 +4,8 @@ import errno
 import socket
 import sys
 from collections.abc import Iterable
+from itertools import chain
+from typing import NamedTuple
 
 import trio
 
@@ -32,6 +34,36 @@ async def listen(setting: str, host: str, port: int) -> list[trio.socket.SocketT
             raise ListenError(f"cannot listen on {where}: the port is already in use") from exc
         raise ListenError(f"cannot listen on {where}: {exc.strerror or exc}") from exc
     return [each.socket for each in listeners]
+
+
+class Sockets(NamedTuple):
+    """The listening sockets of the time service, plain and over TLS, and of the metrics listener."""
+
+    time: list[trio.socket.SocketType]
+    tls: list[trio.socket.SocketType]
+    web: list[trio.socket.SocketType]
+
+    def close(self) -> None:
+        """Close those that nobody has taken over or closed."""
+        for sock in chain(*self):
+            sock.close()
+
+
+async def open_sockets(
+    *, host: str, port: int, tls_port: int | None, metrics_host: str, metrics_port: int | None
+) -> Sockets:
+    """Listen on every port that is one, or on none at all. Raises SettingError or ListenError."""
+    sockets = Sockets([], [], [])
+    try:
+        sockets.time.extend(await listen("host", host, port))
+        if tls_port is not None:
+            sockets.tls.extend(await listen("host", host, tls_port))
+        if metrics_port is not None:
+            sockets.web.extend(await listen("metrics_host", metrics_host, metrics_port))
+    except BaseException:
+        sockets.close()
+        raise
+    return sockets
 
 
 def addresses(sockets: Iterable[trio.socket.SocketType]) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""A client's TCP connection as a Trio stream, and two things that Trio's own cannot do.
+"""A client's connection as a Trio stream, and what Trio's own cannot do.
 
 `trio.SocketStream` does not say how much of an interrupted `send_all` the kernel took, and the accounts must
 be right to the last answer. And it has only one way to close, where a client that does not take its
@@ -8,6 +8,7 @@ answers must be reset, or the kernel keeps them for minutes.
 import os
 import socket
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Self
@@ -20,6 +21,11 @@ from triojam.admission import ANYONE, Source
 # One read, and so one batch of answers (at most 2.4 times as large), bounds what a client costs in memory:
 # the next read waits until the answers to this one are taken.
 RECEIVE_BYTES = 16 * 1024
+
+# After the last answer the server waits this long, and reads away this much, so that closing with
+# unread input does not turn the answer into a reset for the client.
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 1024 * 1024
 
 # l_onoff = 1, l_linger = 0: close() sends RST and drops what is unsent (socket(7), SO_LINGER).
 _LINGER_NONE = struct.pack("ii", 1, 0)
@@ -60,24 +66,52 @@ class Backlog(NamedTuple):
 NO_BACKLOG = Backlog()
 
 
-class ClientStream(trio.abc.HalfCloseableStream):
-    """An accepted TCP connection. Semantics and errors are those of `trio.abc.HalfCloseableStream`.
+class HandshakeError(Exception):
+    """What comes before a client's first line has failed. The text says why, in the words of the library."""
+
+
+class ClientStream(trio.abc.Stream):
+    """An accepted connection, and what its handler must know and do beyond `trio.abc.Stream`.
 
     peer: the client's address, for the log.
-    bytes_sent: how many bytes the kernel has taken, also from a `send_all` that did not finish.
+    bytes_sent: of what was to be sent, how much can arrive whole, also of a `send_all` that did not finish.
     source: where it comes from, with this connection counted; changed when limits by source begin to be.
     backlog: what the handler takes over from whoever served the connection before.
+    may_hold_more: whether more may have arrived than the last `receive_some` has given.
     """
 
-    def __init__(
-        self, sock: tsocket.SocketType, peer: str, source: Source = ANYONE, backlog: Backlog = NO_BACKLOG
-    ) -> None:
-        # Trio's stream sets TCP_NODELAY and TCP_NOTSENT_LOWAT, and does all that needs no counting.
-        self._stream = trio.SocketStream(sock)
+    def __init__(self, peer: str, source: Source = ANYONE, backlog: Backlog = NO_BACKLOG) -> None:
         self.peer = peer
         self.source = source
         self.bytes_sent = 0
         self.backlog = backlog
+        self.may_hold_more = False
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """Do what comes before the first line. Raises HandshakeError or trio.BrokenResourceError."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """End the sending side so that the client gets what was sent last, although it may go on sending.
+
+        Waits for the end of the client's side, so it needs a deadline. Raises trio.BrokenResourceError.
+        """
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Close at once with RST; what was not delivered is dropped."""
+
+
+class TcpStream(ClientStream, trio.abc.HalfCloseableStream):
+    """A TCP connection. Semantics and errors are those of `trio.abc.HalfCloseableStream`."""
+
+    def __init__(
+        self, sock: tsocket.SocketType, peer: str, source: Source = ANYONE, backlog: Backlog = NO_BACKLOG
+    ) -> None:
+        super().__init__(peer, source, backlog)
+        # Trio's stream sets TCP_NODELAY and TCP_NOTSENT_LOWAT, and does all that needs no counting.
+        self._stream = trio.SocketStream(sock)
         self._sending = False
 
     @classmethod
@@ -119,7 +153,16 @@ class ClientStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive at least one byte and at most `max_bytes`, or b"" at the end of the stream."""
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        self.may_hold_more = len(data) == max_bytes
+        return bytes(data)  # of bytes it is free, and Trio's SocketStream gives no other
+
+    async def begin(self) -> None:
+        """Do nothing: a client of plain TCP may speak at once."""
+
+    async def finish(self) -> None:
+        """End the sending side, and read away what the client still sends."""
+        await linger(self)
 
     async def aclose(self) -> None:
         """Close; the kernel goes on delivering what it took."""
@@ -141,6 +184,14 @@ class ClientStream(trio.abc.HalfCloseableStream):
             yield
         finally:
             self._sending = False
+
+
+async def linger(stream: trio.abc.HalfCloseableStream) -> None:
+    """End the sending side, then read away what comes, up to a limit. Raises trio.BrokenResourceError."""
+    await stream.send_eof()
+    unread = LINGER_BYTES
+    while unread > 0 and (data := await stream.receive_some(RECEIVE_BYTES)):
+        unread -= len(data)
 
 
 def send_some(descriptor: int, data: bytes) -> int:

@@ -6,7 +6,8 @@ and a stop ends them all. A scraper can neither use up the descriptors nor keep 
 """
 
 import logging
-from collections.abc import Iterable
+import ssl
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -97,15 +98,18 @@ class _Listener(trio.abc.Listener[_Stream]):
         await trio.lowlevel.checkpoint()
 
 
-async def serve(
+async def serve(  # noqa: PLR0913  # one of them is Trio's
     app: ASGIApp,
     sockets: Iterable[trio.socket.SocketType],
     *,
     stop: trio.Event,
     error_log: logging.Logger,
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` on listening sockets, which are closed at the end, until `stop` is set.
+
+    tls: returns what new connections are to be encrypted with; None = nothing.
 
     Reports once it accepts. An exception in the app answers 500 and goes to `error_log`.
     """
@@ -113,15 +117,17 @@ async def serve(
     config.errorlog = error_log
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
     config.read_timeout = int(KEEP_ALIVE_SECONDS)
+    config.ssl_handshake_timeout = SEND_SECONDS
     config.h2_max_concurrent_streams = 1
     config.include_server_header = False
     wrapped = ASGIWrapper(cast(ASGIFramework, app))
-    context = WorkerContext(None)
+    worker = WorkerContext(None)
     streams: set[_Stream] = set()
 
     async def handle(stream: _Stream) -> None:
         async def converse() -> None:
-            await TCPServer(wrapped, config, context, ConnectionState({}), cast(Any, stream))
+            secured = (context := tls()) and trio.SSLStream(stream, context, server_side=True)
+            await TCPServer(wrapped, config, worker, ConnectionState({}), cast(Any, secured or stream))
             conversation.cancel_scope.cancel()
 
         try:
@@ -148,5 +154,5 @@ async def serve(
                 for stream in streams:
                     stream.close_at(ends)
             accepting.cancel_scope.cancel()
-        await context.terminated.set()
+        await worker.terminated.set()
         connections.cancel_scope.deadline = ends
