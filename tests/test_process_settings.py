@@ -26,6 +26,7 @@ WRONG = {
     "port": ["-1", "65536", "1.5", "time", ""],
     "metrics_host": [""],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
+    "metrics_passwords": ["/no/such/file", "/"],
     "timezone": ["Mars/Base", "../../etc/passwd", "/etc/localtime", "Asia", ""],
     "idle_timeout": DURATION,
     "line_timeout": DURATION,

@@ -5,11 +5,13 @@ the clients, then the probes, and the web listener last, so that the drain can b
 """
 
 import math
+import secrets
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import trio
@@ -23,6 +25,7 @@ from triojam.lane import LANE_AVAILABLE, Lane
 from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
 from triojam.metrics import CountersCollector, make_registry
+from triojam.passwords import Passwords, load
 from triojam.probes import report_traffic, watch_clock, watch_lag
 from triojam.protocol import Rules, Timeouts
 from triojam.reasons import Reload
@@ -45,6 +48,7 @@ class Server:
         settings: Settings,
         sockets: list[trio.socket.SocketType],
         web_sockets: list[trio.socket.SocketType],
+        passwords: Passwords,
         *,
         make_logger: LoggerFactory,
         log_messages_dropped: Callable[[], int],
@@ -70,6 +74,7 @@ class Server:
         self._sockets = sockets
         self._lane: Lane | None = None
         self._web_sockets = web_sockets
+        self._passwords = passwords
         collector = CountersCollector(
             self.counters,
             clock=now,
@@ -114,7 +119,11 @@ class Server:
         self._drain_asked.set()
 
     def reload(self, settings: Settings) -> None:
-        """Apply what can change while serving, to lines and waits to come."""
+        """Apply what can change while serving, to lines and waits to come.
+
+        Raises SettingError for a file of passwords that cannot be used; then nothing has changed.
+        """
+        hashes = load(settings.metrics_passwords)
         changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
         kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
         self._settings = settings = replace(settings, **kept)
@@ -130,6 +139,7 @@ class Server:
             self._handler.enter_sources()
             if self._lane is not None:
                 self._lane.enter_sources()
+        self._passwords.replace(hashes)
         self._clock.set_zone(settings.timezone)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
@@ -216,16 +226,21 @@ class Server:
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
-        from triojam import web, webserver  # noqa: PLC0415
+        from triojam import auth, web, webserver  # noqa: PLC0415
 
+        if self._passwords and not all(ip_address(host).is_loopback for host, _ in self.metrics_addresses):
+            self._log.warning("passwords for the metrics listener cross the network in clear, without TLS")
         app = web.make_app(
             registry=self._registry,
             not_ready=self.not_ready,
             board=self._board,
             stop=may_stop,
         )
+        guarded = auth.BasicAuth(
+            app, passwords=self._passwords, counters=self.counters, log=lambda: self._log
+        )
         await webserver.serve(
-            app,
+            guarded,
             self._web_sockets,
             stop=may_stop,
             error_log=make_bridge(lambda: self._log, name="triojam.web"),
@@ -251,7 +266,8 @@ async def serve(
     make_logger: by default, events go to the standard library's logger "triojam".
     now: the wall clock, in seconds since the epoch.
 
-    Raises, before anything is served, ListenError, or SettingError for an address of another machine.
+    Raises, before anything is served, ListenError, or SettingError for an address of another machine or a
+    file of passwords that cannot be used.
     """
     server = await open_server(
         settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now
@@ -267,6 +283,7 @@ async def open_server(
     now: Callable[[], float] = time.time,
 ) -> Server:
     """Open the sockets of both listeners, and put a server together. Raises what `serve` raises."""
+    passwords = Passwords(load(settings.metrics_passwords), key=secrets.token_bytes(32))
     web_sockets: list[trio.socket.SocketType] = []
     sockets = await listen("host", settings.host, settings.port)
     try:
@@ -280,6 +297,7 @@ async def open_server(
         settings,
         sockets,
         web_sockets,
+        passwords,
         make_logger=make_logger,
         log_messages_dropped=log_messages_dropped,
         now=now,

@@ -90,11 +90,9 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], 
 
 def _reload(server: Server, reread: Callable[[], Settings]) -> None:
     try:
-        settings = reread()
+        server.reload(reread())
     except ConfigurationError as exc:
         server.reload_failed(str(exc))
-    else:
-        server.reload(settings)
 
 
 def _raise_descriptor_limit() -> int:

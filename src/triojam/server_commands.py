@@ -9,6 +9,7 @@ from cyclopts.config import Env
 
 from triojam import client_commands, lab_commands
 from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
+from triojam.passwords import load
 from triojam.run import run
 from triojam.settings import SettingError, Settings
 from triojam.version import __version__
@@ -58,6 +59,10 @@ def make_app() -> App:
     ) -> int:
         """Validate the settings, and print each with where it came from."""
         reading = invocation.read()
+        try:
+            load(reading.settings.metrics_passwords)
+        except SettingError as exc:
+            raise invocation.blame(exc) from exc
         rows = [
             (
                 each.name,

@@ -39,6 +39,10 @@ def _is_duration(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
+def _is_text(value: str) -> bool:
+    return isinstance(value, str)
+
+
 def _is_zone(value: str) -> bool:
     if value == "system":
         return True
@@ -61,6 +65,7 @@ ADDRESS = "an IP address or host name of this machine, or *"
 PORT = "a port from 0 (any free one) to 65535"
 SECONDS = "seconds, 0 or more"
 OR_NONE = "0 for none"
+PASSWORDS = "a file of user:hash lines with bcrypt hashes of cost 4 to 14; empty for no passwords"
 NETWORKS = "networks such as 192.0.2.0/24 or 2001:db8::/32, separated by commas"
 OTHER_NETWORKS = f"{NETWORKS}; none that is in allow as well"
 
@@ -87,6 +92,13 @@ class Settings:
         "TCP port of the metrics listener; none turns it off.",
         f"{PORT}, or none",
         lambda value: value is None or _is_port(value),
+    )
+    metrics_passwords: str = _setting(
+        "",
+        "File with who may use the metrics listener, such as htpasswd -B makes.",
+        PASSWORDS,
+        _is_text,
+        reloads=True,
     )
     timezone: str = _setting(
         "system",
