@@ -237,9 +237,9 @@ def refusals() -> list[AnyPanel]:
         ),
         lines(
             "The server's own troubles, in an hour",
-            "Bugs contained to one connection, reloads of the settings, by result, log lines that were dropped "
-            "because nobody read them, and requests to the metrics listener that it did not let through, wrong "
-            "a password and limited not even looked at: how many within the last hour.",
+            "Bugs contained to one connection, reloads of the settings, by result, log lines dropped because "
+            "nobody read them, and passwords for the metrics listener: wrong ones, and those not looked at "
+            "because too many were wrong before. How many within the last hour.",
             {
                 "bugs": hourly("triojam_internal_errors_total"),
                 "reload: {{result}}": f"sum by (result) (increase(triojam_config_reloads_total{CHOSEN}[1h]))",
