@@ -237,12 +237,16 @@ def refusals() -> list[AnyPanel]:
         ),
         lines(
             "The server's own troubles, in an hour",
-            "Bugs contained to one connection, reloads of the settings, by result, and log lines that were "
-            "dropped because nobody read them: how many within the last hour.",
+            "Bugs contained to one connection, reloads of the settings, by result, log lines dropped because "
+            "nobody read them, and passwords for the metrics listener: wrong ones, and those not looked at "
+            "because too many were wrong before. How many within the last hour.",
             {
                 "bugs": hourly("triojam_internal_errors_total"),
                 "reload: {{result}}": f"sum by (result) (increase(triojam_config_reloads_total{CHOSEN}[1h]))",
                 "log lines dropped": hourly("triojam_log_messages_dropped_total"),
+                "sources forgotten": hourly("triojam_client_table_evictions_total"),
+                "web password: {{reason}}": "sum by (reason) (increase("
+                f'triojam_web_auth_failures_total{{reason=~"wrong|limited", {CHOSEN[1:]}[1h]))',
             },
             unit=units.Short,
         ),

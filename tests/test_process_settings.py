@@ -31,6 +31,7 @@ WRONG = {
     "tls_key": [],
     "tls_client_ca": [],
     "metrics_tls": ["maybe", "2", ""],
+    "metrics_passwords": ["/no/such/file", "/"],
     "timezone": ["Mars/Base", "../../etc/passwd", "/etc/localtime", "Asia", ""],
     "idle_timeout": DURATION,
     "line_timeout": DURATION,

@@ -19,7 +19,7 @@ from tests.scrape import Address, Scrape, fetch, scrape
 from tests.support import JAM, NOW, PATIENCE, Events, Running, receive_all, settings_for_test, until
 from triojam import __version__
 from triojam.app import open_server
-from triojam.reasons import AcceptError, Disconnect, Refusal, Rejection, Reload, SendError
+from triojam.reasons import AcceptError, AuthFailure, Disconnect, Refusal, Rejection, Reload, SendError
 from triojam.web import MOST_STREAMS
 from triojam.webserver import GRACEFUL_SECONDS
 
@@ -41,6 +41,7 @@ LABELLED = {
     "triojam_connections_rejected_total": ("reason", Refusal),
     "triojam_disconnects_total": ("reason", Disconnect),
     "triojam_accept_errors_total": ("errno", AcceptError),
+    "triojam_web_auth_failures_total": ("reason", AuthFailure),
     "triojam_config_reloads_total": ("result", Reload),
 }
 HISTOGRAMS = [

@@ -4,18 +4,19 @@ The nurseries lie within each other in the order in which things stop: the time 
 the clients, then the probes, and the web listener last, so that the drain can be watched.
 """
 
+import secrets
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, cast
 
 import trio
 
 from triojam.admission import Admission
-from triojam.certificates import Contexts
 from triojam.clock import Clock
 from triojam.counters import Counters
 from triojam.handler import Handler
@@ -23,8 +24,9 @@ from triojam.kernelclock import read_kernel_clock
 from triojam.lane import LANE_AVAILABLE, Lane
 from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
-from triojam.meaning import load_contexts, make_policy, make_rules, make_timeouts
+from triojam.meaning import Files, load_files, make_policy, make_rules, make_timeouts
 from triojam.metrics import CountersCollector, make_registry
+from triojam.passwords import Passwords
 from triojam.probes import report_traffic, watch_clock, watch_lag
 from triojam.reasons import Reload
 from triojam.settings import Settings
@@ -46,7 +48,7 @@ class Server:
         self,
         settings: Settings,
         sockets: Sockets,
-        contexts: Contexts,
+        files: Files,
         *,
         make_logger: LoggerFactory,
         log_messages_dropped: Callable[[], int],
@@ -71,7 +73,8 @@ class Server:
         )
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
-        self._contexts = contexts
+        self._contexts = files.contexts
+        self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
         self._lane: Lane | None = None
         collector = CountersCollector(
             self.counters,
@@ -118,12 +121,14 @@ class Server:
     def reload(self, settings: Settings) -> None:
         """Apply what can change while serving, to lines, waits and handshakes to come.
 
-        Raises SettingError for a certificate that cannot be used; then nothing has changed.
+        Raises SettingError for a file that cannot be used; then nothing has changed.
         """
         changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
         kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
         settings = replace(settings, **kept)
-        self._contexts = load_contexts(settings)
+        files = load_files(settings)
+        self._contexts = files.contexts
+        self._passwords.replace(files.hashes)
         self._settings = settings
         self._log = self._make_logger(settings.log_level)
         self._handler.log = self._log
@@ -233,16 +238,24 @@ class Server:
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
-        from triojam import web, webserver  # noqa: PLC0415
+        from triojam import auth, web, webserver  # noqa: PLC0415
 
+        in_clear = self._contexts.web is None and not all(
+            ip_address(host).is_loopback for host, _ in self.metrics_addresses
+        )
+        if self._passwords and in_clear:
+            self._log.warning("passwords for the metrics listener cross the network in clear, without TLS")
         app = web.make_app(
             registry=self._registry,
             not_ready=self.not_ready,
             board=self._board,
             stop=may_stop,
         )
+        guarded = auth.BasicAuth(
+            app, passwords=self._passwords, counters=self.counters, log=lambda: self._log
+        )
         await webserver.serve(
-            app,
+            guarded,
             self._sockets.web,
             tls=lambda: self._contexts.web,
             stop=may_stop,
@@ -270,7 +283,7 @@ async def serve(
     now: the wall clock, in seconds since the epoch.
 
     Raises, before anything is served, ListenError, or SettingError for an address of another machine or a
-    certificate that cannot be used.
+    file that cannot be used.
     """
     server = await open_server(
         settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now
@@ -286,7 +299,7 @@ async def open_server(
     now: Callable[[], float] = time.time,
 ) -> Server:
     """Open the sockets of all listeners, and put a server together. Raises what `serve` raises."""
-    contexts = load_contexts(settings)
+    files = load_files(settings)
     sockets = await open_sockets(
         host=settings.host,
         port=settings.port,
@@ -297,7 +310,7 @@ async def open_server(
     return Server(
         settings,
         sockets,
-        contexts,
+        files,
         make_logger=make_logger,
         log_messages_dropped=log_messages_dropped,
         now=now,

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, Reload, SendError
+from triojam.reasons import (
+    AcceptError,
+    AuthFailure,
+    Disconnect,
+    Handover,
+    Refusal,
+    Rejection,
+    Reload,
+    SendError,
+)
 
 Label = TypeVar("Label", bound=StrEnum)
 
@@ -57,6 +66,7 @@ class Counters:
 
     __slots__ = (
         "accept_errors",
+        "auth_failures",
         "clock_steps",
         "config_reloads",
         "connections",
@@ -90,6 +100,7 @@ class Counters:
         self.accept_errors = _zeros(AcceptError)
         self.handovers = _zeros(Handover)
         self.internal_errors = 0
+        self.auth_failures = _zeros(AuthFailure)
         self.clock_steps = 0
         self.config_reloads = _zeros(Reload)
         self.ready = False

@@ -1,23 +1,33 @@
 """What the settings mean to each part of the server."""
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from triojam import certificates
+from triojam import certificates, passwords
 from triojam.admission import Policy, parse_networks
 from triojam.certificates import Contexts
 from triojam.protocol import Rules, Timeouts
 from triojam.settings import Settings
 
 
-def load_contexts(settings: Settings) -> Contexts:
-    """Read the certificates that the settings need. Raises SettingError."""
-    return certificates.load(
+class Files(NamedTuple):
+    """What stands in the files that the settings name; hashes: of each user's password."""
+
+    contexts: Contexts
+    hashes: Mapping[bytes, bytes]
+
+
+def load_files(settings: Settings) -> Files:
+    """Read them. Raises SettingError."""
+    contexts = certificates.load(
         certificate=settings.tls_certificate,
         key=settings.tls_key,
         client_ca=settings.tls_client_ca,
         time=settings.tls_port is not None,
         web=settings.metrics_tls and settings.metrics_port is not None,
     )
+    return Files(contexts, passwords.load(settings.metrics_passwords))
 
 
 def make_rules(settings: Settings) -> Rules:

@@ -122,6 +122,12 @@ class CountersCollector(Collector):
             "Log lines lost because their reader had stalled.",
             self._log_messages_dropped(),
         )
+        yield _counters(
+            "web_auth_failures",
+            "Requests that the web listener did not let through, by reason.",
+            "reason",
+            c.auth_failures,
+        )
         yield _counter(
             "client_table_evictions",
             "Sources forgotten because the table of them was full.",

@@ -72,6 +72,14 @@ class Handover(StrEnum):
     RATE = "rate"  # requests beyond the rate of their source
 
 
+class AuthFailure(StrEnum):
+    """Why the web listener did not let a request through."""
+
+    MISSING = "missing"  # as a browser comes first, which then asks for a password
+    WRONG = "wrong"
+    LIMITED = "limited"  # not even looked at: too many were wrong before
+
+
 class Reload(StrEnum):
     """What became of a SIGHUP."""
 

@@ -9,7 +9,7 @@ from cyclopts.config import Env
 
 from triojam import client_commands, lab_commands
 from triojam.config import NO_FLAGS, PREFIX, FlagsParameter, Invocation
-from triojam.meaning import load_contexts
+from triojam.meaning import load_files
 from triojam.run import run
 from triojam.settings import SettingError, Settings
 from triojam.version import __version__
@@ -60,7 +60,7 @@ def make_app() -> App:
         """Validate the settings, and print each with where it came from."""
         reading = invocation.read()
         try:
-            load_contexts(reading.settings)
+            load_files(reading.settings)
         except SettingError as exc:
             raise invocation.blame(exc) from exc
         rows = [

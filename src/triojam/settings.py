@@ -65,6 +65,7 @@ ADDRESS = "an IP address or host name of this machine, or *"
 PORT = "a port from 0 (any free one) to 65535"
 SECONDS = "seconds, 0 or more"
 OR_NONE = "0 for none"
+PASSWORDS = "a file of user:hash lines with bcrypt hashes of cost 4 to 14; empty for no passwords"
 NETWORKS = "networks such as 192.0.2.0/24 or 2001:db8::/32, separated by commas"
 OTHER_NETWORKS = f"{NETWORKS}; none that is in allow as well"
 CERTIFICATE = "a PEM file with the server's certificate, then those between it and the root"
@@ -117,6 +118,13 @@ class Settings:
         "The metrics listener speaks TLS, and nothing else.",
         "true or false",
         lambda value: isinstance(value, bool),
+    )
+    metrics_passwords: str = _setting(
+        "",
+        "File with who may use the metrics listener, such as htpasswd -B makes.",
+        PASSWORDS,
+        _is_text,
+        reloads=True,
     )
     timezone: str = _setting(
         "system",
