@@ -81,9 +81,9 @@ def test_a_burst_then_the_rate() -> None:
     """A source may have its burst at once; then a token comes back each interval, up to the burst again."""
     admission = make_admission(rate_per_source=2.0, burst_per_source=3)
     source = admission.enter("192.0.2.1")
-    at_once = [admission.taking(100.0)(source, 1) for _ in range(4)]
-    later = [admission.taking(now)(source, 1) for now in (100.4, 100.5, 100.6, 101.0)]
-    much_later = [admission.taking(1000.0)(source, 1) for _ in range(4)]
+    at_once = [admission.take(source, 100.0) for _ in range(4)]
+    later = [admission.take(source, now) for now in (100.4, 100.5, 100.6, 101.0)]
+    much_later = [admission.take(source, 1000.0) for _ in range(4)]
     assert at_once == [True, True, True, False]
     assert later == [False, True, False, True]
     assert much_later == [True, True, True, False]
@@ -93,8 +93,8 @@ def test_tokens_are_taken_together_or_not_at_all() -> None:
     """What is asked for together is let through together; if there are too few, none is taken."""
     admission = make_admission(rate_per_source=1.0, burst_per_source=3)
     source = admission.enter("192.0.2.1")
-    assert not admission.taking(5.0)(source, 4)
-    assert admission.taking(5.0)(source, 3)
+    assert admission.beyond_rate([(7, 4)], {7: source}, 5.0)
+    assert not admission.beyond_rate([(7, 3)], {7: source}, 5.0)
 
 
 @given(
@@ -112,7 +112,7 @@ def test_the_bucket_is_a_token_bucket(asks: list[tuple[float, int]], rate: float
         tokens = min(burst, tokens + pause * rate)
         if abs(tokens - requests) < 1e-3:  # on the edge, either is right
             return
-        taken = admission.taking(now)(source, requests)
+        taken = not admission.beyond_rate([(7, requests)], {7: source}, now)
         assert taken == (tokens > requests)
         tokens -= requests * taken
 
@@ -137,7 +137,7 @@ def test_the_least_recently_used_gives_way() -> None:
     admission = make_admission(rate_per_source=1.0, burst_per_source=1)
     old, kept = (admission.enter(host) for host in ("192.0.2.1", "192.0.2.2"))
     for source in (old, kept):
-        assert admission.taking(0.0)(source, 1)
+        assert admission.take(source, 0.0)
         admission.leave(source)
     for number in range(MOST_SOURCES - 1):
         admission.leave(admission.enter("192.0.2.2"))

@@ -83,7 +83,7 @@ class BasicAuth:
         try:
             failure: AuthFailure | None = None
             # Taken beforehand, also by who turns out to be right: many guesses may be made at once.
-            if not self._guesses.taking(self._now())(source, 1):
+            if not self._guesses.take(source, self._now()):
                 failure = AuthFailure.LIMITED
             elif not await self._passwords.verify(*credentials):
                 failure = AuthFailure.WRONG

@@ -199,7 +199,7 @@ class Handler:
             return client.protocol.end_of_stream()
         permit = None
         if self._admission.limits_rate and client.source is not ANYONE:
-            permit = partial(self._admission.taking(arrived), client.source, 1)
+            permit = partial(self._admission.take, client.source, arrived)
         outcome = client.protocol.receive(data, self._jam, permit)
         began = client.first_byte
         if began is not None and outcome.requests and outcome.end is not Disconnect.TOO_LONG:

@@ -29,7 +29,7 @@ from contextlib import suppress
 import trio
 
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
-from triojam.admission import ANYONE, Admission, Source, Take
+from triojam.admission import ANYONE, Admission, Source
 from triojam.counters import Counters
 from triojam.handler import account_for_abandoned
 from triojam.listeners import DrainingListener
@@ -187,7 +187,6 @@ class Lane(DrainingListener):
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
         """Read once from each client, and return those who are to be told the time, and how many times."""
         listening, partials, read = self._queues.sockets, self._partials, os.read
-        take = self._admission.taking(began + self._ahead) if self._admission.limits_rate else None
         due: list[tuple[int, int]] = []
         for fd, _ in events:
             if fd in listening:
@@ -204,13 +203,20 @@ class Lane(DrainingListener):
                 continue
             times = PLAIN.get(data)
             if times is None or fd in partials:
-                times = self._sort_out(fd, data, began, take)
-            elif take is not None and (source := self._sources.get(fd)) and not take(source, times):
-                self._hand_over(fd, Handover.RATE, Backlog(data))
-                continue
+                times = self._sort_out(fd, data, began)
             if times:
                 due.append((fd, times))
+        if self._admission.limits_rate:
+            self._turn_away(due, began)
         return due
+
+    def _turn_away(self, due: list[tuple[int, int]], now: float) -> None:
+        """Leave those who ask more than they may to the handler, which decides about each request."""
+        for fd, times in self._admission.beyond_rate(due, self._sources, now + self._ahead):
+            due.remove((fd, times))
+            # That they may have said more than TIME is no matter any more: each gets a time or that error.
+            asked = b"TIME\r\n" * times + self._partials.get(fd, NO_BACKLOG).received
+            self._hand_over(fd, Handover.RATE, Backlog(asked))
 
     def _answer(self, due: list[tuple[int, int]], began: float) -> None:
         active, write, served = self._active, send_some, 0
@@ -229,7 +235,7 @@ class Lane(DrainingListener):
             # One observation for all of them, of the whole batch: no request took longer than is said.
             self._counters.request_duration.observe(_now() - began, served)
 
-    def _sort_out(self, fd: int, data: bytes, arrived: float, take: Take | None) -> int:
+    def _sort_out(self, fd: int, data: bytes, arrived: float) -> int:
         """Look at what is not just plain requests; return how many times the client is to be told."""
         partial = self._partials.get(fd)
         if not data:
@@ -254,9 +260,6 @@ class Lane(DrainingListener):
                 self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
                 return 0
             times = outcome.requests
-        if times and take is not None and (source := self._sources.get(fd)) and not take(source, times):
-            self._hand_over(fd, Handover.RATE, Backlog(data, first_byte))
-            return 0
         if times and first_byte is not None:
             self._counters.request_receive.observe(arrived - first_byte)
             del self._partials[fd]
