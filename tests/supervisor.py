@@ -1,0 +1,47 @@
+"""Stands in for systemd: a socket that is told how a service is, and one that outlives the service."""
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import trio
+
+from tests.support import PATIENCE
+
+# A process that becomes the command in its arguments, to which descriptors have been passed.
+BECOME = ("/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh")
+
+
+class Told:
+    """What a service has told, one message after the other.
+
+    address: for NOTIFY_SOCKET.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, address: str) -> None:
+        self.address = address
+        self._socket = sock
+
+    @classmethod
+    @contextmanager
+    def at(cls, path: Path) -> Iterator[Self]:
+        """Listen at a path."""
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            plain = socket.socket(fileno=sock.detach())
+            plain.bind(str(path))
+            with trio.socket.from_stdlib_socket(plain) as bound:
+                yield cls(bound, str(path))
+
+    async def next(self) -> dict[str, str]:
+        """Return the next message's assignments."""
+        with trio.fail_after(PATIENCE):
+            message = await self._socket.recv(4096)
+        return dict(line.split("=", 1) for line in message.decode().split("\n"))
+
+    async def until(self, name: str) -> dict[str, str]:
+        """Return the next message that assigns to `name`."""
+        while name not in (message := await self.next()):
+            pass
+        return message
