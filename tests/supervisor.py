@@ -1,7 +1,7 @@
-"""Stands in for systemd: a socket that is told how a service is, and one that outlives the service."""
+"""Stands in for systemd where a service tells how it is."""
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -9,9 +9,6 @@ from typing import Self
 import trio
 
 from tests.support import PATIENCE
-
-# A process that becomes the command in its arguments, to which descriptors have been passed.
-BECOME = ("/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh")
 
 
 class Told:

@@ -255,8 +255,10 @@ class Server:
         )
         return [self._lane, *listeners]
 
-    async def _answers_itself(self) -> bool:
-        failure = await ask_itself(self.addresses, self._admission.own)
+    async def _answers_itself(self, within: float) -> bool:
+        failure: str | None = f"nothing within {within:g} s"
+        with trio.move_on_after(within):
+            failure = await ask_itself(self.addresses, self._admission.own)
         if failure is not None:
             self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
         return failure is None

@@ -60,10 +60,12 @@ class Supervisor:
         self._stopping = True
         self._send("STOPPING=1")
 
-    async def attend(self, ask: Callable[[], Awaitable[bool]], totals: Callable[[], dict[str, int]]) -> None:
+    async def attend(
+        self, ask: Callable[[float], Awaitable[bool]], totals: Callable[[], dict[str, int]]
+    ) -> None:
         """Tell totals when they have changed, and feed the watchdog each time `ask` returns True.
 
-        ask: whether the server has served a client in earnest. It is given a third of the watchdog's time.
+        ask: whether the server has served a client in earnest, within so many seconds.
         """
         if not self._address:
             return
@@ -80,12 +82,12 @@ class Supervisor:
                 self._send(self._status_line())
             await trio.sleep(STATUS_INTERVAL)
 
-    async def _feed(self, ask: Callable[[], Awaitable[bool]]) -> None:
+    async def _feed(self, ask: Callable[[float], Awaitable[bool]]) -> None:
+        interval = self._watchdog / FEEDS
         while True:
-            next_one = trio.current_time() + self._watchdog / FEEDS
-            with trio.move_on_at(next_one):
-                if await ask():
-                    self._send("WATCHDOG=1")
+            next_one = trio.current_time() + interval
+            if await ask(interval):
+                self._send("WATCHDOG=1")
             await trio.sleep_until(next_one)
 
     def _status_line(self) -> str:
