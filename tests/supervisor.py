@@ -1,5 +1,7 @@
 """Stands in for systemd where a service tells how it is."""
 
+import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,3 +44,15 @@ class Told:
         while name not in (message := await self.next()):
             pass
         return message
+
+    def forget(self) -> None:
+        """Drop what has been told up to now."""
+        while self._pending():
+            os.read(self._socket.fileno(), 4096)
+
+    def nothing_more(self) -> bool:
+        """Whether no message has come that was not read."""
+        return not self._pending()
+
+    def _pending(self) -> bool:
+        return bool(select.select([self._socket.fileno()], [], [], 0)[0])
