@@ -2,14 +2,15 @@
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.process import serving
-from tests.support import receive_all, receive_exactly
+from tests.process import COMMAND, environment, serving
+from tests.support import PATIENCE, receive_all, receive_exactly
 from triojam import activation
 from triojam.activation import take_sockets
 from triojam.errors import ConfigurationError
@@ -41,6 +42,7 @@ def passed(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> int:
         ("unknown", "time"),
         ("triojam.socket", "time"),
         ("time", "time"),
+        ("tls", "tls"),
         ("metrics", "metrics"),
     ],
 )
@@ -121,6 +123,19 @@ async def test_passed_sockets_stand_in_for_the_settings(lane: str) -> None:
         assert len(listening["time"]) == 2
         assert [await ask(address) for address in listening["time"]] == [b"JAM "] * 2
         assert (await program.scrape()).total("triojam_responses_total") == 2
+
+
+@pytest.mark.parametrize("name", ["tls", "metrics"])
+def test_a_socket_for_a_listener_that_is_off(name: str) -> None:
+    """A socket that nothing would listen on is an error that names the setting, and exit status 2."""
+    words = ["--metrics-port", "none", "--tls-port", "none"]
+    run = subprocess.run(
+        [*PASSING, f"{name}=127.0.0.1", "--", *COMMAND, *words],
+        env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"triojam: --{name}-port: 'none' is not what it takes: a port, if a socket")
+    assert run.stderr.count("\n") == 1
 
 
 async def test_an_ipv4_client_of_an_ipv6_socket_is_logged_by_its_ipv4_address() -> None:

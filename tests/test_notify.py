@@ -146,7 +146,7 @@ async def test_a_server_whose_port_is_gone_is_not_fed(tmp_path: Path) -> None:
     with Told.at(tmp_path / "notify") as told:
         async with supervised(told.address, events, fast_lane=False) as server:
             await told.until("WATCHDOG")
-            server._sockets[0].shutdown(socket.SHUT_RDWR)
+            server._sockets.time[0].shutdown(socket.SHUT_RDWR)
             await until(lambda: len(events.named("no answer from itself, the watchdog is not fed")) > 2)
             told.forget()
             await until(lambda: len(events.named("no answer from itself, the watchdog is not fed")) > 4)

@@ -34,7 +34,7 @@ class ClientListener(DrainingListener):
     shared: another process has the socket, too, and sees to it that who is queued will be served.
     """
 
-    def __init__(  # noqa: PLR0913  # what it asks, and what it is told of its clients and of its socket
+    def __init__(  # what it asks, and what it is told of its clients and of its socket
         self,
         sock: tsocket.SocketType,
         *,

@@ -50,7 +50,7 @@ class Sockets(NamedTuple):
             sock.close()
 
 
-async def open_sockets(
+async def open_sockets(  # noqa: PLR0913  # a setting for each part of each address
     *,
     host: str,
     port: int,
@@ -63,16 +63,13 @@ async def open_sockets(
 
     passed: sockets that stand in for a host and port, by listener. A port must be set for that listener.
     """
+    for name, setting, value in (("tls", "tls_port", tls_port), ("metrics", "metrics_port", metrics_port)):
+        if name in passed and value is None:
+            raise SettingError(setting, "none", f"a port, if a socket named {name} is passed")
     sockets = Sockets(*(
         [trio.socket.from_stdlib_socket(sock) for sock in passed.get(name, [])] for name in NAMES
     ))  # fmt: skip
     try:
-        for setting, port_or_none, given in (
-            ("tls_port", tls_port, sockets.tls),
-            ("metrics_port", metrics_port, sockets.web),
-        ):
-            if given and port_or_none is None:
-                raise SettingError(setting, "none", "a port, since a socket is passed for it")
         if not sockets.time:
             sockets.time.extend(await listen("host", host, port))
         if tls_port is not None and not sockets.tls:
