@@ -94,6 +94,20 @@ async def test_a_full_server_is_fed(lane: str, tmp_path: Path) -> None:
             assert seen.total("triojam_responses_total") >= 4
 
 
+@pytest.mark.parametrize("lane", ["--fast-lane", "--no-fast-lane"])
+@pytest.mark.parametrize("limit", [("--deny", "127.0.0.0/8"), ("--rate-per-source", "0.001")])
+async def test_limits_are_not_for_the_server_itself(
+    lane: str, limit: tuple[str, str], tmp_path: Path
+) -> None:
+    """A server that lets nobody of its own machine in, or only once, is fed all the same."""
+    with Told.at(tmp_path / "notify") as told:
+        variables = {"NOTIFY_SOCKET": told.address, "WATCHDOG_USEC": MICROSECONDS}
+        async with serving(lane, *limit, **variables) as program:
+            for _ in range(4):
+                await told.until("WATCHDOG")
+            assert (await program.scrape()).total("triojam_rejected_total") == 0
+
+
 async def test_a_process_that_hangs_is_not_fed(tmp_path: Path) -> None:
     """While the process stands still nothing feeds its watchdog; once it goes on, it is fed again."""
     with Told.at(tmp_path / "notify") as told:
