@@ -6,7 +6,7 @@ import trio
 from tests.conftest import Start
 from tests.support import JAM, Running, receive_all, receive_exactly, until
 from tests.vectors import VECTORS, Vector, cuts
-from triojam.protocol import Rules, Timeouts
+from triojam.protocol import DRAIN_WINDOW, Rules, Timeouts
 from triojam.reasons import Disconnect, Rejection
 
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
@@ -224,6 +224,22 @@ async def test_drain_closes_the_idle_and_answers_the_rest(start: Start) -> None:
         await client.aclose()
     await server.finished.wait()
     assert server.counters.disconnects[Disconnect.DRAIN] == 3
+
+
+async def test_drain_waits_for_a_request_that_is_on_its_way(start: Start) -> None:
+    """Who has just connected, or had an answer, still gets the time for a request sent a little later."""
+    server = await start()
+    fresh, answered = await server.connect(), await server.connect()
+    await answered.send_all(b"TIME\r\n")
+    assert await receive_exactly(answered, len(JAM)) == JAM
+    await until(lambda: server.counters.connections_open == 2)
+    server.drain()
+    await trio.sleep(3 * DRAIN_WINDOW)  # the fact is about a request that is later than this
+    for client in (fresh, answered):
+        await client.send_all(b"TIME\r\n")
+        assert await receive_all(client) == JAM
+        await client.aclose()
+    await server.finished.wait()
 
 
 async def test_drain_tells_a_line_that_does_not_end(start: Start) -> None:

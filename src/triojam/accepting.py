@@ -141,7 +141,7 @@ class AcceptQueues:
         self.paused_until = None
 
     def close(self) -> None:
-        """Close the listening sockets; the kernel resets what is queued on them."""
+        """Close the listening sockets; the kernel resets what is queued on those that nobody shares."""
         self.pause(0.0)
         for sock in self.sockets.values():
             sock.close()

@@ -8,7 +8,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from functools import partial
 from ipaddress import ip_address
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import trio
 
+from triojam.activation import Passed
 from triojam.admission import Admission
 from triojam.clock import Clock
 from triojam.counters import Counters
@@ -26,9 +27,11 @@ from triojam.listeners import ClientListener, DrainingListener
 from triojam.logs import LoggerFactory, make_bridge, make_library_logger
 from triojam.meaning import Files, load_files, make_policy, make_rules, make_timeouts
 from triojam.metrics import CountersCollector, make_registry
+from triojam.notify import Supervisor
 from triojam.passwords import Passwords
 from triojam.probes import report_traffic, watch_clock, watch_lag
 from triojam.reasons import Reload
+from triojam.selfprobe import ask_itself
 from triojam.settings import Settings
 from triojam.sockets import Sockets, addresses, connection_limit, open_sockets
 from triojam.status import Board
@@ -50,6 +53,8 @@ class Server:
         sockets: Sockets,
         files: Files,
         *,
+        shared: Collection[str],
+        supervisor: Supervisor,
         make_logger: LoggerFactory,
         log_messages_dropped: Callable[[], int],
         now: Callable[[], float],
@@ -75,6 +80,8 @@ class Server:
         self._sockets = sockets
         self._contexts = files.contexts
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
+        self._shared = shared  # the listeners whose sockets another process has, too
+        self._supervisor = supervisor
         self._lane: Lane | None = None
         collector = CountersCollector(
             self.counters,
@@ -193,7 +200,10 @@ class Server:
                     version=__version__,
                 )
                 task_status.started(self)
+                self._supervisor.ready()
+                accepting.start_soon(self._supervisor.attend, self._answers_itself, self.totals)
                 await self._drain_asked.wait()
+                self._supervisor.stopping()
                 self.counters.ready = False
                 self.counters.draining = True
                 self._log.info("draining: not ready", lame_duck=self._settings.lame_duck)
@@ -215,14 +225,22 @@ class Server:
         listeners: list[DrainingListener] = [
             TlsListener(
                 # To a refused client, plain text would be noise; a handshake is what refusing it spares.
-                ClientListener(sock, counters=self.counters, admission=self._admission, tell=False),
+                ClientListener(
+                    sock,
+                    counters=self.counters,
+                    admission=self._admission,
+                    tell=False,
+                    shared="tls" in self._shared,
+                ),
                 lambda: cast(ssl.SSLContext, self._contexts.time),
             )
             for sock in self._sockets.tls
         ]
         if not (self._settings.fast_lane and LANE_AVAILABLE):
             listeners += [
-                ClientListener(sock, counters=self.counters, admission=self._admission)
+                ClientListener(
+                    sock, counters=self.counters, admission=self._admission, shared="time" in self._shared
+                )
                 for sock in self._sockets.time
             ]
             return listeners
@@ -233,8 +251,17 @@ class Server:
             counters=self.counters,
             admission=self._admission,
             jam=self._clock.jam,
+            shared="time" in self._shared,
         )
         return [self._lane, *listeners]
+
+    async def _answers_itself(self, within: float) -> bool:
+        failure: str | None = f"nothing within {within:g} s"
+        with trio.move_on_after(within):
+            failure = await ask_itself(self.addresses, self._admission.own)
+        if failure is not None:
+            self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
+        return failure is None
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
@@ -291,26 +318,35 @@ async def serve(
     await server.run(task_status=task_status)
 
 
-async def open_server(
+async def open_server(  # noqa: PLR0913  # everything is wired here
     settings: Settings,
     *,
     make_logger: LoggerFactory,
     log_messages_dropped: Callable[[], int],
     now: Callable[[], float] = time.time,
+    passed: Passed | None = None,
+    supervisor: Supervisor | None = None,
 ) -> Server:
-    """Open the sockets of all listeners, and put a server together. Raises what `serve` raises."""
+    """Open the sockets of all listeners, and put a server together. Raises what `serve` raises.
+
+    passed: sockets that stand in for those of the settings.
+    """
     files = load_files(settings)
+    passed = passed or {}
     sockets = await open_sockets(
         host=settings.host,
         port=settings.port,
         tls_port=settings.tls_port,
         metrics_host=settings.metrics_host,
         metrics_port=settings.metrics_port,
+        passed=passed,
     )
     return Server(
         settings,
         sockets,
         files,
+        shared=passed.keys(),
+        supervisor=supervisor or Supervisor(),
         make_logger=make_logger,
         log_messages_dropped=log_messages_dropped,
         now=now,

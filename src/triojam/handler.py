@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 
 from triojam.admission import ANYONE, Admission
 from triojam.counters import Counters
-from triojam.protocol import DRAIN_WINDOW, ERROR, Connection, Outcome, Rules, Timeouts
+from triojam.protocol import DRAIN_WINDOW, ERROR, ON_ITS_WAY, Connection, Outcome, Rules, Timeouts
 from triojam.reasons import Disconnect, SendError
 from triojam.streams import (
     LINGER_SECONDS,
@@ -49,9 +49,10 @@ class _Client:
     def __init__(self, stream: trio.abc.Stream, rules: Rules) -> None:
         self.stream = stream
         self.protocol = Connection(rules)
-        self.since = trio.current_time()  # idle since, unless in the middle of a line
         self.backlog = stream.backlog if isinstance(stream, ClientStream) else NO_BACKLOG
         self.source = stream.source if isinstance(stream, ClientStream) else ANYONE
+        since = self.backlog.since
+        self.since = trio.current_time() if since is None else since  # idle, unless in the middle of a line
         self.first_byte = self.backlog.first_byte  # of the line it is in the middle of, or None
         self.scope = trio.CancelScope()  # around the wait for bytes
 
@@ -188,7 +189,9 @@ class Handler:
         """Return until when the client may keep quiet, on Trio's clock."""
         if client.first_byte is not None:
             return min(client.first_byte + self.timeouts.line, self._drain_ends - FAREWELL)
-        latest = max(self._drain_began + DRAIN_WINDOW, trio.current_time() + LAST_READ)
+        latest = max(
+            self._drain_began + DRAIN_WINDOW, client.since + ON_ITS_WAY, trio.current_time() + LAST_READ
+        )
         return min(client.since + self.timeouts.idle, latest)
 
     def _decide(self, client: _Client, data: bytes | None, arrived: float) -> Outcome:

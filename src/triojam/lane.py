@@ -68,6 +68,7 @@ class Lane(DrainingListener):
     """Accepts from listening sockets, which it owns, and serves the easy clients.
 
     rules, timeouts: may be replaced at any time. jam: renders the current time as a whole answer line.
+    shared: as for `ClientListener`.
     """
 
     def __init__(  # noqa: PLR0913  # as the handler
@@ -79,6 +80,7 @@ class Lane(DrainingListener):
         counters: Counters,
         admission: Admission,
         jam: Callable[[], bytes],
+        shared: bool = False,
     ) -> None:
         self.rules = rules
         self.timeouts = timeouts
@@ -87,6 +89,7 @@ class Lane(DrainingListener):
         self._epoll = select.epoll()
         self._admission = admission
         self._queues = AcceptQueues(sockets, self._epoll, counters, admission)
+        self._shared = shared
         self._active: dict[int, float] = {}  # the lane's clients, and when each last had an answer
         self._partials: dict[int, Backlog] = {}  # lines in pieces, in the order of their first bytes
         self._handovers: deque[tuple[int, Backlog]] = deque()
@@ -151,8 +154,9 @@ class Lane(DrainingListener):
 
     async def drain(self) -> None:
         """Stop accepting, and hand over everyone: the handler knows how to part."""
-        for client in self._queues.accept_all(_now()):
-            self._adopt(*client)
+        if not self._shared:
+            for client in self._queues.accept_all(_now()):
+                self._adopt(*client)
         self._queues.close()
         for fd in list(self._active):
             self._hand_over(fd, Handover.DRAIN)
@@ -319,9 +323,9 @@ class Lane(DrainingListener):
         if partial is not None and not backlog.received:
             backlog = backlog._replace(received=partial.received, first_byte=partial.first_byte)
         self._epoll.unregister(fd)
-        del self._active[fd]
+        since = self._active.pop(fd)
         self._counters.handovers[cause] += 1
-        self._handovers.append((fd, backlog))
+        self._handovers.append((fd, backlog._replace(since=since)))
 
     def _wake(self) -> None:
         """Let `accept` look at the hand-overs, which did not come about by an event on its epoll."""

@@ -31,15 +31,23 @@ class ClientListener(DrainingListener):
     """Accepts clients from one listening socket, which it owns, up to the limit among the counters.
 
     tell: whether those that are not admitted are told why.
+    shared: another process has the socket, too, and sees to it that who is queued will be served.
     """
 
-    def __init__(
-        self, sock: tsocket.SocketType, *, counters: Counters, admission: Admission, tell: bool = True
+    def __init__(  # what it asks, and what it is told of its clients and of its socket
+        self,
+        sock: tsocket.SocketType,
+        *,
+        counters: Counters,
+        admission: Admission,
+        tell: bool = True,
+        shared: bool = False,
     ) -> None:
         self.socket = sock
         self._counters = counters
         self._admission = admission
         self._tell = tell
+        self._shared = shared
 
     async def accept(self) -> TcpStream:
         """Return the next admitted client, counted as opened. No accept error leaves, only its count.
@@ -61,7 +69,9 @@ class ClientListener(DrainingListener):
                 return TcpStream(trio.socket.from_stdlib_socket(plain), format_address(address), source)
 
     async def drain(self) -> None:
-        """Wait until nothing is queued."""
+        """Wait until nothing is queued, or, where others will serve it, for nothing."""
+        if self._shared:
+            return
         with QueueSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
             queue.register(self.socket.fileno(), selectors.EVENT_READ)
             await trio.lowlevel.checkpoint()

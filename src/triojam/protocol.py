@@ -34,6 +34,9 @@ QUIT = b"QUIT\r"  # with its CR: lines are split at the LF
 
 # A stopping server gives an idle client this long, in seconds, for a request that is on its way.
 DRAIN_WINDOW = 0.05
+# It has longer if it came, or had its last answer, less than this ago: its next request is only a round trip
+# away, and closing before it arrives would leave it without an answer.
+ON_ITS_WAY = 0.5
 
 # What a refused connection is told; one from a denied network, nothing: it is not to learn what is here.
 REFUSALS = {

@@ -4,12 +4,15 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
+from triojam.activation import take_sockets
 from triojam.app import Server, open_server
 from triojam.errors import ConfigurationError, OperatorError
 from triojam.logs import LineWriter, make_logger_factory, take_over_standard_logging
+from triojam.notify import Supervisor
 from triojam.settings import Settings
 from triojam.sockets import descriptor_limit
 
@@ -31,6 +34,8 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
 
     Raises what `triojam.serve` raises, before anything is served.
     """
+    passed = take_sockets(os.environ, os.getpid())
+    supervisor = Supervisor.from_environment(os.environ, os.getpid())
     terminal = os.isatty(STDERR)
     style = settings.log_format
     if style == "auto":
@@ -43,15 +48,19 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
 
         async def opening() -> Server:
             server = await open_server(
-                settings, make_logger=make_logger, log_messages_dropped=lambda: writer.dropped
+                settings,
+                make_logger=make_logger,
+                log_messages_dropped=lambda: writer.dropped,
+                passed=passed,
+                supervisor=supervisor,
             )
             log.info("file descriptors", limit=descriptor_limit(), raised_from=raised_from)
             return server
 
-        return trio.run(_serve, opening, reread)
+        return trio.run(_serve, opening, partial(_reload, reread=reread, supervisor=supervisor))
 
 
-async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], Settings]) -> int:
+async def _serve(opening: Callable[[], Awaitable[Server]], reload: Callable[[Server], None]) -> int:
     server: Server | None = None
     failure: Exception | None = None
     signalled: list[int] = []
@@ -65,7 +74,7 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], 
                 async for signum in signals:
                     if signum in _RELOAD:
                         if server is not None:
-                            _reload(server, reread)
+                            reload(server)
                         continue
                     signalled.append(signum)
                     if server is None or len(signalled) > 1:
@@ -88,11 +97,15 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reread: Callable[[], 
     return 0 if drained else 128 + signalled[-1]
 
 
-def _reload(server: Server, reread: Callable[[], Settings]) -> None:
+def _reload(server: Server, reread: Callable[[], Settings], supervisor: Supervisor) -> None:
+    supervisor.reloading()
+    failure = ""
     try:
         server.reload(reread())
     except ConfigurationError as exc:
-        server.reload_failed(str(exc))
+        failure = str(exc)
+        server.reload_failed(failure)
+    supervisor.reloaded(failure=failure)
 
 
 def _raise_descriptor_limit() -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import trio
 
+from triojam.activation import NAMES, Passed
 from triojam.errors import ListenError
 from triojam.settings import ADDRESS, SettingError
 from triojam.streams import format_address
@@ -49,16 +50,31 @@ class Sockets(NamedTuple):
             sock.close()
 
 
-async def open_sockets(
-    *, host: str, port: int, tls_port: int | None, metrics_host: str, metrics_port: int | None
+async def open_sockets(  # noqa: PLR0913  # a setting for each part of each address
+    *,
+    host: str,
+    port: int,
+    tls_port: int | None,
+    metrics_host: str,
+    metrics_port: int | None,
+    passed: Passed,
 ) -> Sockets:
-    """Listen on every port that is one, or on none at all. Raises SettingError or ListenError."""
-    sockets = Sockets([], [], [])
+    """Listen on every port that is one, or on none at all. Raises SettingError or ListenError.
+
+    passed: sockets that stand in for a host and port, by listener. A port must be set for that listener.
+    """
+    for name, setting, value in (("tls", "tls_port", tls_port), ("metrics", "metrics_port", metrics_port)):
+        if name in passed and value is None:
+            raise SettingError(setting, "none", f"a port, if a socket named {name} is passed")
+    sockets = Sockets(*(
+        [trio.socket.from_stdlib_socket(sock) for sock in passed.get(name, [])] for name in NAMES
+    ))  # fmt: skip
     try:
-        sockets.time.extend(await listen("host", host, port))
-        if tls_port is not None:
+        if not sockets.time:
+            sockets.time.extend(await listen("host", host, port))
+        if tls_port is not None and not sockets.tls:
             sockets.tls.extend(await listen("host", host, tls_port))
-        if metrics_port is not None:
+        if metrics_port is not None and not sockets.web:
             sockets.web.extend(await listen("metrics_host", metrics_host, metrics_port))
     except BaseException:
         sockets.close()

@@ -11,7 +11,7 @@ import struct
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import trio
 from trio import socket as tsocket
@@ -30,11 +30,16 @@ LINGER_BYTES = 1024 * 1024
 # l_onoff = 1, l_linger = 0: close() sends RST and drops what is unsent (socket(7), SO_LINGER).
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
+# How a socket that takes both kinds shows an IPv4 client (RFC 4291, 2.5.5.2).
+MAPPED = "::ffff:"
 
-def format_address(address: tuple[str | int, ...]) -> str:
-    """Render a socket address as host:port, an IPv6 host in brackets."""
+
+def format_address(address: tuple[Any, ...]) -> str:
+    """Render a socket address as host:port, an IPv6 host in brackets; an IPv4 client's as that of IPv4."""
     host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    if "." in host:
+        host = host.removeprefix(MAPPED)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def host_of(peer: str) -> str:
@@ -49,6 +54,7 @@ class Backlog(NamedTuple):
         are a line in pieces, else None.
     unsent: answers that the kernel did not take; the first may be cut. due: how many times they are.
         arrived: when the requests had arrived.
+    since: when it was accepted, or had its last answer; None = just now.
     """
 
     received: bytes = b""
@@ -56,11 +62,13 @@ class Backlog(NamedTuple):
     unsent: bytes = b""
     due: int = 0
     arrived: float = 0.0
+    since: float | None = None
 
     def moved(self, offset: float) -> "Backlog":
         """Return the same on another clock, which is ahead by `offset`."""
         first_byte = None if self.first_byte is None else self.first_byte + offset
-        return self._replace(first_byte=first_byte, arrived=self.arrived + offset)
+        since = None if self.since is None else self.since + offset
+        return self._replace(first_byte=first_byte, arrived=self.arrived + offset, since=since)
 
 
 NO_BACKLOG = Backlog()
