@@ -198,6 +198,51 @@ def test_unusable_files(content: bytes | None, origin: str, run: Run, tmp_path: 
     assert_refused(ended, origin, str(file), "No such file" if content is None else "not a TOML file")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("port = " + "[" * 10_000, id="lists too deep for the parser"),
+        pytest.param("port." + ".".join("a" * 2_000) + " = 1", id="tables too deep to be shown"),
+        pytest.param("port = 1" + "0" * 5_000, id="more digits than Python reads"),
+        pytest.param("port = 0x" + "f" * 5_000, id="more digits than Python writes"),
+        pytest.param("error_budget = 0x" + "f" * 5_000, id="a count that cannot be shown"),
+        pytest.param("idle_timeout = 1" + "0" * 400, id="more than a float holds"),
+        pytest.param("max_connections = 9223372036854775808", id="a whole number that is none in TOML"),
+        pytest.param('"\\u001b[2J\\n' + "x" * 5_000 + '" = 1', id="a key that would clear the screen"),
+        pytest.param("port = '" + "1" * 5_000 + "'", id="a long value"),
+        pytest.param("#" * 2**20 + "\n", id="a file of more than a MiB"),
+    ],
+)
+def test_files_that_are_too_much(text: str, run: Run, tmp_path: Path) -> None:
+    """However deep, large or odd a file is, the error is one line of plain text that fits a screen."""
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    status, line = run("check", "--config", str(file))
+    assert_refused((status, line), str(file))
+    assert line.removesuffix("\n").isprintable()
+    assert len(line) < 1000
+
+
+def test_an_endless_file(run: Run) -> None:
+    """A file is read only as far as settings may take."""
+    assert_refused(run("check", "--config", "/dev/zero"), "/dev/zero")
+
+
+def test_a_long_or_odd_word_is_shown_in_part(run: Run) -> None:
+    """The error about a flag is one line of plain text, too, and still says what is wrong."""
+    status, line = run("check", "--port=" + "\x1b\udcff" * 1_000)
+    assert_refused((status, line), "--port:", SETTINGS["port"])
+    assert line.removesuffix("\n").isprintable()
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("host", ["one\ntwo", "\udcff", "\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+def test_a_host_that_cannot_be_printed(flag: str, host: str, run: Run) -> None:
+    """`check` does not pass what no host can be called, and what would break its own table."""
+    assert_refused(run("check", flag, host), f"{flag}:", ADDRESS)
+
+
 def test_a_folder_is_no_settings_file(run: Run, tmp_path: Path) -> None:
     """A folder instead of a settings file is named."""
     assert_refused(run("check", "--config", str(tmp_path)), str(tmp_path))
