@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-
 # What is longer loses its middle: the culprit stands at the start, what it takes at the end.
 SHOWN_START, SHOWN_END = 500, 300
 

@@ -51,10 +51,10 @@ class Oracle:
         self._reject("timeout", told=self.law.reply)
         self.end = "line_timeout"
 
-    def drain(self) -> None:
-        """The server waits no longer."""
+    def drain(self, *, told: bool = True) -> None:
+        """The server waits no longer; `told`: and has the time to say so."""
         if self.line:
-            self._reject("draining", told=self.law.reply)
+            self._reject("draining", told=told and self.law.reply)
         self.end = "drain"
 
     def _look_at_the_line(self) -> None:

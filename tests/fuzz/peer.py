@@ -19,7 +19,8 @@ class Peer:
     oracle: what the protocol makes of what was sent. expected: the bytes that must have come by now.
     idle_since, first_byte: when its last answer came, and the first byte of the line it is in, or None.
     ended, ended_at: why and when the server ended the connection. gone: whether that is counted.
-    flood: how many requests were sent that the server may not have read; since: when. times: their answers.
+    flood: how many requests were sent that the server may not have read; flood_since: when; times: their
+        answers. cut: whether that ended early. late: whether a reset may have cost it answers.
     """
 
     stream: trio.abc.HalfCloseableStream
@@ -35,6 +36,7 @@ class Peer:
     late: bool = False
     flood: int = 0
     flood_since: float = 0.0
+    cut: bool = False
     times: set[bytes] = field(default_factory=set)
     received: bytes = b""
     finished: bool = False
@@ -45,6 +47,11 @@ class Peer:
     def paused(self) -> bool:
         """Whether it does not read."""
         return not self._reading.is_set()
+
+    @property
+    def may_send(self) -> bool:
+        """Whether it can send, and the model can follow."""
+        return not (self.closed or self.half_closed or self.flood)
 
     async def read(self) -> None:
         """Read until the server has closed, whatever way."""

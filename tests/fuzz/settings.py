@@ -1,4 +1,4 @@
-"""The command line under fuzz: any file, variables and flags; settings come out, or one line that says why not.
+"""The settings under fuzz: from any file, variables and flags come settings, or one line that says why not.
 
 An input is cut at the bytes 0xFF. The first part is the text of a settings file. Each further part gives one
 setting: its first byte chooses which, and whether by the file, by a variable or by a flag; the rest is the
@@ -34,7 +34,9 @@ TAKEN: dict[str, Callable[[Any], bool]] = {
     "a whole number, 0 or more": lambda value: type(value) is int and value >= 0,
     "true or false": lambda value: value is True or value is False,
     "an IP address or host name": lambda value: isinstance(value, str) and value != "",
-    "system or an IANA time zone name": lambda value: value == "system" or ZoneInfo.no_cache(value) is not None,
+    "system or an IANA time zone name": lambda value: (
+        value == "system" or ZoneInfo.no_cache(value) is not None
+    ),
 }
 # What reads them, with one command that does not run.
 APP = App(name="triojam", exit_on_error=False, print_error=False)
