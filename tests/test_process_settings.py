@@ -236,11 +236,21 @@ def test_a_long_or_odd_word_is_shown_in_part(run: Run) -> None:
     assert len(line) < 1000
 
 
-@pytest.mark.parametrize("host", ["one\ntwo", "\udcff", "\x1b[2J"], ids=ascii)
-@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
-def test_a_host_that_cannot_be_printed(flag: str, host: str, run: Run) -> None:
-    """`check` does not pass what no host can be called, and what would break its own table."""
-    assert_refused(run("check", flag, host), f"{flag}:", ADDRESS)
+@pytest.mark.parametrize("text", ["one\ntwo", "\udcff", "\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize("name", ["host", "metrics_host", "tls_key", "metrics_passwords"])
+def test_texts_that_cannot_be_printed(name: str, text: str, run: Run) -> None:
+    """`check` does not pass what no host or file should be called, and what would break its own table."""
+    flag = f"--{name.replace('_', '-')}"
+    assert_refused(run("check", flag, text), f"{flag}:", SETTINGS[name])
+
+
+def test_networks_over_many_lines(run: Run, tmp_path: Path) -> None:
+    """A list may be a text of many lines; `check` shows it in one."""
+    file = tmp_path / "t.toml"
+    file.write_text('deny = """\n192.0.2.0/24,\n198.51.100.0/24\n"""\n')
+    status, text = run("check", "--config", str(file))
+    assert status == 0
+    assert "192.0.2.0/24, 198.51.100.0/24  deny in" in text
 
 
 def test_a_folder_is_no_settings_file(run: Run, tmp_path: Path) -> None:

@@ -31,8 +31,12 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+def _is_text(value: str) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_word(value: str) -> bool:
-    return isinstance(value, str) and value != "" and value.isprintable()
+    return _is_text(value) and value != ""
 
 
 def _is_port(value: int) -> bool:
@@ -41,10 +45,6 @@ def _is_port(value: int) -> bool:
 
 def _is_duration(value: float) -> bool:
     return math.isfinite(value) and value >= 0
-
-
-def _is_text(value: str) -> bool:
-    return isinstance(value, str)
 
 
 def _is_zone(value: str) -> bool:
