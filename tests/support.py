@@ -4,7 +4,7 @@ import logging
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +61,7 @@ class Running:
     """A server under test.
 
     open: opens the client's end of a new connection. drain: begins to stop the server.
-    reload: applies new settings, as SIGHUP does. finished: set once a drained server has ended.
+    reload: changes some settings, as SIGHUP does. finished: set once a drained server has ended.
     tls: whether clients have to speak it.
     """
 
@@ -69,7 +69,7 @@ class Running:
     events: Events
     open: Callable[[], Awaitable[ClientEnd]]
     drain: Callable[[], None]
-    reload: Callable[[Settings], None]
+    reload: Callable[..., None]
     handler: Handler
     finished: trio.Event
     server: Server | None = None
@@ -153,7 +153,7 @@ async def start_tcp(
         events=events,
         open=partial(trio.open_tcp_stream, host, port),
         drain=server.drain,
-        reload=server.reload,
+        reload=lambda **changes: server.reload(replace(server._settings, **changes)),
         handler=server._handler,
         finished=finished,
         server=server,
@@ -287,7 +287,9 @@ async def start_memory(
             clients.cancel_scope.deadline = ends
         finished.set()
 
-    def reload(settings: Settings) -> None:
+    def reload(**changes: Any) -> None:
+        nonlocal settings
+        settings = replace(settings, **changes)
         handler.set_rules(make_rules(settings))
         handler.timeouts = make_timeouts(settings)
         clock.set_zone(settings.timezone)

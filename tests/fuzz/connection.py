@@ -9,20 +9,20 @@ the time, is asked after each step and must be answered.
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
-import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, precondition, rule
 
 from tests.fuzz.oracle import Law
 from tests.fuzz.peer import Peer
 from tests.fuzz.world import ZONES, World
-from tests.support import Running, start_lane, start_memory, start_tcp
+from tests.support import Running, start_lane, start_memory, start_tcp, start_tls
 
 # Every transport that the machine runs over.
 TRANSPORTS: dict[str, Callable[..., Awaitable[Running]]] = {
     "memory": start_memory,
     "tcp": start_tcp,
     "lane": start_lane,
+    "tls": start_tls,
 }
 
 CLIENTS_AT_ONCE = 3
@@ -92,7 +92,7 @@ class Connections(RuleBasedStateMachine):
     @rule(client=consumes(clients))
     def reset(self, client: Peer) -> None:
         """A client resets its connection, where there is such a thing."""
-        self.world.leave(client, reset=isinstance(client.stream, trio.SocketStream))
+        self.world.leave(client, reset=True)
 
     @rule(client=clients)
     def stop_reading(self, client: Peer) -> None:
@@ -113,7 +113,7 @@ class Connections(RuleBasedStateMachine):
         """A client sends, without reading, until a send of the server is blocked."""
         # Once only: for a client that has read so much, the kernel keeps much more.
         fresh = client.may_send and client.ended is None and not client.oracle.line and not client.times
-        if fresh and isinstance(client.stream, trio.SocketStream):
+        if fresh and client.on_socket:
             self.world.start_flood(client)
 
     @rule(seconds=st.sampled_from(PAUSES), draining=st.sampled_from(DRAINING_PAUSES))

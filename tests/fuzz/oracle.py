@@ -23,9 +23,11 @@ class Oracle:
 
     answers: what is due, in order: JAM, or the reason of an ERROR line. rejected: reasons and lines.
     end: why the connection ends; nothing that happens afterwards matters.
+    tokens: how many lines more its source may send; None = as many as it likes.
     """
 
     law: Law
+    tokens: int | None = None
     answers: list[str] = field(default_factory=list)
     requests: int = 0
     rejected: list[tuple[str, bytes]] = field(default_factory=list)
@@ -62,16 +64,23 @@ class Oracle:
         if self.law.limit and len(self.line) + (not whole) > self.law.limit:
             self._reject("too_long", told=self.law.reply)
             self.end = "too_long"
-        elif whole and self.line[-2:] != b"\r\n":
-            self._reject("bad_terminator", told=self.law.reply)
         elif whole and self.line == b"QUIT\r\n":
             self.end = "quit"
-        elif whole and self.line[:4] == b"TIME":
+        elif whole and self.tokens == 0:
+            self._reject("rate_limited", told=self.law.reply)
+        elif whole:
+            self.tokens = self.tokens and self.tokens - 1
+            self._look_at_what_it_says()
+
+    def _look_at_what_it_says(self) -> None:
+        if self.line[-2:] != b"\r\n":
+            self._reject("bad_terminator", told=self.law.reply)
+        elif self.line[:4] == b"TIME":
             self.requests += 1
             self.answers.append(JAM)
             self.bad_in_a_row = 0
             self.line.clear()
-        elif whole:
+        else:
             self._reject("bad_command", told=self.law.reply)
 
     def _reject(self, reason: str, *, told: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from tests.fuzz.oracle import Oracle
+from tests.support import TlsClient, raw
 
 # l_onoff = 1, l_linger = 0: close() sends RST (socket(7), SO_LINGER).
 LINGER_NONE = struct.pack("ii", 1, 0)
@@ -42,6 +43,11 @@ class Peer:
     finished: bool = False
     _reading: trio.Event = field(default_factory=trio.Event)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def on_socket(self) -> bool:
+        """Whether there is a kernel between it and the server, which has buffers and can reset."""
+        return isinstance(self.stream, trio.SocketStream | TlsClient)
 
     @property
     def paused(self) -> bool:
@@ -94,7 +100,6 @@ class Peer:
         """Close, or reset."""
         self.closed = True
         if reset:
-            assert isinstance(self.stream, trio.SocketStream)
-            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            raw(self.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
         await trio.aclose_forcefully(self.stream)
         self.resume()

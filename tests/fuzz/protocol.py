@@ -1,7 +1,7 @@
 """The protocol under fuzz: any bytes, cut anyhow, under rules that change; the oracle knows what is due.
 
 An input is a header and a stream: the rules, how the stream is cut, where other rules come in, what they
-are, and how it all ends (`HEADER` bytes), then what the client sends.
+are, and how it all ends, with how many lines its source may send (`HEADER` bytes); then what the client sends.
 """
 
 import random
@@ -39,6 +39,10 @@ def encode(stream: bytes, *, ending: int = STAY, cut: int = 255) -> bytes:
     return bytes([0, cut, 0, 0, ending]) + stream
 
 
+def _tokens(ending: int) -> int | None:
+    return (ending >> 2) - 1 if ending >> 2 else None
+
+
 def _law(choice: int) -> Law:
     return Law(limit=LIMITS[choice & 3], budget=BUDGETS[choice >> 2 & 3], reply=not choice & 16)
 
@@ -49,7 +53,7 @@ def _rules(choice: int) -> Rules:
 
 
 def _foresee(first: bytes, second: bytes, before: int, after: int, ending: int) -> Oracle:
-    oracle = Oracle(_law(before))
+    oracle = Oracle(_law(before), _tokens(ending))
     oracle.receive(first)
     oracle.law = _law(after)
     oracle.receive(second)
@@ -78,8 +82,9 @@ def _cut(stream: bytes, cut: int) -> list[bytes]:
 class _Watched:
     """A connection whose every outcome is looked at and added up."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, tokens: int | None) -> None:
         self.connection = Connection(rules)
+        self.tokens = tokens
         self.total = Outcome()
         self.asked = 0
         self.longest = rules.max_line_bytes
@@ -90,8 +95,14 @@ class _Watched:
 
     def receive(self, piece: bytes) -> None:
         asked = self.asked
-        self.add(self.connection.receive(piece, self.jam))
+        permit = None if self.tokens is None else self.permit
+        self.add(self.connection.receive(piece, self.jam, permit))
         assert self.asked <= asked + 1, "the clock was asked more than once for one read"
+
+    def permit(self) -> bool:
+        assert self.tokens is not None
+        self.tokens -= 1
+        return self.tokens >= 0
 
     def jam(self) -> bytes:
         self.asked += 1
@@ -111,7 +122,7 @@ class _Watched:
 
 
 def _happen(first: list[bytes], second: list[bytes], before: int, after: int, ending: int) -> Outcome:
-    watched = _Watched(_rules(before))
+    watched = _Watched(_rules(before), _tokens(ending))
     connection = watched.connection
     for pieces, rules in ((first, None), (second, _rules(after))):
         if rules is not None:

@@ -13,7 +13,7 @@ from tests.fuzz.accounts import count_descriptors, counted
 from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.fuzz.peer import Peer
 from tests.fuzz.portal import Portal, settled
-from tests.support import NOW, Running, settings_for_test
+from tests.support import NOW, Running
 from triojam import lane
 from triojam.handler import FAREWELL, LINGER_SECONDS
 from triojam.protocol import DRAIN_WINDOW, Rules
@@ -106,7 +106,8 @@ class World:
         self.settle()
         # Closing with something unread is a reset, too.
         unread = peer.flood > 0 or peer.received != peer.expected
-        broken = isinstance(peer.stream, trio.SocketStream) and (reset or unread)
+        reset = reset and peer.on_socket
+        broken = peer.on_socket and (reset or unread)
         self.portal.run(partial(peer.close, reset=reset))
         if peer.ended is None:
             peer.oracle.end_of_stream()
@@ -132,7 +133,7 @@ class World:
         """Change the settings of the running server."""
         self.settle()
         self._law, self._zone = law, zone
-        self.portal.call(self.server.reload, settings_for_test(**self._settings()))
+        self.portal.call(partial(self.server.reload, **self._settings()))
         for peer in self.peers:
             peer.oracle.law = law
         self._times_changed()
