@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import Start
 from tests.process import serving
 from tests.support import JAM, Running, receive_all, receive_exactly, until
-from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, Source, parse_networks
+from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
 from triojam.protocol import REFUSALS, Rules
 from triojam.reasons import Disconnect, Refusal, Rejection
 from triojam.settings import SettingError, Settings

@@ -1,7 +1,7 @@
 """The protocol under fuzz: any bytes, cut anyhow, under rules that change; the oracle knows what is due.
 
-An input is a header and a stream: the rules, how the stream is cut, where other rules come in, what they
-are, and how it all ends, with how many lines its source may send (`HEADER` bytes); then what the client sends.
+An input is a header of `HEADER` bytes, then what the client sends. The header says under which rules, how it
+is cut, where other rules come in, which, and how it ends, with how many lines the client's source may send.
 """
 
 import random

@@ -15,9 +15,10 @@ from tests.fuzz.peer import Peer
 from tests.fuzz.portal import Portal, settled
 from tests.support import NOW, Running
 from triojam import lane
-from triojam.handler import FAREWELL, LINGER_SECONDS
+from triojam.handler import FAREWELL
 from triojam.protocol import DRAIN_WINDOW, Rules
 from triojam.reasons import Rejection
+from triojam.streams import LINGER_SECONDS
 
 IDLE, LINE, SEND, GRACE = 60.0, 10.0, 10.0, 8.0
 # More requests than the kernel takes in both directions on behalf of a client that reads nothing.
