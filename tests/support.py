@@ -4,7 +4,7 @@ import logging
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -61,13 +61,15 @@ class Running:
     """A server under test.
 
     open: opens the client's end of a new connection. drain: begins to stop the server.
-    finished: set once a drained server has ended. tls: whether clients have to speak it.
+    reload: changes some settings, as SIGHUP does. finished: set once a drained server has ended.
+    tls: whether clients have to speak it.
     """
 
     counters: Counters
     events: Events
     open: Callable[[], Awaitable[ClientEnd]]
     drain: Callable[[], None]
+    reload: Callable[..., None]
     handler: Handler
     finished: trio.Event
     server: Server | None = None
@@ -151,6 +153,7 @@ async def start_tcp(
         events=events,
         open=partial(trio.open_tcp_stream, host, port),
         drain=server.drain,
+        reload=lambda **changes: server.reload(replace(server._settings, **changes)),
         handler=server._handler,
         finished=finished,
         server=server,
@@ -263,13 +266,14 @@ async def start_memory(
     settings = settings_for_test(**changes)
     events = Events()
     counters = Counters()
+    clock = Clock(zone=settings.timezone, now=now)
     finished = trio.Event()
     handler = Handler(
         rules=make_rules(settings),
         timeouts=make_timeouts(settings),
         counters=counters,
         admission=Admission(make_policy(settings)),
-        jam=Clock(zone=settings.timezone, now=now).jam,
+        jam=clock.jam,
         log=events.make_logger(settings.log_level),
     )
     drain_asked = trio.Event()
@@ -282,6 +286,13 @@ async def start_memory(
             handler.drain(ends)
             clients.cancel_scope.deadline = ends
         finished.set()
+
+    def reload(**changes: Any) -> None:
+        nonlocal settings
+        settings = replace(settings, **changes)
+        handler.set_rules(make_rules(settings))
+        handler.timeouts = make_timeouts(settings)
+        clock.set_zone(settings.timezone)
 
     clients: trio.Nursery = await nursery.start(run)
 
@@ -296,6 +307,7 @@ async def start_memory(
         events=events,
         open=open_pair,
         drain=drain_asked.set,
+        reload=reload,
         handler=handler,
         finished=finished,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import Start
 from tests.process import serving
 from tests.support import JAM, Running, receive_all, receive_exactly, until
-from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, Source, parse_networks
+from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
 from triojam.protocol import REFUSALS, Rules
 from triojam.reasons import Disconnect, Refusal, Rejection
 from triojam.settings import SettingError, Settings
@@ -169,13 +169,14 @@ def test_a_table_full_of_open_connections_is_bounded_all_the_same() -> None:
 
 
 def test_without_limits_by_source_there_is_no_table() -> None:
-    """What limits nothing by source remembers nothing of any; when the limits go, what was known goes."""
+    """What limits nothing by source remembers nothing of any; of those known, only who is connected stays."""
     admission = make_admission(deny="192.0.2.0/24")
     assert admission.enter("10.0.0.1") is ANYONE
     admission.set_policy(Policy(rate_per_source=1.0))
-    assert isinstance(admission.enter("10.0.0.1"), Source)
+    gone, there = admission.enter("10.0.0.1"), admission.enter("10.0.0.2")
+    admission.leave(gone)
     admission.set_policy(Policy())
-    assert not admission._sources
+    assert list(admission._sources.values()) == [there]
 
 
 def test_a_network_in_both_lists_is_an_error() -> None:
@@ -286,6 +287,21 @@ async def test_a_reload_counts_who_is_about_to_be_handed_over(start_socket: Star
     await client.send_all(b"HELLO\r\n")
     await receive_exactly(client, 5)
     server.server.reload(replace(server.server._settings, connections_per_source=1))
+    assert await server.refuses(PER_SOURCE)
+    await client.aclose()
+    await until(lambda: server.counters.connections_open == 0)
+    assert await server.ask(b"TIME\r\n") == JAM
+
+
+@pytest.mark.parametrize("served", [b"TIME\r\n", b"HELLO\r\n"], ids=["by the lane", "by the handler"])
+async def test_limits_that_go_and_come_back(start_socket: Start, served: bytes) -> None:
+    """Connections that were open before the limits by source were lifted count when they are set again."""
+    server = await start_socket(connections_per_source=1)
+    client = await server.connect()
+    await client.send_all(served)
+    await receive_exactly(client, 5)
+    for limit in (0, 1):
+        server.reload(connections_per_source=limit)
     assert await server.refuses(PER_SOURCE)
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)

@@ -198,6 +198,61 @@ def test_unusable_files(content: bytes | None, origin: str, run: Run, tmp_path: 
     assert_refused(ended, origin, str(file), "No such file" if content is None else "not a TOML file")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("port = " + "[" * 10_000, id="lists too deep for the parser"),
+        pytest.param("port." + ".".join("a" * 2_000) + " = 1", id="tables too deep to be shown"),
+        pytest.param("port = 1" + "0" * 5_000, id="more digits than Python reads"),
+        pytest.param("port = 0x" + "f" * 5_000, id="more digits than Python writes"),
+        pytest.param("error_budget = 0x" + "f" * 5_000, id="a count that cannot be shown"),
+        pytest.param("idle_timeout = 1" + "0" * 400, id="more than a float holds"),
+        pytest.param("max_connections = 9223372036854775808", id="a whole number that is none in TOML"),
+        pytest.param('"\\u001b[2J\\n' + "x" * 5_000 + '" = 1', id="a key that would clear the screen"),
+        pytest.param("port = '" + "1" * 5_000 + "'", id="a long value"),
+        pytest.param("#" * 2**20 + "\n", id="a file of more than a MiB"),
+    ],
+)
+def test_files_that_are_too_much(text: str, run: Run, tmp_path: Path) -> None:
+    """However deep, large or odd a file is, the error is one line of plain text that fits a screen."""
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    status, line = run("check", "--config", str(file))
+    assert_refused((status, line), str(file))
+    assert line.removesuffix("\n").isprintable()
+    assert len(line) < 1000
+
+
+def test_an_endless_file(run: Run) -> None:
+    """A file is read only as far as settings may take."""
+    assert_refused(run("check", "--config", "/dev/zero"), "/dev/zero")
+
+
+def test_a_long_or_odd_word_is_shown_in_part(run: Run) -> None:
+    """The error about a flag is one line of plain text, too, and still says what is wrong."""
+    status, line = run("check", "--port=" + "\x1b\udcff" * 1_000)
+    assert_refused((status, line), "--port:", SETTINGS["port"])
+    assert line.removesuffix("\n").isprintable()
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("text", ["one\ntwo", "\udcff", "\x1b[2J"], ids=ascii)
+@pytest.mark.parametrize("name", ["host", "metrics_host", "tls_key", "metrics_passwords"])
+def test_texts_that_cannot_be_printed(name: str, text: str, run: Run) -> None:
+    """`check` does not pass what no host or file should be called, and what would break its own table."""
+    flag = f"--{name.replace('_', '-')}"
+    assert_refused(run("check", flag, text), f"{flag}:", SETTINGS[name])
+
+
+def test_networks_over_many_lines(run: Run, tmp_path: Path) -> None:
+    """A list may be a text of many lines; `check` shows it in one."""
+    file = tmp_path / "t.toml"
+    file.write_text('deny = """\n192.0.2.0/24,\n198.51.100.0/24\n"""\n')
+    status, text = run("check", "--config", str(file))
+    assert status == 0
+    assert "192.0.2.0/24, 198.51.100.0/24  deny in" in text
+
+
 def test_a_folder_is_no_settings_file(run: Run, tmp_path: Path) -> None:
     """A folder instead of a settings file is named."""
     assert_refused(run("check", "--config", str(tmp_path)), str(tmp_path))

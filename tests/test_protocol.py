@@ -135,6 +135,15 @@ def test_classic_behaviour(sent: bytes, end: Disconnect) -> None:
     assert (answers, outcome.requests, outcome.end) == (b"", 1, end)
 
 
+def test_a_budget_that_shrinks_below_what_is_spent() -> None:
+    """A reload that lowers the error budget below the bad lines in a row closes at the next one."""
+    connection = Connection(Rules(error_budget=10))
+    assert connection.receive(b"x\r\n" * 5, lambda: JAM).end is None
+    connection.rules = Rules(error_budget=3)
+    outcome = connection.receive(b"x\r\n" * 5, lambda: JAM)
+    assert (outcome.requests, outcome.end) == (1, Disconnect.ERROR_BUDGET)
+
+
 def test_no_limits() -> None:
     """0 lifts the line limit and the error budget."""
     answers, outcome = feed(

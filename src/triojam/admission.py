@@ -86,7 +86,7 @@ class Admission:
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
-        """Decide by `policy` from now on. What is known of the sources stays."""
+        """Decide by `policy` from now on. What is known of the sources stays, if any has a limit."""
         self._policy = policy
         self._networks = _Networks(policy)
         self.limits_rate = policy.rate_per_source > 0
@@ -94,7 +94,9 @@ class Admission:
         self._interval = 1 / policy.rate_per_source if self.limits_rate else 0.0
         self._tolerance = self._interval * policy.burst_per_source + _ROUNDING
         if not self.limits_sources:
-            self._sources.clear()
+            # Connections that are counted are not counted again, should limits come back: their sources stay.
+            used = {key: source for key, source in self._sources.items() if source.connections}
+            self._sources = OrderedDict(used)
 
     def refusal(self, host: str) -> Refusal | None:
         """Return why a new connection from `host`, an IP address, is to be refused, or None."""

@@ -23,8 +23,12 @@ from triojam.settings import SettingError, Settings
 PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"
 
+# What is larger is no settings file, but a mistake, or a device without end.
+LONGEST_FILE = 1024 * 1024
 
 NONE = "none"
+# Whole numbers of TOML have 64 bits (TOML 1.0, "Integer"); Python's parser takes any.
+_INTEGER_LIMIT = 2**63
 
 _FIELDS = {each.name: each for each in fields(Settings)}
 _HINTS = get_type_hints(Settings)
@@ -135,10 +139,14 @@ class Invocation:
         named_by = CONFIG_VARIABLE if self.file == self.environ.get(CONFIG_VARIABLE) else "--config"
         try:
             with open(self.file, "rb") as file:  # noqa: PTH123  # Path("") would be the folder we are in
-                data = tomllib.load(file)
+                content = file.read(LONGEST_FILE + 1)
         except OSError as exc:
             raise ConfigurationError(f"{named_by} {self.file!r}: {exc.strerror or exc}") from exc
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        if len(content) > LONGEST_FILE:
+            raise ConfigurationError(f"{named_by} {self.file!r}: longer than {LONGEST_FILE} bytes")
+        try:
+            data = tomllib.loads(content.decode())
+        except (ValueError, RecursionError) as exc:  # no UTF-8, no TOML, too many digits, or too deep
             raise ConfigurationError(f"{named_by} {self.file!r}: not a TOML file: {exc}") from exc
         for key in _LISTS & data.keys():
             if isinstance(data[key], list) and all(isinstance(each, str) for each in data[key]):
@@ -159,6 +167,8 @@ def _is_of_type(value: object, hint: Any) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
+    if isinstance(value, int) and not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        return False
     return isinstance(value, int | float if hint is float else hint)
 
 
@@ -176,7 +186,11 @@ def _wrong_type(exc: CoercionError) -> ConfigurationError:
 
 
 def _unusable(origin: str, value: object, takes: str) -> ConfigurationError:
-    return ConfigurationError(f"{origin}: {value!r} is not what it takes: {takes}")
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python writes, or tables in each other
+        shown = f"such a {type(value).__name__}"
+    return ConfigurationError(f"{origin}: {shown} is not what it takes: {takes}")
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:

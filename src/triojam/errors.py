@@ -2,11 +2,24 @@
 
 from typing import ClassVar
 
+# What is longer loses its middle: the culprit stands at the start, what it takes at the end.
+SHOWN_START, SHOWN_END = 500, 300
+
 
 class OperatorError(Exception):
-    """The text is one line that names the culprit and says what is wrong with it."""
+    """The text is one line that names the culprit and says what is wrong with it.
+
+    It is plain text that fits a screen, whatever a file, a variable or a word holds.
+    """
 
     exit_status: ClassVar[int]
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split())
+        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+        if len(text) > SHOWN_START + SHOWN_END:
+            text = f"{text[:SHOWN_START]} ... {text[-SHOWN_END:]}"
+        return text
 
 
 class ConfigurationError(OperatorError, ValueError):

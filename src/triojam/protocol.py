@@ -213,7 +213,8 @@ class Connection:
             outcome.end = Disconnect.TOO_LONG
         if self.rules.reply_to_rejected:
             outcome.answers.append(self.rules.error_line(reason))
-            if self._errors_in_a_row == self.rules.error_budget:
+            # More than the budget, if a reload has lowered it meanwhile.
+            if 0 < self.rules.error_budget <= self._errors_in_a_row:
                 outcome.end = outcome.end or Disconnect.ERROR_BUDGET
         else:
             outcome.end = outcome.end or Disconnect.REJECTED

@@ -83,7 +83,7 @@ def make_app() -> App:
 
 
 def _shown(value: object) -> str:
-    """Render a value as it may be given."""
+    """Render a value as it may be given, in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else str(value) or '""'
+    return "none" if value is None else " ".join(str(value).split()) or '""'

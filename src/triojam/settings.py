@@ -31,16 +31,20 @@ def _setting(
     return field(default=default, metadata=metadata)
 
 
+def _is_text(value: str) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_word(value: str) -> bool:
+    return _is_text(value) and value != ""
+
+
 def _is_port(value: int) -> bool:
     return 0 <= value <= 65535
 
 
 def _is_duration(value: float) -> bool:
     return math.isfinite(value) and value >= 0
-
-
-def _is_text(value: str) -> bool:
-    return isinstance(value, str)
 
 
 def _is_zone(value: str) -> bool:
@@ -81,14 +85,14 @@ class Settings:
         "*",
         "Address of the time service; * is every interface, IPv4 and IPv6.",
         ADDRESS,
-        bool,
+        _is_word,
     )
     port: int = _setting(45000, "TCP port of the time service.", PORT, _is_port)
     metrics_host: str = _setting(
         "127.0.0.1",
         "Address of the metrics listener; * is every interface.",
         ADDRESS,
-        bool,
+        _is_word,
     )
     metrics_port: int | None = _setting(
         45001,
@@ -254,7 +258,7 @@ class Settings:
             value = getattr(self, each.name)
             try:
                 valid = each.metadata["valid"](value)
-            except TypeError:  # of a type that does not even compare
+            except (TypeError, OverflowError):  # of a type that does not even compare, or beyond a float
                 valid = False
             if not valid:
                 raise SettingError(each.name, value, each.metadata["takes"])

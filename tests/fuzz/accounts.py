@@ -1,0 +1,25 @@
+"""What can be counted at any moment, of a server and of this process."""
+
+from collections import Counter
+from pathlib import Path
+
+from triojam.counters import Counters
+
+
+def counted(counters: Counters) -> Counter[str]:
+    """Return every counter that clients move, by name and label, without those that are 0."""
+    totals = Counter(
+        requests=counters.requests,
+        responses=counters.responses,
+        connections=counters.connections,
+        internal_errors=counters.internal_errors,
+    )
+    totals.update({f"rejected {reason}": times for reason, times in counters.rejected.items()})
+    totals.update({f"send error {reason}": times for reason, times in counters.send_errors.items()})
+    totals.update({f"disconnect {reason}": times for reason, times in counters.disconnects.items()})
+    return +totals
+
+
+def count_descriptors() -> int:
+    """Return how many file descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

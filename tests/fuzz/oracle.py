@@ -1,0 +1,97 @@
+"""The protocol once more, as its page tells it: byte by byte, with nothing of triojam's own.
+
+It is slow and plain on purpose, for it judges the real one. The words are those of the counters.
+"""
+
+from dataclasses import dataclass, field
+
+JAM = "JAM"
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a connection may do: the longest line in bytes, bad lines in a row, an ERROR or just a close."""
+
+    limit: int = 512
+    budget: int = 10
+    reply: bool = True
+
+
+@dataclass
+class Oracle:
+    """One connection, told what happens to it.
+
+    answers: what is due, in order: JAM, or the reason of an ERROR line. rejected: reasons and lines.
+    end: why the connection ends; nothing that happens afterwards matters.
+    tokens: how many lines more its source may send; None = as many as it likes.
+    """
+
+    law: Law
+    tokens: int | None = None
+    answers: list[str] = field(default_factory=list)
+    requests: int = 0
+    rejected: list[tuple[str, bytes]] = field(default_factory=list)
+    end: str | None = None
+    line: bytearray = field(default_factory=bytearray)
+    bad_in_a_row: int = 0
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came."""
+        for value in data:
+            if self.end is None:
+                self.line.append(value)
+                self._look_at_the_line()
+
+    def end_of_stream(self) -> None:
+        """The client ended its sending side."""
+        if self.line:
+            self._reject("incomplete", told=False)
+        self.end = "eof"
+
+    def line_timeout(self) -> None:
+        """The line did not end in time."""
+        self._reject("timeout", told=self.law.reply)
+        self.end = "line_timeout"
+
+    def drain(self, *, told: bool = True) -> None:
+        """The server waits no longer; `told`: and has the time to say so."""
+        if self.line:
+            self._reject("draining", told=told and self.law.reply)
+        self.end = "drain"
+
+    def _look_at_the_line(self) -> None:
+        whole = self.line[-1:] == b"\n"
+        if self.law.limit and len(self.line) + (not whole) > self.law.limit:
+            self._reject("too_long", told=self.law.reply)
+            self.end = "too_long"
+        elif whole and self.line == b"QUIT\r\n":
+            self.end = "quit"
+        elif whole and self.tokens == 0:
+            self._reject("rate_limited", told=self.law.reply)
+        elif whole:
+            self.tokens = self.tokens and self.tokens - 1
+            self._look_at_what_it_says()
+
+    def _look_at_what_it_says(self) -> None:
+        if self.line[-2:] != b"\r\n":
+            self._reject("bad_terminator", told=self.law.reply)
+        elif self.line[:4] == b"TIME":
+            self.requests += 1
+            self.answers.append(JAM)
+            self.bad_in_a_row = 0
+            self.line.clear()
+        else:
+            self._reject("bad_command", told=self.law.reply)
+
+    def _reject(self, reason: str, *, told: bool) -> None:
+        self.requests += 1
+        longest = self.law.limit if reason == "too_long" else None
+        self.rejected.append((reason, bytes(self.line.removesuffix(b"\n")[:longest])))
+        self.line.clear()
+        self.bad_in_a_row += 1
+        if told:
+            self.answers.append(reason)
+        if not self.law.reply:
+            self.end = "rejected"
+        elif self.law.budget and self.bad_in_a_row >= self.law.budget:
+            self.end = "error_budget"
