@@ -19,10 +19,12 @@ JAM_BYTES = len(b"JAM hh:mm:ss\r\n")
 
 
 @asynccontextmanager
-async def good_client(connect: Callable[[], Awaitable[ClientEnd]]) -> AsyncIterator[list[float]]:
+async def good_client(
+    connect: Callable[[], Awaitable[ClientEnd]], *, pause: float = 0.0
+) -> AsyncIterator[list[float]]:
     """Keep one well-behaved client asking, all along; every answer must come, and come promptly.
 
-    Yields how long each answer has taken so far, in seconds.
+    pause: between its questions, in seconds. Yields how long each answer has taken so far, in seconds.
     """
     client = await connect()
     waits: list[float] = []
@@ -35,8 +37,9 @@ async def good_client(connect: Callable[[], Awaitable[ClientEnd]]) -> AsyncItera
             assert answer.startswith(b"JAM ")
             assert len(answer) == JAM_BYTES
             # Not with fail_after: where server and client share a loop, what holds it up holds that up, too.
-            assert (waited := trio.current_time() - asked) < PROMPT
-            waits.append(waited)
+            waits.append(trio.current_time() - asked)
+            assert waits[-1] < PROMPT
+            await trio.sleep(pause)
 
     async with client, trio.open_nursery() as nursery:
         nursery.start_soon(ask)
@@ -52,7 +55,7 @@ async def at_rest(server: Running) -> None:
     assert server.counters.internal_errors == server.internal_errors
     assert not server.handler._clients
     if (lane := server.lane) is not None:
-        assert not (lane._active or lane._partials or lane._handovers or lane._sources)
+        assert not any((lane._active, lane._partials, lane._handovers, lane._sources))
 
 
 @dataclass(frozen=True)

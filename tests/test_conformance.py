@@ -1,5 +1,7 @@
 """One suite for every transport: the protocol's table, deadlines and floods, over each in turn."""
 
+import time
+
 import pytest
 import trio
 
@@ -150,6 +152,22 @@ async def test_a_byte_at_a_time_does_not_extend_the_line_timeout(start: Start) -
     await client.send_eof()
     await until(lambda: server.counters.disconnects[Disconnect.LINE_TIMEOUT] == 1)
     assert server.counters.rejected[Rejection.TIMEOUT] == 1
+
+
+async def test_those_in_time_do_not_wait_for_a_crowd_that_is_late(start: Start) -> None:
+    """When the lines of many clients are overdue at once, who asks then is answered before most of them."""
+    server = await start(line_timeout=10 * SOON)
+    good, *crowd = [await server.connect() for _ in range(301)]
+    for client in crowd:
+        await client.send_all(b"TI")
+    await until(server.midline)
+    time.sleep(12 * SOON)  # noqa: ASYNC251  # a loop that is held up makes them late all at once
+    await good.send_all(b"TIME\r\n")
+    assert await receive_exactly(good, len(JAM)) == JAM
+    assert server.counters.rejected[Rejection.TIMEOUT] < 100
+    for client in crowd:
+        assert await receive_exactly(client, 100) == ERROR_LINES[Rejection.TIMEOUT]
+        await client.aclose()
 
 
 async def test_each_line_has_its_own_line_timeout(start: Start) -> None:
