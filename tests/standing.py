@@ -20,11 +20,12 @@ JAM_BYTES = len(b"JAM hh:mm:ss\r\n")
 
 @asynccontextmanager
 async def good_client(
-    connect: Callable[[], Awaitable[ClientEnd]], *, pause: float = 0.0
+    connect: Callable[[], Awaitable[ClientEnd]], *, pause: float = 0.0, prompt: float = PROMPT
 ) -> AsyncIterator[list[float]]:
     """Keep one well-behaved client asking, all along; every answer must come, and come promptly.
 
-    pause: between its questions, in seconds. Yields how long each answer has taken so far, in seconds.
+    pause: between its questions. prompt: what an answer may take. Both in seconds, as what is yielded: how
+    long each answer so far has taken.
     """
     client = await connect()
     waits: list[float] = []
@@ -38,7 +39,7 @@ async def good_client(
             assert len(answer) == JAM_BYTES
             # Not with fail_after: where server and client share a loop, what holds it up holds that up, too.
             waits.append(trio.current_time() - asked)
-            assert waits[-1] < PROMPT
+            assert waits[-1] < prompt
             await trio.sleep(pause)
 
     async with client, trio.open_nursery() as nursery:

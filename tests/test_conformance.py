@@ -97,17 +97,36 @@ async def test_order_of_answers(start: Start) -> None:
     assert await server.ask(b"TIME\r\nx\r\n" * 500) == (JAM + error) * 500
 
 
-async def test_a_batch_across_a_second(start: Start) -> None:
-    """Two requests of one client that arrive in different seconds never get a stale second."""
-    seconds = [0.0]
-    server = await start(now=lambda: seconds[0])
-    client = await server.connect()
-    for second in (86_399.999, 86_400.0, 3.0, 7_200.0):  # midnight, then steps of the wall clock
-        seconds[0] = second
-        await client.send_all(b"TIME\r\n")
-        stamp = int(second) % 86_400
-        expected = f"JAM {stamp // 3600:02}:{stamp // 60 % 60:02}:{stamp % 60:02}\r\n".encode()
+SUMMER = 1_774_745_999.5  # 2026-03-29 00:59:59.5 UTC, half a second before Berlin's clocks go forward
+WINTER = 1_792_889_999.5  # 2026-10-25 00:59:59.5 UTC, half a second before they go back
+MIDNIGHT = 1_798_761_600.0  # 2027-01-01 00:00:00 UTC
+
+
+@pytest.mark.parametrize(
+    ("zone", "moments", "told"),
+    [
+        ("UTC", [MIDNIGHT - 0.001, MIDNIGHT, MIDNIGHT + 0.999], "23:59:59 00:00:00 00:00:00"),
+        ("UTC", [MIDNIGHT, MIDNIGHT + 3600, MIDNIGHT], "00:00:00 01:00:00 00:00:00"),
+        ("Europe/Berlin", [SUMMER, SUMMER + 0.5], "01:59:59 03:00:00"),
+        ("Europe/Berlin", [WINTER, WINTER + 0.5], "02:59:59 02:00:00"),
+        # Linux tells of an inserted leap second by a second that comes twice, of a deleted one by none.
+        ("UTC", [MIDNIGHT - 0.1, MIDNIGHT - 1, MIDNIGHT], "23:59:59 23:59:59 00:00:00"),
+        ("UTC", [MIDNIGHT - 1.1, MIDNIGHT], "23:59:58 00:00:00"),
+    ],
+    ids=["midnight", "steps", "summer", "winter", "leap", "negative-leap"],
+)
+async def test_whatever_the_wall_clock_does(start: Start, zone: str, moments: list[float], told: str) -> None:
+    """Each answer is what the clock says when it is due, and no deadline is any nearer for a step of it."""
+    hands = [moments[0]]
+    server = await start(now=lambda: hands[0], timezone=zone, idle_timeout=60, line_timeout=60)
+    client, midline = await server.connect(), await server.connect()
+    await midline.send_all(b"TI")
+    for hands[0], time_of_day in zip(moments, told.split(), strict=True):
+        await client.send_all(b"TIME\r\nTIME\r\n")
+        expected = f"JAM {time_of_day}\r\n".encode() * 2
         assert await receive_exactly(client, len(expected)) == expected
+    await midline.send_all(b"ME\r\n")
+    assert await receive_exactly(midline, len(JAM)) == expected[: len(JAM)]
 
 
 async def test_idle(start: Start) -> None:

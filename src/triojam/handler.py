@@ -185,7 +185,7 @@ class Handler:
             # Trio's streams may give a bytearray; no stream here does, and bytes() of bytes is free.
             return bytes(await client.stream.receive_some(RECEIVE_BYTES))
         async with self._turnstile:
-            # One after the other: if thousands are late at once, whoever is in time must not wait for them all.
+            # One after the other: if thousands are late at once, who is in time must not wait for them all.
             await trio.lowlevel.checkpoint()
         return None
 
