@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.conftest import Start
+from tests.scrape import scrape
 from tests.standing import good_client
 from tests.support import JAM, PATIENCE, ClientEnd, Running, raw, receive_all, receive_exactly, until
 from triojam.protocol import REFUSALS, Rules
@@ -204,16 +205,18 @@ async def test_a_storm_of_resets(start_socket: Start) -> None:
 
 
 async def test_one_more_than_the_cap(start_socket: Start) -> None:
-    """A connection over the cap is told `busy`, or closed before a handshake; those inside go on."""
-    server = await start_socket(max_connections=3)
+    """Over the cap, one is told `busy`, or closed before a handshake; those inside go on, and scrapes."""
+    server = await start_socket(max_connections=3, metrics_port=0)
     inside = [await server.connect() for _ in range(3)]
     await until(lambda: server.counters.connections_open == 3)
     for _ in range(5):
         assert await server.refuses(BUSY)
+    assert server.server is not None
+    seen = await scrape(server.server.metrics_addresses[0])
+    assert seen.total("triojam_connections_rejected_total", reason="busy") == 5
     for client in inside:
         await client.send_all(b"TIME\r\n")
         assert await receive_exactly(client, len(JAM)) == JAM
-    assert server.counters.connections_rejected[Refusal.BUSY] == 5
     assert server.counters.connections == 8
     await inside[0].aclose()
     await until(lambda: server.counters.connections_open == 2)
