@@ -216,7 +216,10 @@ async def test_no_deadlines(start: Start) -> None:
 async def test_classic_behaviour(start: Start) -> None:
     """With on_reject = close, a bad line gets the close that the classic server gives."""
     server = await start(on_reject="close")
-    assert await server.ask(b"TIME\r\nHELLO\r\nTIME\r\n", end=False) == JAM
+    client = await server.connect()
+    await client.send_all(b"TIME\r\nHELLO\r\nTIME\r\n")
+    assert await receive_all(client) == JAM
+    await client.aclose()
     await until(lambda: server.counters.disconnects[Disconnect.REJECTED] == 1)
 
 
