@@ -298,7 +298,7 @@ async def test_the_end_that_was_decided_is_the_one_that_counts(
 async def deaf_client(server: Running) -> ClientEnd:
     """Open a connection whose client has room for next to no answers."""
     client = await server.connect()
-    raw(client).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    raw(client).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     return client
 
 
