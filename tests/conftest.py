@@ -1,4 +1,4 @@
-"""What most tests share: servers over every transport, and the accounts that must balance after each."""
+"""What most tests share: servers over every transport, of which nothing may be left after each."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support import Running, balanced, start_lane, start_memory, start_tcp, start_tls
+from tests.standing import Inventory, at_rest
+from tests.support import Running, start_lane, start_memory, start_tcp, start_tls, until
 
 Start = Callable[..., Awaitable[Running]]
 
 
 async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Start]:
     started: list[Running] = []
+    before = Inventory.take()
 
     async def start_one(**settings: Any) -> Running:
         server = await transport(nursery, **settings)
@@ -22,13 +24,16 @@ async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Sta
     yield start_one
     for server in started:
         await server.close_clients()
-        await balanced(server.counters)
+        await at_rest(server)
     nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await until(lambda: not nursery.child_tasks)
+    before.assert_nothing_new()
 
 
 @pytest.fixture(params=[start_memory, start_tcp, start_lane, start_tls], ids=["memory", "tcp", "lane", "tls"])
 async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
-    """Start servers, over each transport in turn; afterwards all must be accounted for."""
+    """Start servers, over each transport in turn; afterwards nothing may be left."""
     async for starter in _starter(request.param, nursery):
         yield starter
 

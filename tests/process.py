@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -51,6 +52,10 @@ class Program:
     async def scrape(self) -> Scrape:
         """Read the metrics."""
         return await scrape(self.web)
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that the process has open."""
+        return {int(each.name) for each in Path(f"/proc/{self.process.pid}/fd").iterdir()}
 
     async def ended(self) -> int:
         """Return the exit status, once the process has ended and its log is read to the end."""
@@ -102,6 +107,7 @@ async def serving(
 ) -> AsyncIterator[Program]:
     """Run a server on free ports of loopback; if the body leaves it running, it must balance and drain.
 
+    By then no descriptor may be left of what the body has done.
     ports: words that choose others. before: words in front of the command, of a program that becomes it.
     variables: of its environment.
     """
@@ -110,9 +116,13 @@ async def serving(
         addresses = await program.logged("serving")
         program.address = _parse(addresses["time"][0])
         program.web = _parse(addresses["metrics"][0])
+        at_start = len(program.descriptors())
         yield program
         if process.poll() is None:
             await balanced_at(program.web)
+            with trio.fail_after(PATIENCE):
+                while len(program.descriptors()) > at_start:  # noqa: ASYNC110  # another process sets no Event
+                    await trio.sleep(0.01)
             process.terminate()
             assert await program.ended() == 0
 

@@ -63,6 +63,7 @@ class Running:
     open: opens the client's end of a new connection. drain: begins to stop the server.
     reload: changes some settings, as SIGHUP does. finished: set once a drained server has ended.
     tls: whether clients have to speak it.
+    internal_errors: how many a test has provoked.
     """
 
     counters: Counters
@@ -74,6 +75,7 @@ class Running:
     finished: trio.Event
     server: Server | None = None
     tls: bool = False
+    internal_errors: int = 0
     _clients: list[ClientEnd] = field(default_factory=list)
 
     async def connect(self) -> ClientEnd:

@@ -1,5 +1,6 @@
 """The clock that answers are made from."""
 
+import struct
 import time
 import zoneinfo
 from datetime import UTC, datetime
@@ -38,18 +39,19 @@ def test_never_a_stale_second() -> None:
     assert clock.jam() == b"JAM 23:00:00\r\n"
 
 
-@pytest.mark.parametrize(
-    ("moment", "jam"),
-    [
-        (datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC), b"JAM 01:59:59\r\n"),
-        (datetime(2026, 3, 29, 1, 0, 0, tzinfo=UTC), b"JAM 03:00:00\r\n"),
-        (datetime(2026, 10, 25, 0, 59, 59, tzinfo=UTC), b"JAM 02:59:59\r\n"),
-        (datetime(2026, 10, 25, 1, 0, 0, tzinfo=UTC), b"JAM 02:00:00\r\n"),
-    ],
-)
-def test_both_ends_of_daylight_saving(moment: datetime, jam: bytes) -> None:
-    """The hour is skipped in spring and comes again in autumn."""
-    assert Clock(zone="Europe/Berlin", now=lambda: at(moment)).jam() == jam
+def test_a_system_that_counts_leap_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the C library knows of a 61st second, the answer is a time of day all the same."""
+    leap = at(datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)) + 1
+    # RFC 8536, section 3: version 1, one leap second, one type of local time, named UTC.
+    header = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 1, 0, 1, 4)
+    zone = tmp_path / "right"
+    zone.write_bytes(header + struct.pack(">lBB", 0, 0, 0) + b"UTC\0" + struct.pack(">ll", int(leap), 1))
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", f":{zone}")
+        clock = Clock(now=lambda: leap)
+        assert time.localtime(leap).tm_sec == 60
+        assert clock.jam() == b"JAM 23:59:59\r\n"
+    time.tzset()
 
 
 def test_the_system_zone(monkeypatch: pytest.MonkeyPatch) -> None:

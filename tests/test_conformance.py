@@ -1,5 +1,7 @@
 """One suite for every transport: the protocol's table, deadlines and floods, over each in turn."""
 
+import time
+
 import pytest
 import trio
 
@@ -95,17 +97,36 @@ async def test_order_of_answers(start: Start) -> None:
     assert await server.ask(b"TIME\r\nx\r\n" * 500) == (JAM + error) * 500
 
 
-async def test_a_batch_across_a_second(start: Start) -> None:
-    """Two requests of one client that arrive in different seconds never get a stale second."""
-    seconds = [0.0]
-    server = await start(now=lambda: seconds[0])
-    client = await server.connect()
-    for second in (86_399.999, 86_400.0, 3.0, 7_200.0):  # midnight, then steps of the wall clock
-        seconds[0] = second
-        await client.send_all(b"TIME\r\n")
-        stamp = int(second) % 86_400
-        expected = f"JAM {stamp // 3600:02}:{stamp // 60 % 60:02}:{stamp % 60:02}\r\n".encode()
+SUMMER = 1_774_745_999.5  # 2026-03-29 00:59:59.5 UTC, half a second before Berlin's clocks go forward
+WINTER = 1_792_889_999.5  # 2026-10-25 00:59:59.5 UTC, half a second before they go back
+MIDNIGHT = 1_798_761_600.0  # 2027-01-01 00:00:00 UTC
+
+
+@pytest.mark.parametrize(
+    ("zone", "moments", "told"),
+    [
+        ("UTC", [MIDNIGHT - 0.001, MIDNIGHT, MIDNIGHT + 0.999], "23:59:59 00:00:00 00:00:00"),
+        ("UTC", [MIDNIGHT, MIDNIGHT + 3600, MIDNIGHT], "00:00:00 01:00:00 00:00:00"),
+        ("Europe/Berlin", [SUMMER, SUMMER + 0.5], "01:59:59 03:00:00"),
+        ("Europe/Berlin", [WINTER, WINTER + 0.5], "02:59:59 02:00:00"),
+        # Linux tells of an inserted leap second by a second that comes twice, of a deleted one by none.
+        ("UTC", [MIDNIGHT - 0.1, MIDNIGHT - 1, MIDNIGHT], "23:59:59 23:59:59 00:00:00"),
+        ("UTC", [MIDNIGHT - 1.1, MIDNIGHT], "23:59:58 00:00:00"),
+    ],
+    ids=["midnight", "steps", "summer", "winter", "leap", "negative-leap"],
+)
+async def test_whatever_the_wall_clock_does(start: Start, zone: str, moments: list[float], told: str) -> None:
+    """Each answer is what the clock says when it is due, and no deadline is any nearer for a step of it."""
+    hands = [moments[0]]
+    server = await start(now=lambda: hands[0], timezone=zone, idle_timeout=60, line_timeout=60)
+    client, midline = await server.connect(), await server.connect()
+    await midline.send_all(b"TI")
+    for hands[0], time_of_day in zip(moments, told.split(), strict=True):
+        await client.send_all(b"TIME\r\nTIME\r\n")
+        expected = f"JAM {time_of_day}\r\n".encode() * 2
         assert await receive_exactly(client, len(expected)) == expected
+    await midline.send_all(b"ME\r\n")
+    assert await receive_exactly(midline, len(JAM)) == expected[: len(JAM)]
 
 
 async def test_idle(start: Start) -> None:
@@ -152,6 +173,22 @@ async def test_a_byte_at_a_time_does_not_extend_the_line_timeout(start: Start) -
     assert server.counters.rejected[Rejection.TIMEOUT] == 1
 
 
+async def test_those_in_time_do_not_wait_for_a_crowd_that_is_late(start: Start) -> None:
+    """When the lines of many clients are overdue at once, who asks then is answered before most of them."""
+    server = await start(line_timeout=10 * SOON)
+    good, *crowd = [await server.connect() for _ in range(301)]
+    for client in crowd:
+        await client.send_all(b"TI")
+    await until(server.midline)
+    time.sleep(12 * SOON)  # noqa: ASYNC251  # a loop that is held up makes them late all at once
+    await good.send_all(b"TIME\r\n")
+    assert await receive_exactly(good, len(JAM)) == JAM
+    assert server.counters.rejected[Rejection.TIMEOUT] < 100
+    for client in crowd:
+        assert await receive_exactly(client, 100) == ERROR_LINES[Rejection.TIMEOUT]
+        await client.aclose()
+
+
 async def test_each_line_has_its_own_line_timeout(start: Start) -> None:
     """A client that always is in the middle of a line, but finishes each in time, is served on and on."""
     server = await start(line_timeout=20 * SOON)
@@ -179,7 +216,10 @@ async def test_no_deadlines(start: Start) -> None:
 async def test_classic_behaviour(start: Start) -> None:
     """With on_reject = close, a bad line gets the close that the classic server gives."""
     server = await start(on_reject="close")
-    assert await server.ask(b"TIME\r\nHELLO\r\nTIME\r\n", end=False) == JAM
+    client = await server.connect()
+    await client.send_all(b"TIME\r\nHELLO\r\nTIME\r\n")
+    assert await receive_all(client) == JAM
+    await client.aclose()
     await until(lambda: server.counters.disconnects[Disconnect.REJECTED] == 1)
 
 

@@ -305,3 +305,15 @@ def test_the_exit_statuses_of_load() -> None:
     rows = re.findall(r"^\| (\d+) \|", section("Ask, watch, load"), re.MULTILINE)
     statuses = (0, client_commands.FAILED, client_commands.UNBALANCED, client_commands.INTERRUPTED)
     assert [int(row) for row in rows] == list(statuses)
+
+
+def test_faults_name_their_tests() -> None:
+    """Each row of docs/faults.md names tests, each of which there is."""
+    page = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    rows = re.findall(r"^\| \d+ \|.*\|$", page, re.MULTILINE)
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(tests/\w+\.py)::(test_\w+)`", row)
+        assert len(named) == row.count("::") > 0
+        for file, test in named:
+            assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)

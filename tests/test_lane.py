@@ -169,8 +169,16 @@ class BrokenListener:
         self.sock.close()
 
 
-def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
-    """EMFILE on two listening sockets in one turn is counted twice, pauses both, and resumes both."""
+@pytest.mark.parametrize(
+    ("code", "counted"),
+    [
+        (errno.EMFILE, AcceptError.EMFILE),
+        (errno.ENFILE, AcceptError.ENFILE),
+        (errno.ENOBUFS, AcceptError.OTHER),
+    ],
+)
+def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, counted: AcceptError) -> None:
+    """An error on two listening sockets in one turn is counted twice, pauses both, and resumes both."""
     counters = Counters()
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [sock.getsockname() for sock in sockets]
@@ -178,7 +186,7 @@ def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
         queues = AcceptQueues(sockets, epoll, counters, Admission(Policy()))
         whole = dict(queues.sockets)
         for fd, sock in whole.items():
-            queues.sockets[fd] = BrokenListener(sock, errno.EMFILE)  # type: ignore[assignment]  # a stand-in
+            queues.sockets[fd] = BrokenListener(sock, code)  # type: ignore[assignment]  # a stand-in
             assert queues.accept(fd, 5.0) == []
         assert queues.paused_until == 5.0 + ACCEPT_PAUSE
         clients = [socket.create_connection(address) for address in addresses]
@@ -192,7 +200,7 @@ def test_out_of_descriptors_pauses_accepting_on_every_socket_once() -> None:
         queues.close()
         for client in clients:
             client.close()
-    assert counters.accept_errors[AcceptError.EMFILE] == 2
+    assert counters.accept_errors[counted] == 2
     assert counters.connections == 2
 
 

@@ -1,6 +1,7 @@
 """The whole process: how it starts, what it may open, and what it does with its log."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -89,21 +90,30 @@ async def test_json_can_be_asked_for_on_a_terminal() -> None:
     assert all(line.startswith("{") for line in lines)
 
 
-async def test_console_on_a_pipe_has_no_colours() -> None:
-    """--log-format console on a pipe writes text without escape sequences."""
-    command = [*COMMAND, *FREE_PORTS, "--log-format", "console"]
+async def test_console_on_a_pipe_has_no_escapes() -> None:
+    """--log-format console on a pipe writes text without escape sequences, whatever a client has sent."""
+    command = [*COMMAND, *FREE_PORTS, "--log-format", "console", "--log-level", "debug"]
     async with launched(command, {}) as process:
         assert process.stderr is not None
         text = b""
         with trio.fail_after(PATIENCE):
             while b"serving" not in text:
                 text += await process.stderr.receive_some()
+            port = re.search(rb"time=\['127\.0\.0\.1:(\d+)'\]", text)
+            assert port
+            async with await trio.open_tcp_stream("127.0.0.1", int(port[1])) as client:
+                await client.send_all(b"\x1b]0;owned\x07\x00\xff\x9b31m" + b"x" * 200 + b"\r\n")
+                await client.send_eof()
+                assert (await receive_all(client)).startswith(b"ERROR bad_command: ")
             process.terminate()
             async for data in process.stderr:
                 text += data
             assert await process.wait() == 0
     assert b"stopped" in text
-    assert b"\x1b" not in text
+    (about,) = (line for line in text.splitlines() if b"request rejected" in line)
+    assert b"owned" in about
+    assert len(about) < 200
+    assert not set(text) & {0x00, 0x07, 0x1B, 0x9B, 0xFF}
 
 
 async def test_a_stalled_reader_of_the_log_does_not_stall_serving() -> None:

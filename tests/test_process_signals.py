@@ -17,6 +17,7 @@ REQUESTS = "triojam_requests_total"
 JAM_BYTES = len("JAM hh:mm:ss\r\n")
 # Long enough that a test which waits for it fails by its own deadline.
 FOREVER = "600"
+PATHS = ["--no-fast-lane", "--fast-lane"]
 
 
 async def ask(client: trio.SocketStream) -> bytes:
@@ -97,9 +98,10 @@ async def test_a_line_that_is_never_finished_is_told_and_cut_at_the_grace_time()
     assert (last["requests"], last["responses"], last["rejected"]) == (1, 0, 1)
 
 
-async def test_a_blocked_send_is_cut_at_the_grace_time() -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_blocked_send_is_cut_at_the_grace_time(path: str) -> None:
     """A client that does not take its answers holds up the end for the grace time and no longer."""
-    patient = serving("--grace", "0.5", "--send-timeout", FOREVER)
+    patient = serving(path, "--grace", "0.5", "--send-timeout", FOREVER)
     async with patient as program, await program.connect() as client, trio.open_nursery() as nursery:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         nursery.start_soon(send_until_cut, client, b"TIME\r\n" * 5_000_000)
@@ -111,7 +113,8 @@ async def test_a_blocked_send_is_cut_at_the_grace_time() -> None:
     assert lost > 0
 
 
-async def test_under_full_load_all_that_was_received_is_answered() -> None:
+@pytest.mark.parametrize("path", PATHS)
+async def test_under_full_load_all_that_was_received_is_answered(path: str) -> None:
     """Requests that had been sent when the signal came are all answered, also on connections still queued."""
     clients, requests = 50, 500
     answered = []
@@ -119,7 +122,7 @@ async def test_under_full_load_all_that_was_received_is_answered() -> None:
     async def read(client: trio.SocketStream) -> None:
         answered.append(await rest(client))
 
-    async with serving("--grace", FOREVER) as program:
+    async with serving(path, "--grace", FOREVER) as program:
         streams = [await program.connect() for _ in range(clients)]
         for stream in streams:
             await stream.send_all(b"TIME\r\n" * requests)
