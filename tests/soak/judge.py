@@ -1,0 +1,151 @@
+"""What must be so after a soak; decides without looking anywhere but at what was recorded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from tests.soak.clients import Tally
+from tests.soak.sampling import Sample
+
+# What a process takes to meet everything once: its caches, its allocator's arenas, the libraries' tables.
+WARM_UP = 300.0
+MOST_GROWTH = 0.02
+# Fewer looks than this at memory say nothing about a trend.
+FEWEST_LOOKS = 10
+# "A well-behaved client keeps being answered within 100 ms", whatever else goes on; of 99 in 100, for the
+# machine is shared with those who attack.
+PROMPT = 0.1
+
+# What a run must have met, or it has proved little: samples that must not be 0 at its end.
+EXPECTED = (
+    *(f"triojam_rejected_total{{{reason}}}" for reason in ("bad_command", "bad_terminator", "too_long")),
+    *(f"triojam_rejected_total{{{reason}}}" for reason in ("timeout", "incomplete")),
+    *(f"triojam_response_send_errors_total{{{reason}}}" for reason in ("timeout", "reset")),
+    *(f"triojam_disconnects_total{{{reason}}}" for reason in ("eof", "quit", "idle", "line_timeout", "reset")),
+    *(f"triojam_disconnects_total{{{reason}}}" for reason in ("send_timeout", "too_long", "error_budget")),
+    *(f"triojam_config_reloads_total{{{result}}}" for result in ("success", "failure")),
+)
+
+
+@dataclass
+class Round:
+    """What was seen in one round. rest: while nobody was there. alone: how honest clients were answered alone.
+
+    before, after: the server, before and after they were alone. latencies: of the good client among the
+    hostile, in seconds, on the connection it keeps and on new ones.
+    """
+
+    rest: Sample
+    alone: Tally
+    after: Sample
+    kept: list[float] = field(default_factory=list)
+    fresh: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """A whole run. seconds: how long it was to be. last: the look after it. reloads: what was asked for."""
+
+    seconds: float
+    rounds: list[Round]
+    last: Sample
+    honest: Tally
+    reloads: dict[str, int]
+    grave: list[str]
+
+    @property
+    def rests(self) -> list[Sample]:
+        """Return every look at the server while nobody was there."""
+        return [*(each.rest for each in self.rounds), self.last]
+
+    @property
+    def warm(self) -> list[Sample]:
+        """Return those after the warm-up, which in a short run is half of it."""
+        begins = min(WARM_UP, self.seconds / 2)
+        return [rest for rest in self.rests if rest.seconds >= begins]
+
+
+def judge(record: Record) -> list[str]:
+    """Return all that is not as it must be, a line each."""
+    faults = [f"an honest client: {what}, {times} times" for what, times in record.honest.failures.items()]
+    faults += [f"the server logged: {line}" for line in record.grave]
+    for rest in record.rests:
+        faults += _accounts(rest)
+    for each in record.rounds:
+        faults += _balance(each)
+        faults += _promptness(each)
+    faults += _growth("resident memory", record.warm, lambda rest: rest.resident)
+    faults += _growth("anonymous memory", record.warm, lambda rest: rest.anonymous)
+    faults += _equal("descriptors", record.warm, lambda rest: rest.descriptors)
+    faults += _equal("tasks", record.warm, lambda rest: rest.tasks)
+    for result, times in record.reloads.items():
+        counted = record.last.counts[f"triojam_config_reloads_total{{{result}}}"]
+        if counted != times:
+            faults.append(f"{counted:g} reloads ended in {result}, and {times} should have")
+    faults += [f"never happened: {name}" for name in EXPECTED if not record.last.counts[name]]
+    return faults
+
+
+def growth(samples: Sequence[Sample], of: Callable[[Sample], float]) -> tuple[float, float]:
+    """Return by what part the last fifth's median, and the highest of all, are above the first fifth's median."""
+    values = [of(sample) for sample in samples]
+    fifth = max(len(values) // 5, 1)
+    first = median(values[:fifth])
+    return median(values[-fifth:]) / first - 1, max(values) / first - 1
+
+
+def _growth(what: str, samples: Sequence[Sample], of: Callable[[Sample], float]) -> list[str]:
+    if len(samples) < FEWEST_LOOKS:
+        return []
+    trend, highest = growth(samples, of)
+    faults = [f"{what} grew by {trend:.1%} after the warm-up"] if trend > MOST_GROWTH else []
+    if highest > MOST_GROWTH:
+        faults.append(f"{what} was {highest:.1%} above where it was after the warm-up")
+    return faults
+
+
+def _equal(what: str, samples: Sequence[Sample], of: Callable[[Sample], object]) -> list[str]:
+    seen = [of(sample) for sample in samples]
+    for value, sample in zip(seen, samples, strict=True):
+        if value != seen[0]:
+            return [f"{what} at rest were {seen[0]}, and at {sample.seconds:.0f} s {value}"]
+    return []
+
+
+def _accounts(rest: Sample) -> list[str]:
+    faults = []
+    for what, number in (
+        ("requests are unaccounted for", rest.unaccounted),
+        ("connections are open, with no client there", rest.connections),
+        ("connections ended for no reason", rest.unended),
+        ("internal errors", rest.count("internal_errors")),
+        ("accepts failed", rest.count("accept_errors")),
+        ("log lines were dropped", rest.count("log_messages_dropped")),
+    ):
+        if number:
+            faults.append(f"at {rest.seconds:.0f} s: {number:g} {what}")
+    return faults
+
+
+def _balance(each: Round) -> list[str]:
+    """Hold what honest clients sent and got while they were alone against what the server counted."""
+    faults = []
+    for what, clients, name in (
+        ("sent", each.alone.sent, "requests"),
+        ("answered", each.alone.answered, "responses"),
+        ("rejected", each.alone.rejected, "rejected"),
+    ):
+        counted = each.after.count(name) - each.rest.count(name)
+        if counted != clients:
+            faults.append(
+                f"at {each.after.seconds:.0f} s: {clients} {what} by the clients' account, {counted:g} by the server's"
+            )
+    return faults
+
+
+def _promptness(each: Round) -> list[str]:
+    late = sum(latency > PROMPT for latency in [*each.kept, *each.fresh])
+    asked = len(each.kept) + len(each.fresh)
+    if late * 100 > asked:
+        return [f"after {each.after.seconds:.0f} s: {late} of {asked} answers took longer than {PROMPT * 1000:g} ms"]
+    return []

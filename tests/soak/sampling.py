@@ -1,0 +1,107 @@
+"""What is seen of a server from outside: its memory, descriptors and tasks, and its own accounts."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.scrape import Address, Scrape, fetch, scrape
+
+COUNTED = (
+    "triojam_requests_total",
+    "triojam_responses_total",
+    "triojam_rejected_total",
+    "triojam_response_send_errors_total",
+    "triojam_connections_total",
+    "triojam_connections_rejected_total",
+    "triojam_disconnects_total",
+    "triojam_accept_errors_total",
+    "triojam_internal_errors_total",
+    "triojam_log_messages_dropped_total",
+    "triojam_config_reloads_total",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One look at a server.
+
+    seconds: since the beginning. resident, anonymous: memory in KiB, with and without what is mapped from files.
+    cpu: seconds of CPU time since its start. lag: upper bound of the worst in a hundred lags, in seconds.
+    """
+
+    seconds: float
+    resident: int
+    anonymous: int
+    descriptors: int
+    tasks: dict[str, int]
+    connections: int
+    cpu: float
+    counts: dict[str, float]
+    lags: dict[str, float]
+
+    def count(self, name: str) -> float:
+        """Return a counter, summed over its label."""
+        return sum(value for key, value in self.counts.items() if key.partition("{")[0] == f"triojam_{name}_total")
+
+    @property
+    def unaccounted(self) -> float:
+        """Requests of which nothing has become yet."""
+        return (
+            self.count("requests")
+            - self.count("responses")
+            - self.count("rejected")
+            - self.count("response_send_errors")
+        )
+
+    @property
+    def unended(self) -> float:
+        """Connections that were let in, and for whose end there is no reason yet."""
+        return self.count("connections") - self.count("connections_rejected") - self.count("disconnects")
+
+
+async def look(pid: int, web: Address, seconds: float) -> Sample:
+    """Take a sample. The descriptors are counted while nobody is on the web listener because of it."""
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    memory = _memory(pid)
+    seen = await scrape(web)
+    status = json.loads((await fetch(web, "/status")).body)
+    tasks: Counter[str] = Counter()
+    _count_tasks(status["tasks"], tasks)
+    return Sample(
+        seconds=seconds,
+        resident=memory["Rss"],
+        anonymous=memory["Anonymous"],
+        descriptors=descriptors,
+        tasks=dict(sorted(tasks.items())),
+        connections=int(seen.total("triojam_connections_open")),
+        cpu=seen.total("process_cpu_seconds_total"),
+        counts=_counts(seen),
+        lags={
+            sample.labels["le"]: sample.value
+            for sample in seen.samples
+            if sample.name == "triojam_event_loop_lag_seconds_bucket"
+        },
+    )
+
+
+def _counts(seen: Scrape) -> dict[str, float]:
+    return {
+        sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+        for sample in seen.samples
+        if sample.name in COUNTED
+    }
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """Return the fields of smaps_rollup (proc(5)), in KiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
+    return {name.rstrip(":"): int(value) for name, value, *_ in map(str.split, lines)}
+
+
+def _count_tasks(branch: dict[str, Any], tasks: Counter[str]) -> None:
+    tasks[branch["name"]] += branch["times"]
+    for nursery in branch["nurseries"]:
+        for inner in nursery:
+            _count_tasks(inner, tasks)

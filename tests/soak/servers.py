@@ -1,0 +1,159 @@
+"""The soak's two servers: one that lives as long as the run, and one that is restarted all the time."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import trio
+import trustme
+
+from tests.process import COMMAND, launched
+from tests.scrape import Address
+from triojam import Settings
+
+# Deadlines short enough for many to pass in every round, and limits that honest clients never reach.
+SETTINGS: dict[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "metrics_port": 0,
+    "timezone": "UTC",
+    "idle_timeout": 3,
+    "line_timeout": 2,
+    "send_timeout": 1,
+    "max_connections": 1000,
+    "log_format": "json",
+    "tls_port": 0,
+    "deny": "127.0.66.0/24",
+    "connections_per_source": 64,
+    "rate_per_source": 3000,
+    "burst_per_source": 3000,
+}
+KNOWN = {each.name for each in fields(Settings)}
+# One of a file's values at a time is made wrong.
+WRONG = ("line_timeout = -1", 'zone = "UTC"', "port = 70000", "line_timeout = ")
+
+WAKE_PATIENCE = 30.0
+
+
+@dataclass
+class Log:
+    """What a server has logged. events: by level and name. grave: the last lines of level error and above."""
+
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
+    grave: list[str] = field(default_factory=list)
+    last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    async def read(self, stream: trio.abc.ReceiveStream) -> None:
+        """Read to the end."""
+        unread = b""
+        async for data in stream:
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                self._take(line)
+            self.changed.set()
+            self.changed = trio.Event()
+
+    async def until(self, event: str, times: int = 1) -> dict[str, Any]:
+        """Return the last line about an event, once there have been so many."""
+        with trio.fail_after(WAKE_PATIENCE):
+            while self.times(event) < times:
+                await self.changed.wait()
+        return self.last[event]
+
+    def times(self, event: str) -> int:
+        """Return how often there was such a line, at any level."""
+        return sum(times for (_, name), times in self.events.items() if name == event)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a traceback of an interpreter that failed
+            entry = {"level": "error", "event": line.decode(errors="replace")}
+        level, event = entry.get("level", "error"), entry["event"]
+        self.events[level, event] += 1
+        self.last[event] = entry
+        if level not in ("debug", "info", "warning") and event != RELOAD_FAILED:
+            self.grave = [*self.grave[-9:], line.decode(errors="replace")]
+
+
+RELOADED, RELOAD_FAILED = "settings reloaded", "settings not reloaded, the old ones stay"
+
+
+@dataclass
+class Running:
+    """A server's process. reloads: how many were asked for, good ones and bad ones."""
+
+    process: trio.Process
+    log: Log
+    folder: Path
+    authority: trustme.CA
+    reloads: Counter[str] = field(default_factory=Counter)
+
+    async def reload(self, *, wrong: str | None) -> None:
+        """Have it read its file again, with other values or with a wrong one; wait until it has said so."""
+        result, event = ("success", RELOADED) if wrong is None else ("failure", RELOAD_FAILED)
+        before = self.log.times(event)
+        self.reloads[result] += 1
+        if wrong is None and self.reloads["success"] % 2:
+            write_certificate(self.folder, self.authority)
+        write_settings(self.folder, line_timeout=2 + self.reloads["success"] % 2, wrong=wrong)
+        self.process.send_signal(signal.SIGHUP)
+        await self.log.until(event, before + 1)
+        if wrong is not None:
+            write_settings(self.folder)
+
+    def address(self, listener: str) -> Address:
+        """Return where it listens, as it has logged it; nowhere, if it does not."""
+        (where,) = self.log.last["serving"].get(listener) or ["127.0.0.1:0"]
+        host, port = where.rsplit(":", 1)
+        return host, int(port)
+
+
+def write_settings(folder: Path, *, wrong: str | None = None, **changes: object) -> None:
+    """Write a server's settings file."""
+    values = SETTINGS | {name: str(folder / name) for name in ("tls_certificate", "tls_key")} | changes
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name in KNOWN]
+    name = (wrong or "").partition(" ")[0]
+    lines = [line for line in lines if line.partition(" ")[0] != name] + [wrong or ""]
+    (folder / "triojam.toml").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_certificate(folder: Path, authority: trustme.CA) -> None:
+    """Write a new certificate, and its key."""
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "tls_key")
+    (folder / "tls_certificate").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    authority: trustme.CA,
+    command: Sequence[str] = COMMAND,
+    *,
+    pass_fds: Sequence[int] = (),
+    **variables: str,
+) -> AsyncIterator[Running]:
+    """Run a server with its settings in a folder, and read its log; it is killed if the body leaves it running."""
+    write_certificate(folder, authority)
+    write_settings(folder)
+    config = str(folder / "triojam.toml")
+    async with (
+        launched([*command, "--config", config], variables, pass_fds=pass_fds) as process,
+        trio.open_nursery() as nursery,
+    ):
+        assert process.stderr is not None
+        log = Log()
+        nursery.start_soon(log.read, process.stderr)
+        await log.until("serving")
+        yield Running(process, log, folder, authority)
+        if process.returncode is None:
+            process.kill()
