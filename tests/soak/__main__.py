@@ -1,37 +1,65 @@
-"""The command line: `python -m tests.soak --minutes 60`. Exit status 1 if anything is not as it must be."""
+"""The command line; see the package."""
+
+# ruff: noqa: T201  # what a command line says, it prints
 
 import argparse
+import resource
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import trio
 
-from tests.soak import judge
 from tests.soak.course import soak
+from tests.soak.judge import judge
+from tests.soak.picture import draw
+from tests.soak.record import Record
+from tests.soak.report import figures, markdown, write
+
+# A slow machine may take its time to end what a round has begun, in seconds.
+PATIENCE = 120.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="An hour of everything at once.")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--round", type=float, default=60)
-    parser.add_argument("--restart", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("soak"))
-    o = parser.parse_args(argv)
+    """Run the command line; the exit status is 1 if anything drifted, was lost, or did not happen."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description=sys.modules["tests.soak"].__doc__
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long to go on")
+    parser.add_argument("--round", type=float, default=60.0, help="from one rest to the next, in seconds")
+    parser.add_argument(
+        "--restart", type=float, default=30.0, help="how long the other server lives, in seconds"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all chance")
+    parser.add_argument("--out", type=Path, default=Path("soak"), help="folder for figures and plot")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def run(folder: Path) -> Record:
+        with trio.fail_after(options.minutes * 60 + PATIENCE):
+            return await soak(
+                folder,
+                seconds=options.minutes * 60,
+                round_seconds=options.round,
+                restart_every=options.restart,
+                seed=options.seed,
+            )
+
     with tempfile.TemporaryDirectory() as folder:
-        course, record, restarts = trio.run(partial(soak, Path(folder), seconds=o.minutes * 60, round_seconds=o.round, restart_every=o.restart, seed=o.seed))
-    for r in record.rests:
-        print(round(r.seconds), r.resident, r.anonymous, r.descriptors, sum(r.tasks.values()), r.cpu, r.unaccounted)
-    for r in record.rounds:
-        l = sorted(r.kept); f = sorted(r.fresh)
-        if l: print(len(l), l[len(l)//2], l[-len(l)//100], l[-1], f[len(f)//2], f[-1])
-    print(record.honest, restarts)
-    print(record.last.counts)
-    faults = judge.judge(record)
-    print(*faults, sep="\n")
-    return bool(faults)
+        record = trio.run(run, Path(folder))
+    faults = judge(record)
+    found = figures(record, faults)
+    table = markdown(record, found)
+    print(table)
+    write(options.out, found, table)
+    draw(record, options.out / "soak.svg")
+    for fault in faults:
+        print(f"FAILED: {fault}")
+    return 1 if faults else 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

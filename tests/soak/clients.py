@@ -15,12 +15,18 @@ JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 DAY = 86_400
 # An honest client that has no answer by then has been let down, in seconds.
 PATIENCE = 10.0
+# How long it then rests, so that a server that is down does not fill the machine.
+FRUSTRATION = 0.1
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class LetDownError(Exception):
     """An honest client did not get what it was due; the text says how."""
+
+
+class GoodbyeError(LetDownError):
+    """The server ended the stream in order, before any of the answers."""
 
 
 @dataclass
@@ -54,7 +60,8 @@ class Target:
 class Client:
     """One client of a stretch of the run.
 
-    source: the loopback address it connects from. ends: when it is to finish what it has begun, on Trio's clock.
+    source: the loopback address it connects from. ends: when it is to finish what it has begun, on Trio's
+    clock.
     """
 
     target: Target
@@ -114,12 +121,23 @@ class Client:
 Visit = Callable[[Client], Awaitable[None]]
 
 
+async def comes_until_the_end(visit: Visit, client: Client) -> None:
+    """Visit again and again; whatever an honest client has to bear is put down."""
+    while client.goes_on:
+        try:
+            await visit(client)
+        except (OSError, trio.BrokenResourceError, LetDownError) as exc:
+            client.tally.failures[f"{exc!r}"] += 1
+            await trio.sleep(FRUSTRATION)
+
+
 async def _receive_lines(stream: Stream, count: int) -> list[bytes]:
     received = b""
     while (complete := received.count(b"\n")) < count:
         data = await stream.receive_some(65_536)
         if not data:
-            raise LetDownError(f"the stream ended after {complete} of {count} answers")
+            error = LetDownError if received else GoodbyeError
+            raise error(f"the stream ended after {complete} of {count} answers")
         received += data
     lines = received.splitlines(keepends=True)
     if len(lines) != count:

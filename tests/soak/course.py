@@ -2,24 +2,21 @@
 
 import json
 import random
-import signal
 import ssl
-import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import trio
 import trustme
 
-from tests.process import launched
-from tests.soak.clients import Client, LetDownError, Tally, Target
+from tests.soak.clients import Client, Tally, Target, comes_until_the_end
 from tests.soak.honest import HONEST, asks_over_tls
-from tests.soak.hostile import HOSTILE, comes_again, is_denied, shakes_half_a_hand, guesses_passwords
-from tests.soak.judge import Record, Round
-from tests.soak.restarts import Restarts, restart_again_and_again
+from tests.soak.hostile import HOSTILE, comes_again, guesses_passwords, is_denied, shakes_half_a_hand
+from tests.soak.record import Record, Restarts, Round
+from tests.soak.restarts import restart_again_and_again
 from tests.soak.sampling import Sample, look
 from tests.soak.servers import KNOWN, WRONG, Running, running
 
@@ -36,7 +33,7 @@ MISSING = {
     *([is_denied] if "deny" not in KNOWN else []),
     *([guesses_passwords] if "metrics_passwords" not in KNOWN else []),
 }
-ACTIVATED = (Path(__file__).parents[2] / "deploy" / "triojam.socket").exists()
+ACTIVATED = find_spec("triojam.activation") is not None
 
 
 @dataclass
@@ -87,7 +84,9 @@ class Course:
                 if visit not in MISSING:
                     network = 66 if visit is is_denied else 2
                     for copy in range(copies):
-                        client = self._client(f"{visit.__name__}/{copy}", f"127.0.{network}.{number + 1}", left, everybody)
+                        client = self._client(
+                            f"{visit.__name__}/{copy}", f"127.0.{network}.{number + 1}", left, everybody
+                        )
                         nursery.start_soon(comes_again, visit, client, pause)
             nursery.start_soon(self._look_now_and_then)
             nursery.start_soon(self._operate, left)
@@ -96,6 +95,16 @@ class Course:
                 honest.start_soon(self._good, left, everybody)
             nursery.cancel_scope.cancel()
         self.honest.add(everybody)
+        self._say(rest)
+
+    def _say(self, rest: Sample) -> None:
+        """Say how the server was at rest; an hour is long."""
+        print(  # noqa: T201  # for whoever waits
+            f"{rest.seconds:5.0f} s: {rest.resident} KiB, {rest.anonymous} of them anonymous, "
+            f"{rest.descriptors} descriptors, {rest.running} tasks, {rest.unaccounted:g} unaccounted, "
+            f"{self.honest.failures.total()} let down",
+            flush=True,
+        )
 
     def _client(self, name: str, source: str, seconds: float, tally: Tally) -> Client:
         return Client(
@@ -113,7 +122,7 @@ class Course:
                     for copy in range(copies):
                         source = f"127.0.1.{number * 10 + copy + 1}"
                         client = self._client(f"{visit.__name__}/{copy}", source, seconds, tally)
-                        nursery.start_soon(_let_down_or_not, visit, client)
+                        nursery.start_soon(comes_until_the_end, visit, client)
 
     async def _good(self, seconds: float, tally: Tally) -> None:
         """Let the good client ask."""
@@ -143,16 +152,9 @@ class Course:
             self.reloaded.append(self.now())
 
 
-async def _let_down_or_not(visit: "Visit", client: Client) -> None:
-    while client.goes_on:
-        try:
-            await visit(client)
-        except (OSError, ssl.SSLError, trio.BrokenResourceError, LetDownError) as exc:
-            client.tally.failures[f"{visit.__name__}: {exc!r}"] += 1
-            await trio.sleep(0.1)
-
-
-async def soak(folder: Path, *, seconds: float, round_seconds: float, restart_every: float, seed: int) -> tuple[Course, Record, Restarts]:
+async def soak(
+    folder: Path, *, seconds: float, round_seconds: float, restart_every: float, seed: int
+) -> Record:
     """Run it all, and return what was seen."""
     authority = trustme.CA()
     trust = ssl.create_default_context()
@@ -165,27 +167,24 @@ async def soak(folder: Path, *, seconds: float, round_seconds: float, restart_ev
         target = Target(server.address("time"), server.address("tls"), server.address("metrics"), trust)
         course = Course(server, target, seed)
         async with trio.open_nursery() as nursery:
-
-            async def restart() -> None:
-                nonlocal restarts
-                restarts = await restart_again_and_again(
-                    other, authority, target, every=restart_every, ends=course.began + seconds, seed=seed, clock=course.now
-                )
-
             if ACTIVATED:
-                nursery.start_soon(restart)
-            while course.now() < seconds - 1:
-                await course.round(min(round_seconds, seconds - course.now()))
+                restart = partial(
+                    restart_again_and_again, every=restart_every, seconds=seconds, seed=seed, clock=course.now
+                )
+                nursery.start_soon(restart, other, authority, target, restarts)
+            while (left := seconds - course.now()) > 1:
+                await course.round(min(round_seconds, left))
         last = await course.rest()
-        server.process.send_signal(signal.SIGTERM)
-        await server.log.until("stopped")
-        await server.process.wait()
-    record = Record(
+        status, _ = await server.stop()
+    return Record(
         seconds=seconds,
         rounds=course.rounds,
         last=last,
+        samples=course.samples,
         honest=course.honest,
         reloads=dict(server.reloads),
+        reloaded=course.reloaded,
         grave=server.log.grave,
+        status=status,
+        restarts=restarts,
     )
-    return course, record, restarts

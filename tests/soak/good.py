@@ -24,12 +24,14 @@ def main(host: str, port: str, seconds: str) -> int:
     ends = due + float(seconds)
     with _connected(address) as connection:
         while due < ends:
-            kept.append(_ask(connection))
-            began = time.perf_counter()
-            with _connected(address) as other:
-                _ask(other)
-                fresh.append(time.perf_counter() - began)
-            due += 2 * INTERVAL
+            if len(kept) > len(fresh):
+                began = time.perf_counter()
+                with _connected(address) as other:
+                    _ask(other)
+                    fresh.append(time.perf_counter() - began)
+            else:
+                kept.append(_ask(connection))
+            due += INTERVAL
             time.sleep(max(due - time.monotonic(), 0))
     sys.stdout.write(json.dumps({"kept": kept, "fresh": fresh}))
     return 0

@@ -10,7 +10,7 @@ from base64 import b64encode
 
 import trio
 
-from tests.soak.clients import Client
+from tests.soak.clients import Client, Visit
 
 TLS_HELLO = bytes.fromhex("160301020001000000")
 REQUESTS = b"TIME\r\n" * 1000
@@ -35,7 +35,13 @@ async def never_ends_its_line(client: Client) -> None:
 async def babbles(client: Client) -> None:
     """Random bytes, HTTP, a TLS hello, terminal escapes."""
     noise = client.chance.randbytes(client.chance.randint(1, 400))
-    pieces = [noise, b"GET / HTTP/1.1\r\nHost: time\r\n\r\n", TLS_HELLO, b"\x1b]0;owned\x07\x1b[2J\r\n", b"\n" * 30]
+    pieces = [
+        noise,
+        b"GET / HTTP/1.1\r\nHost: time\r\n\r\n",
+        TLS_HELLO,
+        b"\x1b]0;owned\x07\x1b[2J\r\n",
+        b"\n" * 30,
+    ]
     async with await client.connect() as stream:
         await stream.send_all(client.chance.choice(pieces))
         await stream.send_eof()
@@ -87,13 +93,13 @@ async def floods_connections(client: Client) -> None:
     """As many connections as it can get from one address, held."""
     async with trio.open_nursery() as nursery:
 
-        async def hold() -> None:
+        async def hold(client: Client) -> None:
             async with await client.connect() as stream:
                 await stream.send_all(b"TIME\r\n")
                 await _read(stream)
 
         for _ in range(200):
-            nursery.start_soon(_bear, hold)
+            nursery.start_soon(_bear, hold, client)
 
 
 async def floods_requests(client: Client) -> None:
@@ -130,10 +136,11 @@ async def leaves_the_page(client: Client) -> None:
 
 async def guesses_passwords(client: Client) -> None:
     """Asks for metrics with a wrong password; must not see them."""
-    word = b64encode(b"admin:" + client.chance.randbytes(6)).decode()
+    word = b64encode(b"admin:" + client.chance.randbytes(6))
     async with await client.connect_web() as stream:
         await stream.send_all(
-            f"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {word}\r\nConnection: close\r\n\r\n".encode()
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            b"Authorization: Basic " + word + b"\r\n\r\n"
         )
         if (data := await stream.receive_some()).startswith(b"HTTP/1.1 200"):
             client.tally.failures["a wrong password opened the metrics"] += 1
@@ -160,16 +167,16 @@ HOSTILE = {
 }
 
 
-async def comes_again(visit: "Visit", client: Client, rest: float) -> None:
+async def comes_again(visit: Visit, client: Client, rest: float) -> None:
     """Visit until cancelled."""
     while True:
         await _bear(visit, client)
         await trio.sleep(client.chance.uniform(0, rest))
 
 
-async def _bear(visit: "Visit", *arguments: Client) -> None:
+async def _bear(visit: Visit, client: Client) -> None:
     try:
-        await visit(*arguments)
+        await visit(client)
     except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # it was refused, cut off or reset, as it should be
 

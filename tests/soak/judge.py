@@ -1,14 +1,11 @@
 """What must be so after a soak; decides without looking anywhere but at what was recorded."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from statistics import median
 
-from tests.soak.clients import Tally
+from tests.soak.record import Record, Restarts, Round
 from tests.soak.sampling import Sample
 
-# What a process takes to meet everything once: its caches, its allocator's arenas, the libraries' tables.
-WARM_UP = 300.0
 MOST_GROWTH = 0.02
 # Fewer looks than this at memory say nothing about a trend.
 FEWEST_LOOKS = 10
@@ -21,61 +18,31 @@ EXPECTED = (
     *(f"triojam_rejected_total{{{reason}}}" for reason in ("bad_command", "bad_terminator", "too_long")),
     *(f"triojam_rejected_total{{{reason}}}" for reason in ("timeout", "incomplete")),
     *(f"triojam_response_send_errors_total{{{reason}}}" for reason in ("timeout", "reset")),
-    *(f"triojam_disconnects_total{{{reason}}}" for reason in ("eof", "quit", "idle", "line_timeout", "reset")),
+    *(
+        f"triojam_disconnects_total{{{reason}}}"
+        for reason in ("eof", "quit", "idle", "line_timeout", "reset")
+    ),
     *(f"triojam_disconnects_total{{{reason}}}" for reason in ("send_timeout", "too_long", "error_budget")),
+    *(f"triojam_connections_rejected_total{{{reason}}}" for reason in ("denied", "per_source")),
+    "triojam_rejected_total{rate_limited}",
     *(f"triojam_config_reloads_total{{{result}}}" for result in ("success", "failure")),
 )
-
-
-@dataclass
-class Round:
-    """What was seen in one round. rest: while nobody was there. alone: how honest clients were answered alone.
-
-    before, after: the server, before and after they were alone. latencies: of the good client among the
-    hostile, in seconds, on the connection it keeps and on new ones.
-    """
-
-    rest: Sample
-    alone: Tally
-    after: Sample
-    kept: list[float] = field(default_factory=list)
-    fresh: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Record:
-    """A whole run. seconds: how long it was to be. last: the look after it. reloads: what was asked for."""
-
-    seconds: float
-    rounds: list[Round]
-    last: Sample
-    honest: Tally
-    reloads: dict[str, int]
-    grave: list[str]
-
-    @property
-    def rests(self) -> list[Sample]:
-        """Return every look at the server while nobody was there."""
-        return [*(each.rest for each in self.rounds), self.last]
-
-    @property
-    def warm(self) -> list[Sample]:
-        """Return those after the warm-up, which in a short run is half of it."""
-        begins = min(WARM_UP, self.seconds / 2)
-        return [rest for rest in self.rests if rest.seconds >= begins]
 
 
 def judge(record: Record) -> list[str]:
     """Return all that is not as it must be, a line each."""
     faults = [f"an honest client: {what}, {times} times" for what, times in record.honest.failures.items()]
     faults += [f"the server logged: {line}" for line in record.grave]
+    if record.status != 0:
+        faults.append(f"the server ended with exit status {record.status}")
+    faults += _restarts(record.restarts)
     for rest in record.rests:
         faults += _accounts(rest)
     for each in record.rounds:
         faults += _balance(each)
         faults += _promptness(each)
-    faults += _growth("resident memory", record.warm, lambda rest: rest.resident)
-    faults += _growth("anonymous memory", record.warm, lambda rest: rest.anonymous)
+    faults += _growth("resident memory", record.warm, "resident")
+    faults += _growth("anonymous memory", record.warm, "anonymous")
     faults += _equal("descriptors", record.warm, lambda rest: rest.descriptors)
     faults += _equal("tasks", record.warm, lambda rest: rest.tasks)
     for result, times in record.reloads.items():
@@ -86,18 +53,21 @@ def judge(record: Record) -> list[str]:
     return faults
 
 
-def growth(samples: Sequence[Sample], of: Callable[[Sample], float]) -> tuple[float, float]:
-    """Return by what part the last fifth's median, and the highest of all, are above the first fifth's median."""
-    values = [of(sample) for sample in samples]
+def growth(samples: Sequence[Sample], memory: str) -> tuple[float, float]:
+    """Return how far the last fifth's median, and the highest of all, are above the first fifth's median.
+
+    As parts of it; memory: the name of Sample's field.
+    """
+    values = [float(getattr(sample, memory)) for sample in samples]
     fifth = max(len(values) // 5, 1)
     first = median(values[:fifth])
     return median(values[-fifth:]) / first - 1, max(values) / first - 1
 
 
-def _growth(what: str, samples: Sequence[Sample], of: Callable[[Sample], float]) -> list[str]:
+def _growth(what: str, samples: Sequence[Sample], memory: str) -> list[str]:
     if len(samples) < FEWEST_LOOKS:
         return []
-    trend, highest = growth(samples, of)
+    trend, highest = growth(samples, memory)
     faults = [f"{what} grew by {trend:.1%} after the warm-up"] if trend > MOST_GROWTH else []
     if highest > MOST_GROWTH:
         faults.append(f"{what} was {highest:.1%} above where it was after the warm-up")
@@ -138,14 +108,27 @@ def _balance(each: Round) -> list[str]:
         counted = each.after.count(name) - each.rest.count(name)
         if counted != clients:
             faults.append(
-                f"at {each.after.seconds:.0f} s: {clients} {what} by the clients' account, {counted:g} by the server's"
+                f"at {each.after.seconds:.0f} s: {clients} {what} by the clients' account, "
+                f"{counted:g} by the server's"
             )
+    return faults
+
+
+def _restarts(restarts: Restarts) -> list[str]:
+    """Hold the clients of the restarted server against what its processes counted, all together."""
+    faults = restarts.faults + [
+        f"during restarts: {what}, {times} times" for what, times in restarts.tally.failures.items()
+    ]
+    if restarts.totals["responses"] != restarts.tally.answered:
+        faults.append(
+            f"during restarts: {restarts.tally.answered} answers by the clients' account, "
+            f"{restarts.totals['responses']} by the servers'"
+        )
     return faults
 
 
 def _promptness(each: Round) -> list[str]:
     late = sum(latency > PROMPT for latency in [*each.kept, *each.fresh])
     asked = len(each.kept) + len(each.fresh)
-    if late * 100 > asked:
-        return [f"after {each.after.seconds:.0f} s: {late} of {asked} answers took longer than {PROMPT * 1000:g} ms"]
-    return []
+    fault = f"after {each.after.seconds:.0f} s: {late} of {asked} answers took longer than {PROMPT:g} s"
+    return [fault] if late * 100 > asked else []

@@ -27,8 +27,9 @@ COUNTED = (
 class Sample:
     """One look at a server.
 
-    seconds: since the beginning. resident, anonymous: memory in KiB, with and without what is mapped from files.
-    cpu: seconds of CPU time since its start. lag: upper bound of the worst in a hundred lags, in seconds.
+    seconds: since the beginning. resident, anonymous: memory in KiB, with and without what is mapped from
+    files. tasks: how many of each name. cpu: seconds of CPU time since its start. lags: of its event loop,
+    how many were no longer than so many seconds.
     """
 
     seconds: float
@@ -43,7 +44,14 @@ class Sample:
 
     def count(self, name: str) -> float:
         """Return a counter, summed over its label."""
-        return sum(value for key, value in self.counts.items() if key.partition("{")[0] == f"triojam_{name}_total")
+        return sum(
+            value for key, value in self.counts.items() if key.partition("{")[0] == f"triojam_{name}_total"
+        )
+
+    @property
+    def running(self) -> int:
+        """How many tasks there are."""
+        return sum(self.tasks.values())
 
     @property
     def unaccounted(self) -> float:
@@ -63,7 +71,7 @@ class Sample:
 
 async def look(pid: int, web: Address, seconds: float) -> Sample:
     """Take a sample. The descriptors are counted while nobody is on the web listener because of it."""
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    descriptors = _descriptors(pid)
     memory = _memory(pid)
     seen = await scrape(web)
     status = json.loads((await fetch(web, "/status")).body)
@@ -92,6 +100,10 @@ def _counts(seen: Scrape) -> dict[str, float]:
         for sample in seen.samples
         if sample.name in COUNTED
     }
+
+
+def _descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _memory(pid: int) -> dict[str, int]:

@@ -2,10 +2,8 @@
 
 import json
 import signal
-import socket
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -39,7 +37,9 @@ KNOWN = {each.name for each in fields(Settings)}
 # One of a file's values at a time is made wrong.
 WRONG = ("line_timeout = -1", 'zone = "UTC"', "port = 70000", "line_timeout = ")
 
+# How long a server may take to say that it has done what it was told, in seconds.
 WAKE_PATIENCE = 30.0
+RELOADED, RELOAD_FAILED = "settings reloaded", "settings not reloaded, the old ones stay"
 
 
 @dataclass
@@ -84,9 +84,6 @@ class Log:
             self.grave = [*self.grave[-9:], line.decode(errors="replace")]
 
 
-RELOADED, RELOAD_FAILED = "settings reloaded", "settings not reloaded, the old ones stay"
-
-
 @dataclass
 class Running:
     """A server's process. reloads: how many were asked for, good ones and bad ones."""
@@ -109,6 +106,13 @@ class Running:
         await self.log.until(event, before + 1)
         if wrong is not None:
             write_settings(self.folder)
+
+    async def stop(self) -> tuple[int, dict[str, Any]]:
+        """Drain it; return its exit status and its last totals."""
+        self.process.send_signal(signal.SIGTERM)
+        stopped = await self.log.until("stopped")
+        with trio.fail_after(WAKE_PATIENCE):
+            return await self.process.wait(), stopped
 
     def address(self, listener: str) -> Address:
         """Return where it listens, as it has logged it; nowhere, if it does not."""
@@ -142,7 +146,7 @@ async def running(
     pass_fds: Sequence[int] = (),
     **variables: str,
 ) -> AsyncIterator[Running]:
-    """Run a server with its settings in a folder, and read its log; it is killed if the body leaves it running."""
+    """Run a server with its settings in a folder, and read its log; kill it at the end, if it still runs."""
     write_certificate(folder, authority)
     write_settings(folder)
     config = str(folder / "triojam.toml")
@@ -155,5 +159,5 @@ async def running(
         nursery.start_soon(log.read, process.stderr)
         await log.until("serving")
         yield Running(process, log, folder, authority)
-        if process.returncode is None:
-            process.kill()
+        if process.poll() is None:
+            process.kill()  # so that its log ends
