@@ -1,6 +1,7 @@
 """What the soak's clients have in common: where they connect to, and what they keep account of."""
 
 import random
+import socket
 import ssl
 import time
 from collections import Counter
@@ -75,9 +76,18 @@ class Client:
         """Whether it is to begin something new."""
         return trio.current_time() < self.ends
 
-    async def connect(self) -> trio.SocketStream:
-        """Connect to the plain port."""
-        return await trio.open_tcp_stream(*self.target.plain, local_address=self.source)
+    async def connect(self, *, receive_buffer: int | None = None) -> trio.SocketStream:
+        """Connect to the plain port. receive_buffer: of the socket, in bytes, if not the system's choice."""
+        sock = trio.socket.socket()
+        try:
+            if receive_buffer is not None:  # to be set before (tcp(7))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            await sock.bind((self.source, 0))
+            await sock.connect(self.target.plain)
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
 
     async def connect_tls(self) -> trio.SSLStream[trio.SocketStream]:
         """Connect to the TLS port; the handshake comes with the first use."""

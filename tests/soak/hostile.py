@@ -58,8 +58,7 @@ async def breaks_off(client: Client) -> None:
 
 async def never_reads(client: Client) -> None:
     """Requests without end, and not one answer taken."""
-    async with await client.connect() as stream:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+    async with await client.connect(receive_buffer=SMALL_BUFFER) as stream:
         while True:
             await stream.send_all(REQUESTS)
 
@@ -106,7 +105,7 @@ async def floods_requests(client: Client) -> None:
     """Many more requests than one source may send, and each answer taken."""
     async with await client.connect() as stream, trio.open_nursery() as nursery:
         nursery.start_soon(_read, stream)
-        for _ in range(20):
+        for _ in range(50):
             await stream.send_all(REQUESTS)
         await stream.send_eof()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from tests.soak.record import Record, Restarts, Round
+from tests.soak.record import Record, Restarts, Round, quantile
 from tests.soak.sampling import Sample
 
 MOST_GROWTH = 0.02
@@ -40,7 +40,7 @@ def judge(record: Record) -> list[str]:
         faults += _accounts(rest)
     for each in record.rounds:
         faults += _balance(each)
-        faults += _promptness(each)
+    faults += _promptness(record)
     faults += _growth("resident memory", record.warm, "resident")
     faults += _growth("anonymous memory", record.warm, "anonymous")
     faults += _equal("descriptors", record.warm, lambda rest: rest.descriptors)
@@ -127,8 +127,6 @@ def _restarts(restarts: Restarts) -> list[str]:
     return faults
 
 
-def _promptness(each: Round) -> list[str]:
-    late = sum(latency > PROMPT for latency in [*each.kept, *each.fresh])
-    asked = len(each.kept) + len(each.fresh)
-    fault = f"after {each.after.seconds:.0f} s: {late} of {asked} answers took longer than {PROMPT:g} s"
-    return [fault] if late * 100 > asked else []
+def _promptness(record: Record) -> list[str]:
+    p99 = quantile(record.latencies, 0.99)
+    return [f"a good client waited for {p99:.3f} s, once in a hundred times"] if p99 > PROMPT else []

@@ -98,7 +98,8 @@ async def _once(client: Client) -> None:
 async def _keeps(restarts: Restarts, client: Client) -> None:
     """Asks on one connection until the server says goodbye.
 
-    A request that crosses the goodbye on its way was read by nobody: it is asked again elsewhere, as with any protocol that keeps connections (RFC 9112, 9.5), and counted. The goodbye is an orderly end of the
+    A request that crosses the goodbye on its way was read by nobody: it is asked again elsewhere, as with any
+    protocol that keeps connections (RFC 9112, 9.5), and counted. The goodbye is an orderly end of the
     stream; a reset would be a failure.
     """
     async with await client.connect() as stream:

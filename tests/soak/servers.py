@@ -30,8 +30,8 @@ SETTINGS: dict[str, Any] = {
     "tls_port": 0,
     "deny": "127.0.66.0/24",
     "connections_per_source": 64,
-    "rate_per_source": 3000,
-    "burst_per_source": 3000,
+    "rate_per_source": 5000,
+    "burst_per_source": 20_000,
 }
 KNOWN = {each.name for each in fields(Settings)}
 # One of a file's values at a time is made wrong.
