@@ -13,14 +13,22 @@ from tests.soak.sampling import Sample
 
 OWN, OTHER, THIRD, INK = "#d9480f", "#8aa4bf", "#2b6c5a", "#24292f"
 MIB = 1024
+STYLE: dict[str, object] = {
+    "svg.hashsalt": "triojam",
+    "svg.fonttype": "none",
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 OUTCOMES = {"responses": OTHER, "rejected": OWN, "response_send_errors": THIRD}
 
 
 def draw(record: Record, file: Path) -> None:
     """Write it as the file's suffix says, .svg or .png; the same bytes for the same record."""
-    with mpl.rc_context(
-        {"svg.hashsalt": "triojam", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3}
-    ):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 11), layout="constrained")
         memory, descriptors, tasks, latency, requests = figure.subplots(5, sharex=True)
         _over_time(memory, record, "resident", lambda look: look.resident / MIB)
@@ -33,8 +41,6 @@ def draw(record: Record, file: Path) -> None:
         tasks.set(title="tasks")
         _latency(latency, record)
         _requests(requests, record.looks)
-        for axes in (memory, descriptors, tasks, latency, requests):
-            axes.spines[["top", "right"]].set_visible(False)
         for moments, color, label in (
             (record.reloaded, OTHER, "reloads"),
             (record.restarts.moments, THIRD, "restarts of the other server"),
@@ -75,6 +81,7 @@ def _latency(axes: Axes, record: Record) -> None:
             [minutes for minutes, _ in rounds], values, color=color, label=label, marker=".", linewidth=0.8
         )
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(title="a good client among hostile ones: time to answer", ylabel="ms")
 
 
