@@ -13,22 +13,23 @@ from tests.soak.sampling import Sample
 
 OWN, OTHER, THIRD, INK = "#d9480f", "#8aa4bf", "#2b6c5a", "#24292f"
 MIB = 1024
-STYLE: dict[str, object] = {
-    "svg.hashsalt": "triojam",
-    "svg.fonttype": "none",
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 OUTCOMES = {"responses": OTHER, "rejected": OWN, "response_send_errors": THIRD}
 
 
 def draw(record: Record, file: Path) -> None:
     """Write it as the file's suffix says, .svg or .png; the same bytes for the same record."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": "triojam",
+            "svg.fonttype": "none",
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         figure = Figure(figsize=(8, 11), layout="constrained")
         memory, descriptors, tasks, latency, requests = figure.subplots(5, sharex=True)
         _over_time(memory, record, "resident", lambda look: look.resident / MIB)
