@@ -23,6 +23,8 @@ from tests.soak.servers import KNOWN, WRONG, Running, running
 # How long the server may take to be at rest, in seconds; whatever it is like then is what is recorded.
 SETTLE = 5.0
 LOOK_EVERY = 5.0
+# How long nothing that looked before is still to be seen: a web connection's task outlives it a little.
+LEFT_BEHIND = 0.3
 # The part of a round in which honest clients are alone.
 ALONE = 0.1
 RELOADS_PER_ROUND = 2
@@ -62,12 +64,12 @@ class Course:
         like = self.rounds[-1].rest if self.rounds else None
         deadline = trio.current_time() + SETTLE
         while True:
+            await trio.sleep(LEFT_BEHIND)
             seen = await self.look()
             calm = not (seen.connections or seen.unaccounted or seen.unended)
             same = like is None or (like.descriptors, like.tasks) == (seen.descriptors, seen.tasks)
             if (calm and same) or trio.current_time() >= deadline:
                 return seen
-            await trio.sleep(0.1)
 
     async def round(self, seconds: float) -> None:
         """Go through one round."""

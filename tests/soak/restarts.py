@@ -5,6 +5,7 @@ As under systemd's socket activation (sd_listen_fds(3)): the socket is held here
 
 import random
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -20,8 +21,13 @@ from tests.soak.honest import REQUEST
 from tests.soak.record import Restarts
 from tests.soak.servers import Running, running
 
-# A process that is started by this has the socket as its descriptor 3, and knows that it is meant.
-ACTIVATION = ("sh", "-c", 'LISTEN_PID=$$ exec "$@" 3<&"$SOAK_SOCKET"', "sh")
+# Becomes the command after the number of a descriptor, which that finds as its descriptor 3.
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "time"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 CLIENTS = 4
 BACKLOG = 1024
 
@@ -58,8 +64,8 @@ def _activated(
     folder: Path, authority: trustme.CA, listening: socket.socket
 ) -> AbstractAsyncContextManager[Running]:
     number = listening.fileno()
-    variables = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "time", "SOAK_SOCKET": str(number)}
-    return running(folder, authority, (*ACTIVATION, *COMMAND), pass_fds=(number,), **variables)
+    command = (sys.executable, "-c", ACTIVATE, str(number), *COMMAND)
+    return running(folder, authority, command, pass_fds=(number,))
 
 
 async def _stop(server: Running, restarts: Restarts) -> None:

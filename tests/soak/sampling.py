@@ -70,11 +70,10 @@ class Sample:
 
 
 async def look(pid: int, web: Address, seconds: float) -> Sample:
-    """Take a sample. The descriptors are counted while nobody is on the web listener because of it."""
-    descriptors = _descriptors(pid)
-    memory = _memory(pid)
-    seen = await scrape(web)
+    """Take a sample, in which nobody else's connection to the web listener is to be seen because of it."""
+    descriptors, memory = _descriptors(pid), _memory(pid)
     status = json.loads((await fetch(web, "/status")).body)
+    seen = await scrape(web)
     tasks: Counter[str] = Counter()
     _count_tasks(status["tasks"], tasks)
     return Sample(

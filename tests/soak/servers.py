@@ -49,6 +49,7 @@ class Log:
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
     grave: list[str] = field(default_factory=list)
     last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ended: bool = False
     changed: trio.Event = field(default_factory=trio.Event)
 
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
@@ -58,19 +59,25 @@ class Log:
             *lines, unread = (unread + data).split(b"\n")
             for line in lines:
                 self._take(line)
-            self.changed.set()
-            self.changed = trio.Event()
+            self._tell()
+        self.ended = True
+        self._tell()
 
     async def until(self, event: str, times: int = 1) -> dict[str, Any]:
         """Return the last line about an event, once there have been so many."""
         with trio.fail_after(WAKE_PATIENCE):
             while self.times(event) < times:
+                assert not self.ended, f"no {event!r} before its end; grave: {self.grave}"
                 await self.changed.wait()
         return self.last[event]
 
     def times(self, event: str) -> int:
         """Return how often there was such a line, at any level."""
         return sum(times for (_, name), times in self.events.items() if name == event)
+
+    def _tell(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
 
     def _take(self, line: bytes) -> None:
         try:
@@ -144,14 +151,13 @@ async def running(
     command: Sequence[str] = COMMAND,
     *,
     pass_fds: Sequence[int] = (),
-    **variables: str,
 ) -> AsyncIterator[Running]:
     """Run a server with its settings in a folder, and read its log; kill it at the end, if it still runs."""
     write_certificate(folder, authority)
     write_settings(folder)
     config = str(folder / "triojam.toml")
     async with (
-        launched([*command, "--config", config], variables, pass_fds=pass_fds) as process,
+        launched([*command, "--config", config], {}, pass_fds=pass_fds) as process,
         trio.open_nursery() as nursery,
     ):
         assert process.stderr is not None
