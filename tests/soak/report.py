@@ -1,10 +1,10 @@
 """A soak's figures: as JSON for programs, as a Markdown table for people."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.soak.clients import Tally
 from tests.soak.judge import growth
 from tests.soak.record import Record, quantile
 
@@ -20,7 +20,7 @@ def figures(record: Record, faults: list[str]) -> dict[str, Any]:
         "seconds": record.seconds,
         "rests": len(record.rests),
         "rests_judged": len(warm),
-        "honest": asdict(record.honest),
+        "honest": _tally(record.honest),
         "counts": record.last.counts,
         "unaccounted": max(rest.unaccounted for rest in record.rests),
         "memory": {
@@ -39,7 +39,12 @@ def figures(record: Record, faults: list[str]) -> dict[str, Any]:
         "loop_lag_p99_below": _bound(record.last.lags, 0.99),
         "cpu": record.last.cpu,
         "reloads": record.reloads,
-        "restarts": asdict(record.restarts),
+        "restarts": {
+            "clients": _tally(record.restarts.tally),
+            "servers": dict(record.restarts.totals),
+            "times": len(record.restarts.moments),
+            "asked_again": record.restarts.asked_again,
+        },
         "looks": [
             (look.seconds, look.resident, look.anonymous, look.descriptors, look.running, look.connections)
             for look in record.looks
@@ -89,6 +94,10 @@ def write(folder: Path, found: dict[str, Any], table: str) -> None:
     """Write figures.json and figures.md."""
     (folder / "figures.json").write_text(json.dumps(found) + "\n", "utf-8")
     (folder / "figures.md").write_text(table + "\n", "utf-8")
+
+
+def _tally(tally: Tally) -> dict[str, Any]:
+    return vars(tally) | {"failures": dict(tally.failures)}
 
 
 def _bound(lags: dict[str, float], part: float) -> float:
