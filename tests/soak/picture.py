@@ -50,7 +50,7 @@ def draw(record: Record, file: Path) -> None:
                 minutes = [moment / 60 for moment in moments]
                 descriptors.plot(minutes, [0] * len(minutes), "|", color=color, markersize=9, label=label)
         for axes in (memory, descriptors, latency, requests):
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
         requests.set_xlabel("minutes")
         figure.savefig(file, facecolor="white", metadata={"Date": None} if file.suffix == ".svg" else None)
 
@@ -82,6 +82,7 @@ def _latency(axes: Axes, record: Record) -> None:
             [minutes for minutes, _ in rounds], values, color=color, label=label, marker=".", linewidth=0.8
         )
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set(title="a good client among hostile ones: time to answer", ylabel="ms")
 
