@@ -16,6 +16,8 @@ JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 DAY = 86_400
 # An honest client that has no answer by then has been let down, in seconds.
 PATIENCE = 10.0
+# How many of those who may use either port use TLS.
+TLS_PART = 0.3
 # How long it then rests, so that a server that is down does not fill the machine.
 FRUSTRATION = 0.1
 
@@ -76,27 +78,36 @@ class Client:
         """Whether it is to begin something new."""
         return trio.current_time() < self.ends
 
-    async def connect(self, *, receive_buffer: int | None = None) -> trio.SocketStream:
-        """Connect to the plain port. receive_buffer: of the socket, in bytes, if not the system's choice."""
+    async def connect(self) -> trio.SocketStream:
+        """Connect to the plain port."""
+        return await self._connect(self.target.plain)
+
+    async def connect_tls(self, *, receive_buffer: int | None = None) -> trio.SSLStream[trio.SocketStream]:
+        """Connect to the TLS port; the handshake comes with the first use."""
+        stream = await self._connect(self.target.tls, receive_buffer)
+        return trio.SSLStream(stream, self.target.trust, server_hostname="localhost", https_compatible=True)
+
+    async def connect_either(self, *, receive_buffer: int | None = None) -> Stream:
+        """Connect to the plain port or the TLS port. receive_buffer: in bytes, if not the system's choice."""
+        if self.chance.random() < TLS_PART:
+            return await self.connect_tls(receive_buffer=receive_buffer)
+        return await self._connect(self.target.plain, receive_buffer)
+
+    async def connect_web(self) -> trio.SocketStream:
+        """Connect to the web listener."""
+        return await self._connect(self.target.web)
+
+    async def _connect(self, address: Address, receive_buffer: int | None = None) -> trio.SocketStream:
         sock = trio.socket.socket()
         try:
-            if receive_buffer is not None:  # to be set before (tcp(7))
+            if receive_buffer is not None:  # before it is connected, or it is too late (tcp(7))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             await sock.bind((self.source, 0))
-            await sock.connect(self.target.plain)
+            await sock.connect(address)
         except BaseException:
             sock.close()
             raise
         return trio.SocketStream(sock)
-
-    async def connect_tls(self) -> trio.SSLStream[trio.SocketStream]:
-        """Connect to the TLS port; the handshake comes with the first use."""
-        stream = await trio.open_tcp_stream(*self.target.tls, local_address=self.source)
-        return trio.SSLStream(stream, self.target.trust, server_hostname="localhost", https_compatible=True)
-
-    async def connect_web(self) -> trio.SocketStream:
-        """Connect to the web listener."""
-        return await trio.open_tcp_stream(*self.target.web, local_address=self.source)
 
     async def ask(
         self, stream: Stream, pieces: Sequence[bytes], times: int, errors: int = 0, *, end: bool = False

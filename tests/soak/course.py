@@ -13,8 +13,8 @@ import trio
 import trustme
 
 from tests.soak.clients import Client, Tally, Target, comes_until_the_end
-from tests.soak.honest import HONEST, asks_over_tls
-from tests.soak.hostile import HOSTILE, comes_again, guesses_passwords, is_denied, shakes_half_a_hand
+from tests.soak.honest import HONEST
+from tests.soak.hostile import HOSTILE, comes_again, guesses_passwords, is_denied
 from tests.soak.record import Record, Restarts, Round
 from tests.soak.restarts import restart_again_and_again
 from tests.soak.sampling import Sample, look
@@ -31,8 +31,6 @@ RELOADS_PER_ROUND = 2
 
 # Until all settings are there.
 MISSING = {
-    *([asks_over_tls, shakes_half_a_hand] if "tls_port" not in KNOWN else []),
-    *([is_denied] if "deny" not in KNOWN else []),
     *([guesses_passwords] if "metrics_passwords" not in KNOWN else []),
 }
 ACTIVATED = find_spec("triojam.activation") is not None

@@ -19,7 +19,7 @@ SMALL_BUFFER = 4096
 
 async def drips(client: Client) -> None:
     """A byte now and then of a line that never ends."""
-    async with await client.connect() as stream:
+    async with await client.connect_either() as stream:
         for byte in itertools.cycle(b"TIME and "):
             await stream.send_all(bytes([byte]))
             await trio.sleep(client.chance.uniform(0.1, 1.0))
@@ -27,7 +27,7 @@ async def drips(client: Client) -> None:
 
 async def never_ends_its_line(client: Client) -> None:
     """A line without end."""
-    async with await client.connect() as stream:
+    async with await client.connect_either() as stream:
         while True:
             await stream.send_all(b"x" * 65_536)
 
@@ -58,21 +58,23 @@ async def breaks_off(client: Client) -> None:
 
 async def never_reads(client: Client) -> None:
     """Requests without end, and not one answer taken."""
-    async with await client.connect(receive_buffer=SMALL_BUFFER) as stream:
+    async with await client.connect_either(receive_buffer=SMALL_BUFFER) as stream:
         while True:
             await stream.send_all(REQUESTS)
 
 
 async def resets(client: Client) -> None:
     """A reset before, during or after the answer."""
-    stream = await client.connect()
+    stream = await client.connect_either()
     before = client.chance.choice([b"", b"TI", b"TIME\r\n", REQUESTS, b"TIME\r\nTI"])
-    if before:
-        await stream.send_all(before)
-    if client.chance.random() < 0.5:
-        await trio.sleep(client.chance.uniform(0, 0.01))
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
+    try:
+        if before:
+            await stream.send_all(before)
+        await trio.sleep(client.chance.choice([0, 0.01]))
+    finally:
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.socket.close()
 
 
 async def says_nothing(client: Client) -> None:
@@ -83,7 +85,7 @@ async def says_nothing(client: Client) -> None:
 
 async def shakes_half_a_hand(client: Client) -> None:
     """Begins a TLS handshake, and no more; or babbles where a handshake should be."""
-    async with await trio.open_tcp_stream(*client.target.tls, local_address=client.source) as stream:
+    async with (await client.connect_tls()).transport_stream as stream:
         await stream.send_all(client.chance.choice([TLS_HELLO, b"TIME\r\n", b"\x16"]))
         await _read(stream)
 

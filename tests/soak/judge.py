@@ -20,7 +20,7 @@ EXPECTED = (
     *(f"triojam_response_send_errors_total{{{reason}}}" for reason in ("timeout", "reset")),
     *(
         f"triojam_disconnects_total{{{reason}}}"
-        for reason in ("eof", "quit", "idle", "line_timeout", "reset")
+        for reason in ("eof", "quit", "idle", "line_timeout", "reset", "handshake")
     ),
     *(f"triojam_disconnects_total{{{reason}}}" for reason in ("send_timeout", "too_long", "error_budget")),
     *(f"triojam_connections_rejected_total{{{reason}}}" for reason in ("denied", "per_source")),
