@@ -14,11 +14,11 @@ import trustme
 
 from tests.soak.clients import Client, Tally, Target, comes_until_the_end
 from tests.soak.honest import HONEST
-from tests.soak.hostile import HOSTILE, comes_again, guesses_passwords, is_denied
+from tests.soak.hostile import HOSTILE, comes_again, is_denied
 from tests.soak.record import Record, Restarts, Round
 from tests.soak.restarts import restart_again_and_again
 from tests.soak.sampling import Sample, look
-from tests.soak.servers import KNOWN, WRONG, Running, running
+from tests.soak.servers import WRONG, Running, running
 
 # How long the server may take to be at rest, in seconds; whatever it is like then is what is recorded.
 SETTLE = 5.0
@@ -29,10 +29,6 @@ LEFT_BEHIND = 0.3
 ALONE = 0.1
 RELOADS_PER_ROUND = 2
 
-# Until all settings are there.
-MISSING = {
-    *([guesses_passwords] if "metrics_passwords" not in KNOWN else []),
-}
 ACTIVATED = find_spec("triojam.activation") is not None
 
 
@@ -81,13 +77,12 @@ class Course:
         left = seconds - (self.now() - rest.seconds)
         async with trio.open_nursery() as nursery:
             for number, (visit, (copies, pause)) in enumerate(HOSTILE.items()):
-                if visit not in MISSING:
-                    network = 66 if visit is is_denied else 2
-                    for copy in range(copies):
-                        client = self._client(
-                            f"{visit.__name__}/{copy}", f"127.0.{network}.{number + 1}", left, everybody
-                        )
-                        nursery.start_soon(comes_again, visit, client, pause)
+                network = 66 if visit is is_denied else 2
+                for copy in range(copies):
+                    client = self._client(
+                        f"{visit.__name__}/{copy}", f"127.0.{network}.{number + 1}", left, everybody
+                    )
+                    nursery.start_soon(comes_again, visit, client, pause)
             nursery.start_soon(self._look_now_and_then)
             nursery.start_soon(self._operate, left)
             async with trio.open_nursery() as honest:
@@ -118,11 +113,10 @@ class Course:
     async def _honest(self, seconds: float, tally: Tally) -> None:
         async with trio.open_nursery() as nursery:
             for number, (visit, copies) in enumerate(HONEST.items()):
-                if visit not in MISSING:
-                    for copy in range(copies):
-                        source = f"127.0.1.{number * 10 + copy + 1}"
-                        client = self._client(f"{visit.__name__}/{copy}", source, seconds, tally)
-                        nursery.start_soon(comes_until_the_end, visit, client)
+                for copy in range(copies):
+                    source = f"127.0.1.{number * 10 + copy + 1}"
+                    client = self._client(f"{visit.__name__}/{copy}", source, seconds, tally)
+                    nursery.start_soon(comes_until_the_end, visit, client)
 
     async def _good(self, seconds: float, tally: Tally) -> None:
         """Let the good client ask."""

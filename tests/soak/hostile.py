@@ -11,10 +11,12 @@ from base64 import b64encode
 import trio
 
 from tests.soak.clients import Client, Visit
+from tests.soak.sampling import AUTHORIZATION
 
 TLS_HELLO = bytes.fromhex("160301020001000000")
 REQUESTS = b"TIME\r\n" * 1000
 SMALL_BUFFER = 4096
+EVENTS = f"GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: {AUTHORIZATION}\r\n\r\n".encode()
 
 
 async def drips(client: Client) -> None:
@@ -131,13 +133,13 @@ async def scrapes_slowly(client: Client) -> None:
 async def leaves_the_page(client: Client) -> None:
     """Opens the live page's stream, and goes without a word."""
     async with await client.connect_web() as stream:
-        await stream.send_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        await stream.send_all(EVENTS)
         await trio.sleep(client.chance.uniform(0, 2))
 
 
 async def guesses_passwords(client: Client) -> None:
     """Asks for metrics with a wrong password; must not see them."""
-    word = b64encode(b"admin:" + client.chance.randbytes(6))
+    word = b64encode(b"soak:" + client.chance.randbytes(6))
     async with await client.connect_web() as stream:
         await stream.send_all(
             b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"

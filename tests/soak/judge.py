@@ -25,6 +25,7 @@ EXPECTED = (
     *(f"triojam_disconnects_total{{{reason}}}" for reason in ("send_timeout", "too_long", "error_budget")),
     *(f"triojam_connections_rejected_total{{{reason}}}" for reason in ("denied", "per_source")),
     "triojam_rejected_total{rate_limited}",
+    *(f"triojam_web_auth_failures_total{{{reason}}}" for reason in ("wrong", "limited")),
     *(f"triojam_config_reloads_total{{{result}}}" for result in ("success", "failure")),
 )
 

@@ -1,12 +1,20 @@
 """What is seen of a server from outside: its memory, descriptors and tasks, and its own accounts."""
 
 import json
+from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tests.scrape import Address, Scrape, fetch, scrape
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.scrape import Address, Reply, Scrape, fetch
+
+USER, PASSWORD = "soak", "rather secret"
+AUTHORIZATION = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 COUNTED = (
     "triojam_requests_total",
@@ -20,6 +28,7 @@ COUNTED = (
     "triojam_internal_errors_total",
     "triojam_log_messages_dropped_total",
     "triojam_config_reloads_total",
+    "triojam_web_auth_failures_total",
 )
 
 
@@ -72,8 +81,9 @@ class Sample:
 async def look(pid: int, web: Address, seconds: float) -> Sample:
     """Take a sample, in which nobody else's connection to the web listener is to be seen because of it."""
     descriptors, memory = _descriptors(pid), _memory(pid)
-    status = json.loads((await fetch(web, "/status")).body)
-    seen = await scrape(web)
+    status = json.loads((await _fetch(web, "/status")).body)
+    page = (await _fetch(web, "/metrics")).text
+    seen = Scrape([sample for family in text_string_to_metric_families(page) for sample in family.samples])
     tasks: Counter[str] = Counter()
     _count_tasks(status["tasks"], tasks)
     return Sample(
@@ -91,6 +101,12 @@ async def look(pid: int, web: Address, seconds: float) -> Sample:
             if sample.name == "triojam_event_loop_lag_seconds_bucket"
         },
     )
+
+
+async def _fetch(web: Address, path: str) -> Reply:
+    reply = await fetch(web, path, headers=MappingProxyType({"Authorization": AUTHORIZATION}))
+    assert reply.status == HTTPStatus.OK
+    return reply
 
 
 def _counts(seen: Scrape) -> dict[str, float]:

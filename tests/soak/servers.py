@@ -5,16 +5,17 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import trio
 import trustme
 
 from tests.process import COMMAND, launched
 from tests.scrape import Address
-from triojam import Settings
+from tests.soak.sampling import PASSWORD, USER
 
 # Deadlines short enough for many to pass in every round, and limits that honest clients never reach.
 SETTINGS: dict[str, Any] = {
@@ -33,10 +34,11 @@ SETTINGS: dict[str, Any] = {
     "rate_per_source": 5000,
     "burst_per_source": 20_000,
 }
-KNOWN = {each.name for each in fields(Settings)}
+FILES = ("tls_certificate", "tls_key", "metrics_passwords")
 # One of a file's values at a time is made wrong.
 WRONG = ("line_timeout = -1", 'zone = "UTC"', "port = 70000", "line_timeout = ")
 
+BCRYPT_COST = 10
 # How long a server may take to say that it has done what it was told, in seconds.
 WAKE_PATIENCE = 30.0
 RELOADED, RELOAD_FAILED = "settings reloaded", "settings not reloaded, the old ones stay"
@@ -130,8 +132,8 @@ class Running:
 
 def write_settings(folder: Path, *, wrong: str | None = None, **changes: object) -> None:
     """Write a server's settings file."""
-    values = SETTINGS | {name: str(folder / name) for name in ("tls_certificate", "tls_key")} | changes
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name in KNOWN]
+    values = SETTINGS | {name: str(folder / name) for name in FILES} | changes
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     name = (wrong or "").partition(" ")[0]
     lines = [line for line in lines if line.partition(" ")[0] != name] + [wrong or ""]
     (folder / "triojam.toml").write_text("\n".join(lines) + "\n", "utf-8")
@@ -154,6 +156,8 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Run a server with its settings in a folder, and read its log; kill it at the end, if it still runs."""
     write_certificate(folder, authority)
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(BCRYPT_COST)).decode()
+    (folder / "metrics_passwords").write_text(f"{USER}:{hashed}\n", "utf-8")
     write_settings(folder)
     config = str(folder / "triojam.toml")
     async with (
