@@ -25,6 +25,8 @@ SETTLE = 5.0
 LOOK_EVERY = 5.0
 # How long nothing that looked before is still to be seen: a web connection's task outlives it a little.
 LEFT_BEHIND = 0.3
+# Whatever the rests took of a round, this is left for everybody, in seconds.
+SHORTEST = 1.0
 # The part of a round in which honest clients are alone.
 ALONE = 0.1
 RELOADS_PER_ROUND = 2
@@ -74,7 +76,7 @@ class Course:
         self.rounds.append(Round(rest, alone, after))
         self.honest.add(alone)
         everybody = Tally()
-        left = seconds - (self.now() - rest.seconds)
+        left = max(seconds - (self.now() - rest.seconds), SHORTEST)
         async with trio.open_nursery() as nursery:
             for number, (visit, (copies, pause)) in enumerate(HOSTILE.items()):
                 network = 66 if visit is is_denied else 2
