@@ -6,7 +6,6 @@ import ssl
 import sys
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import trio
@@ -30,8 +29,6 @@ SHORTEST = 1.0
 # The part of a round in which honest clients are alone.
 ALONE = 0.1
 RELOADS_PER_ROUND = 2
-
-ACTIVATED = find_spec("triojam.activation") is not None
 
 
 @dataclass
@@ -163,11 +160,10 @@ async def soak(
         target = Target(server.address("time"), server.address("tls"), server.address("metrics"), trust)
         course = Course(server, target, seed)
         async with trio.open_nursery() as nursery:
-            if ACTIVATED:
-                restart = partial(
-                    restart_again_and_again, every=restart_every, seconds=seconds, seed=seed, clock=course.now
-                )
-                nursery.start_soon(restart, other, authority, target, restarts)
+            restart = partial(
+                restart_again_and_again, every=restart_every, seconds=seconds, seed=seed, clock=course.now
+            )
+            nursery.start_soon(restart, other, authority, target, restarts)
             while (left := seconds - course.now()) > 1:
                 await course.round(min(round_seconds, left))
         last = await course.rest()
