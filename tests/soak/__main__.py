@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--restart", type=float, default=30.0, help="how long the other server lives, in seconds"
     )
+    parser.add_argument(
+        "--prompt", type=float, default=0.1, help="how long a good client may wait, in seconds"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all chance")
     parser.add_argument("--out", type=Path, default=Path("soak"), help="folder for figures and plot")
     options = parser.parse_args(argv)
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         record = trio.run(run, Path(folder))
-    faults = judge(record)
+    faults = judge(record, prompt=options.prompt)
     found = figures(record, faults)
     table = markdown(record, found)
     print(table)
