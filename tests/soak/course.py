@@ -21,7 +21,7 @@ from tests.soak.servers import WRONG, Running, running
 
 # How long the server may take to be at rest, in seconds; whatever it is like then is what is recorded.
 SETTLE = 5.0
-LOOK_EVERY = 5.0
+LOOK_EVERY = 10.0
 # How long nothing that looked before is still to be seen: a web connection's task outlives it a little.
 LEFT_BEHIND = 0.3
 # Whatever the rests took of a round, this is left for everybody, in seconds.

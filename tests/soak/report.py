@@ -83,7 +83,8 @@ def markdown(record: Record, found: dict[str, Any]) -> str:
         f"p99 {latency['p99'] * 1e3:.2f} ms, longest {latency['longest'] * 1e3:.1f} ms",
         "loop lag": f"99 in 100 below {found['loop_lag_p99_below'] * 1e3:g} ms",
         "CPU time": f"{last.cpu:.0f} s",
-        "reloads": f"{record.reloads.get('success', 0)} good, {record.reloads.get('failure', 0)} bad",
+        "reloads": f"{record.reloads.get('success', 0)} good ones, each with a new certificate, "
+        f"and {record.reloads.get('failure', 0)} bad ones",
         "restarts of the other server": f"{len(restarts.moments)}; {restarts.tally.answered:,} answered, "
         f"{restarts.tally.failures.total()} let down, {restarts.asked_again} crossed a goodbye",
     }

@@ -104,11 +104,11 @@ class Running:
     reloads: Counter[str] = field(default_factory=Counter)
 
     async def reload(self, *, wrong: str | None) -> None:
-        """Have it read its file again, with other values or with a wrong one; wait until it has said so."""
+        """Have it read its file again, with a new certificate or a wrong value; wait until it has said so."""
         result, event = ("success", RELOADED) if wrong is None else ("failure", RELOAD_FAILED)
         before = self.log.times(event)
         self.reloads[result] += 1
-        if wrong is None and self.reloads["success"] % 2:
+        if wrong is None:
             write_certificate(self.folder, self.authority)
         write_settings(self.folder, line_timeout=2 + self.reloads["success"] % 2, wrong=wrong)
         self.process.send_signal(signal.SIGHUP)
