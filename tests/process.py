@@ -86,10 +86,16 @@ async def launched(
     *,
     stdout: int | None = None,
     stderr: int = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[trio.Process]:
-    """Start a process that is killed at the end, if it still runs."""
+    """Start a process that is killed at the end, if it still runs. pass_fds: descriptors that it inherits."""
     process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment(**variables)
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment(**variables),
+        pass_fds=pass_fds,
     )
     try:
         yield process

@@ -270,9 +270,21 @@ def test_dependencies_are_pinned() -> None:
     assert names - {line.partition("==")[0] for line in lines} == set()
 
 
+@pytest.mark.parametrize("page", ["reliability.md", "threat-model.md"])
+def test_the_tests_that_are_named_exist(page: str) -> None:
+    """Each test that a page of the docs gives as its proof is there."""
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", text)
+    assert named
+    for file, function in named:
+        source = (ROOT / "tests" / f"{file}.py").read_text("utf-8")
+        assert f"def {function}(" in source, f"{page} names {file}::{function}"
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link in the project's pages leads to a file, and its anchor to a heading."""
-    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "dashboards" / "README.md"]:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "dashboards" / "README.md"]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text("utf-8")):
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page

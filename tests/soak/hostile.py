@@ -1,0 +1,189 @@
+"""Hostile clients, and merely broken ones. One visit each; they come again until they are cancelled.
+
+What each proves: docs/threat-model.md. What it must leave on the server's counters: `EXPECTED` in judge.
+"""
+
+import itertools
+import socket
+import struct
+from base64 import b64encode
+
+import trio
+
+from tests.soak.clients import Client, Visit
+from tests.soak.sampling import AUTHORIZATION
+
+TLS_HELLO = bytes.fromhex("160301020001000000")
+REQUESTS = b"TIME\r\n" * 1000
+SMALL_BUFFER = 4096
+EVENTS = f"GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: {AUTHORIZATION}\r\n\r\n".encode()
+
+
+async def drips(client: Client) -> None:
+    """A byte now and then of a line that never ends."""
+    async with await client.connect_either() as stream:
+        for byte in itertools.cycle(b"TIME and "):
+            await stream.send_all(bytes([byte]))
+            await trio.sleep(client.chance.uniform(0.1, 1.0))
+
+
+async def never_ends_its_line(client: Client) -> None:
+    """A line without end."""
+    async with await client.connect_either() as stream:
+        while True:
+            await stream.send_all(b"x" * 65_536)
+
+
+async def babbles(client: Client) -> None:
+    """Random bytes, HTTP, a TLS hello, terminal escapes."""
+    noise = client.chance.randbytes(client.chance.randint(1, 400))
+    pieces = [
+        noise,
+        b"GET / HTTP/1.1\r\nHost: time\r\n\r\n",
+        TLS_HELLO,
+        b"\x1b]0;owned\x07\x1b[2J\r\n",
+        b"\n" * 30,
+    ]
+    async with await client.connect() as stream:
+        await stream.send_all(client.chance.choice(pieces))
+        await stream.send_eof()
+        await _read(stream)
+
+
+async def breaks_off(client: Client) -> None:
+    """Half a line, and the end."""
+    async with await client.connect() as stream:
+        await stream.send_all(b"TIME\r\nTIM")
+        await stream.send_eof()
+        await _read(stream)
+
+
+async def never_reads(client: Client) -> None:
+    """Requests without end, and not one answer taken."""
+    async with await client.connect_either(receive_buffer=SMALL_BUFFER) as stream:
+        while True:
+            await stream.send_all(REQUESTS)
+
+
+async def resets(client: Client) -> None:
+    """A reset before, during or after the answer."""
+    stream = await client.connect_either()
+    before = client.chance.choice([b"", b"TI", b"TIME\r\n", REQUESTS, b"TIME\r\nTI"])
+    try:
+        if before:
+            await stream.send_all(before)
+        await trio.sleep(client.chance.choice([0, 0.01]))
+    finally:
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.socket.close()
+
+
+async def says_nothing(client: Client) -> None:
+    """Connects and is silent."""
+    async with await client.connect() as stream:
+        await _read(stream)
+
+
+async def shakes_half_a_hand(client: Client) -> None:
+    """Begins a TLS handshake, and no more; or babbles where a handshake should be."""
+    async with (await client.connect_tls()).transport_stream as stream:
+        await stream.send_all(client.chance.choice([TLS_HELLO, b"TIME\r\n", b"\x16"]))
+        await _read(stream)
+
+
+async def floods_connections(client: Client) -> None:
+    """As many connections as it can get from one address, held."""
+    async with trio.open_nursery() as nursery:
+
+        async def hold(client: Client) -> None:
+            async with await client.connect() as stream:
+                await stream.send_all(b"TIME\r\n")
+                await _read(stream)
+
+        for _ in range(200):
+            nursery.start_soon(_bear, hold, client)
+
+
+async def floods_requests(client: Client) -> None:
+    """Many more requests than one source may send, and each answer taken."""
+    async with await client.connect() as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(_read, stream)
+        for _ in range(50):
+            await stream.send_all(REQUESTS)
+        await stream.send_eof()
+
+
+async def is_denied(client: Client) -> None:
+    """Connects from a network that may not; must not get a byte."""
+    async with await client.connect() as stream:
+        await stream.send_all(b"TIME\r\n")
+        if data := await stream.receive_some():
+            client.tally.failures[f"a denied source was told {data[:20]!r}"] += 1
+
+
+async def scrapes_slowly(client: Client) -> None:
+    """A header of the web listener's, a byte at a time."""
+    async with await client.connect_web() as stream:
+        for byte in itertools.cycle(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Long: yes"):
+            await stream.send_all(bytes([byte]))
+            await trio.sleep(0.1)
+
+
+async def leaves_the_page(client: Client) -> None:
+    """Opens the live page's stream, and goes without a word."""
+    async with await client.connect_web() as stream:
+        await stream.send_all(EVENTS)
+        await trio.sleep(client.chance.uniform(0, 2))
+
+
+async def guesses_passwords(client: Client) -> None:
+    """Asks for metrics with a wrong password; must not see them."""
+    word = b64encode(b"soak:" + client.chance.randbytes(6))
+    async with await client.connect_web() as stream:
+        await stream.send_all(
+            b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            b"Authorization: Basic " + word + b"\r\n\r\n"
+        )
+        if (data := await stream.receive_some()).startswith(b"HTTP/1.1 200"):
+            client.tally.failures["a wrong password opened the metrics"] += 1
+        while data:
+            data = await stream.receive_some()
+
+
+# How many of each there are, and how long they rest between visits at most, in seconds.
+HOSTILE = {
+    drips: (40, 0.5),
+    never_ends_its_line: (1, 2.0),
+    babbles: (3, 0.1),
+    breaks_off: (2, 0.2),
+    never_reads: (1, 4.0),
+    resets: (8, 0.1),
+    says_nothing: (5, 1.0),
+    shakes_half_a_hand: (5, 0.5),
+    floods_connections: (1, 1.0),
+    floods_requests: (1, 2.0),
+    is_denied: (2, 0.1),
+    scrapes_slowly: (10, 0.5),
+    leaves_the_page: (3, 0.5),
+    guesses_passwords: (1, 1.0),
+}
+
+
+async def comes_again(visit: Visit, client: Client, rest: float) -> None:
+    """Visit until cancelled."""
+    while True:
+        await _bear(visit, client)
+        await trio.sleep(client.chance.uniform(0, rest))
+
+
+async def _bear(visit: Visit, client: Client) -> None:
+    try:
+        await visit(client)
+    except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # it was refused, cut off or reset, as it should be
+
+
+async def _read(stream: trio.SocketStream) -> None:
+    async for _ in stream:
+        pass
