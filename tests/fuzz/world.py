@@ -16,7 +16,7 @@ from tests.fuzz.portal import Portal, settled
 from tests.support import NOW, Running
 from triojam import lane
 from triojam.handler import FAREWELL
-from triojam.protocol import DRAIN_WINDOW, Rules
+from triojam.protocol import DRAIN_WINDOW, ON_ITS_WAY, Rules
 from triojam.reasons import Rejection
 from triojam.streams import LINGER_SECONDS
 
@@ -226,7 +226,7 @@ class World:
                 oracle.line_timeout()
             elif now >= self._drain_began + GRACE - FAREWELL:
                 oracle.drain()
-        elif now >= self._drain_began + DRAIN_WINDOW:
+        elif now >= max(self._drain_began + DRAIN_WINDOW, peer.idle_since + ON_ITS_WAY):
             oracle.drain()
         elif now >= peer.idle_since + IDLE:
             oracle.end = "idle"
