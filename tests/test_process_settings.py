@@ -22,9 +22,9 @@ DURATION = ["-1", "nan", "inf", "ten", ""]
 COUNT = ["-1", "1.5", "many", ""]
 NETWORKS = ["10.0.0.1/8", "192.0.2.0/33", "here", "10.0.0.0/8;11.0.0.0/8"]
 WRONG = {
-    "host": [""],
+    "host": ["", '""', "two words"],
     "port": ["-1", "65536", "1.5", "time", ""],
-    "metrics_host": [""],
+    "metrics_host": ["", '""', "two words"],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
     "tls_port": ["-1", "65536", "1.5", "tls", ""],
     "tls_certificate": [],  # what is wrong with a file, tests/test_tls.py looks at

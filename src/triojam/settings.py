@@ -1,6 +1,7 @@
 """Every setting, once: flags, variables, file keys, `--help` and the README's table come from here."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -35,8 +36,9 @@ def _is_text(value: str) -> bool:
     return isinstance(value, str) and value.isprintable()
 
 
-def _is_word(value: str) -> bool:
-    return _is_text(value) and value != ""
+def _is_host(value: str) -> bool:
+    # Found here, and not only when the service starts. IPv6 has colons, and its zones a %.
+    return value == "*" or re.fullmatch(r"[\w.:%-]+", value) is not None
 
 
 def _is_port(value: int) -> bool:
@@ -85,14 +87,14 @@ class Settings:
         "*",
         "Address of the time service; * is every interface, IPv4 and IPv6.",
         ADDRESS,
-        _is_word,
+        _is_host,
     )
     port: int = _setting(45000, "TCP port of the time service.", PORT, _is_port)
     metrics_host: str = _setting(
         "127.0.0.1",
         "Address of the metrics listener; * is every interface.",
         ADDRESS,
-        _is_word,
+        _is_host,
     )
     metrics_port: int | None = _setting(
         45001,
