@@ -177,7 +177,7 @@ class Lane(DrainingListener):
         poll = self._epoll.poll
         ends = _now() + TURN_SECONDS
         while True:
-            for _ in range(EMPTY_POLLS):
+            for _ in range(1 if self._handovers else EMPTY_POLLS):  # a crowd that is late is not to wait, too
                 if events := poll(0, EVENTS_AT_ONCE):
                     break
             else:
