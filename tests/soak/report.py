@@ -86,7 +86,8 @@ def markdown(record: Record, found: dict[str, Any]) -> str:
         "reloads": f"{record.reloads.get('success', 0)} good ones, each with a new certificate, "
         f"and {record.reloads.get('failure', 0)} bad ones",
         "restarts of the other server": f"{len(restarts.moments)}; {restarts.tally.answered:,} answered, "
-        f"{restarts.tally.failures.total()} let down, {restarts.asked_again} crossed a goodbye",
+        f"{restarts.tally.failures.total()} let down, {restarts.asked_again} crossed a goodbye; "
+        f"the longest wait {restarts.tally.longest:.1f} s",
     }
     return "\n".join(["| | |", "|:--|:--|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
