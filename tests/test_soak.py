@@ -230,7 +230,7 @@ def test_quantiles() -> None:
 
 def test_a_short_soak(tmp_path: Path) -> None:
     """Half a minute of everything at once: nobody honest is let down, and all of it is accounted for."""
-    words = ["--minutes", "0.4", "--round", "8", "--restart", "3", "--out", str(tmp_path)]
+    words = ["--minutes", "0.4", "--round", "12", "--restart", "3", "--out", str(tmp_path)]
     words += ["--prompt", "2"]  # the machine may have something else to do
     ended = subprocess.run(
         [sys.executable, "-m", "tests.soak", *words],

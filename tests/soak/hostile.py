@@ -166,7 +166,7 @@ HOSTILE = {
     is_denied: (2, 0.1),
     scrapes_slowly: (10, 0.5),
     leaves_the_page: (3, 0.5),
-    guesses_passwords: (1, 1.0),
+    guesses_passwords: (2, 0.3),
 }
 
 
