@@ -6,12 +6,23 @@ answers of every client and all counters must be those of the model. One client 
 the time, is asked after each step and must be answered.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+)
 
+from tests.fuzz.accounts import counted
 from tests.fuzz.oracle import Law
 from tests.fuzz.peer import Peer
 from tests.fuzz.world import ZONES, World
@@ -27,7 +38,7 @@ TRANSPORTS: dict[str, Callable[..., Awaitable[Running]]] = {
 
 CLIENTS_AT_ONCE = 3
 # In seconds; none so short that the lane, which looks at its deadlines now and then, might miss one.
-PAUSES = (0.5, 3.0, 7.5, 20.0, 40.0)
+PAUSES = (0.5, 4.75, 9.5, 10.0, 50.0, 59.5)
 # Up to the end of the grace time: over the drain window, shortly before the end, and beyond.
 DRAINING_PAUSES = (0.0625, 0.5, 3.0, 7.8125, 10.0)
 CLOCK_STEPS = (0.75, 60.0, 3600.0, -3600.0, 86_399.0)
@@ -47,19 +58,21 @@ clients: Bundle[Peer] = Bundle("clients")
 class Connections(RuleBasedStateMachine):
     """One server and its clients. A subclass has the transport.
 
-    examples, steps: how many there have been.
+    examples, steps: how many there have been. totals: what the servers have counted.
     """
 
     start: ClassVar[Callable[..., Awaitable[Running]]]
     examples: ClassVar[int] = 0
     steps: ClassVar[int] = 0
+    totals: ClassVar[Counter[str]]
     world: World
 
-    @initialize()
-    def start_server(self) -> None:
-        """A server starts, and the good client connects."""
+    @initialize(target=clients)
+    def start_server(self) -> MultipleResults[Peer]:
+        """A server starts, the good client connects, and so do others."""
         type(self).examples += 1
         self.world = World(type(self).start)
+        return multiple(*(self.world.connect() for _ in range(CLIENTS_AT_ONCE)))
 
     @precondition(lambda self: not self.world.draining)
     @precondition(lambda self: sum(not peer.closed for peer in self.world.peers) <= CLIENTS_AT_ONCE)
@@ -77,6 +90,18 @@ class Connections(RuleBasedStateMachine):
                 self.world.send(client, piece)
                 if settle:
                     self.world.settle()
+
+    @rule(client=clients, piece=PIECES)
+    def send_one(self, client: Peer, piece: bytes) -> None:
+        """A client sends one thing, so that more often something happens between two."""
+        if client.may_send:
+            self.world.send(client, piece)
+
+    @rule(client=clients, length=st.integers(1, 5))
+    def send_part(self, client: Peer, length: int) -> None:
+        """A client begins a line, so that more often something happens before its end."""
+        if client.may_send:
+            self.world.send(client, b"TIME\r"[:length])
 
     @rule(client=clients)
     def half_close(self, client: Peer) -> None:
@@ -132,10 +157,11 @@ class Connections(RuleBasedStateMachine):
         self.world.reload(law, zone)
 
     @precondition(lambda self: not self.world.draining and not self.world.flooded)
-    @rule()
-    def drain(self) -> None:
-        """The operator stops the server."""
-        self.world.drain()
+    @rule(now=st.sampled_from([False] * 3 + [True]))
+    def drain(self, *, now: bool) -> None:
+        """The operator stops the server; not often, for little can happen after that."""
+        if now:
+            self.world.drain()
 
     def check_invariants(self, *arguments: Any, **named: Any) -> None:
         """After each step the good client is answered, and all are accounted for."""
@@ -152,9 +178,10 @@ class Connections(RuleBasedStateMachine):
         """Everyone leaves, the server stops, and nothing is left."""
         if hasattr(self, "world"):
             self.world.close()
+            type(self).totals.update(counted(self.world.server.counters))
 
 
 def over(transport: str) -> type[Connections]:
     """Make the machine of one transport, which counts for itself."""
     start = staticmethod(TRANSPORTS[transport])
-    return type(f"{transport.title()}Connections", (Connections,), {"start": start})
+    return type(f"{transport.title()}Connections", (Connections,), {"start": start, "totals": Counter()})

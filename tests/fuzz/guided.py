@@ -5,7 +5,9 @@ from them. It ends the process it runs in, so it has one of its own.
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import atheris
 
@@ -18,8 +20,17 @@ def main(arguments: Sequence[str]) -> None:
             from tests.fuzz.protocol import try_one  # noqa: PLC0415  # what is imported here is watched
         else:
             from tests.fuzz.settings import try_one  # noqa: PLC0415  # see above
-    atheris.Setup([sys.argv[0], *flags], try_one)
+    merging = any(flag.endswith("merge=1") for flag in flags)
+    atheris.Setup([_again(target) if merging else sys.argv[0], *flags], try_one)
     atheris.Fuzz()
+
+
+def _again(target: str) -> str:
+    """Return a program that is this one: to merge, libFuzzer starts its own first word, with more flags."""
+    program = Path(tempfile.gettempdir()) / f"fuzz-{target}-again"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.fuzz.guided {target} "$@"\n')
+    program.chmod(0o700)
+    return str(program)
 
 
 if __name__ == "__main__":
