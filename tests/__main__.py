@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 # What decides about requests is reached whole, or the accounts may be wrong where nobody has looked.
 WHOLE = "*/triojam/protocol.py,*/triojam/handler.py"
-# A whole run is divided among the cores; more than four servers at a time would only be in each other's way.
-AT_ONCE = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run pytest under coverage, report, and return the first status that is not 0, pytest's before all."""
     _coverage("erase")  # what another run has left would be combined, too
-    status = _coverage("run", "-m", "pytest", *(arguments or AT_ONCE))
+    status = _coverage("run", "-m", "pytest", *arguments)
     if combined := _coverage("combine", "--quiet"):
         return status or combined
     if arguments:
