@@ -244,6 +244,12 @@ def test_texts_that_cannot_be_printed(name: str, text: str, run: Run) -> None:
     assert_refused(run("check", flag, text), f"{flag}:", SETTINGS[name])
 
 
+def test_spaces_in_a_path(run: Run) -> None:
+    """`check` shows a path as it is, to the last space."""
+    _, text = run("check", "--tls-key", "two  words ")
+    assert "  two  words   --tls-key" in text
+
+
 def test_networks_over_many_lines(run: Run, tmp_path: Path) -> None:
     """A list may be a text of many lines; `check` shows it in one."""
     file = tmp_path / "t.toml"

@@ -86,4 +86,5 @@ def _shown(value: object) -> str:
     """Render a value as it may be given, in one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else " ".join(str(value).split()) or '""'
+    text = "none" if value is None else str(value)
+    return (text if text.isprintable() else " ".join(text.split())) or '""'

@@ -138,7 +138,8 @@ def _compare_commands(settings: Settings | None, words: Sequence[str]) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else " ".join(str(value).split())
+    text = "none" if value is None else str(value)
+    return text if text.isprintable() else " ".join(text.split())
 
 
 def _look_at_complaint(text: str, file: str) -> None:
