@@ -101,6 +101,7 @@ class World:
         self.portal.call(peer.resume)
         self.settle(partial(_hold_flood, peer))
         peer.expected, peer.flood, peer.idle_since = peer.received, 0, self._now
+        peer.oracle.bad_in_a_row = 0
         self.due["requests"] += FLOOD
         self.due["responses"] += FLOOD
 
