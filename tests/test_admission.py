@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import Start
 from tests.process import serving
-from tests.support import JAM, Running, receive_all, receive_exactly, until
+from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, until
 from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
 from triojam.protocol import REFUSALS, Rules
-from triojam.reasons import Disconnect, Refusal, Rejection
+from triojam.reasons import Disconnect, Handover, Refusal, Rejection
 from triojam.settings import SettingError, Settings
 
 RATE_LIMITED = Rules().error_line(Rejection.RATE_LIMITED)
@@ -139,7 +139,7 @@ def test_the_least_recently_used_gives_way() -> None:
     for source in (old, kept):
         assert admission.take(source, 0.0)
         admission.leave(source)
-    for number in range(MOST_SOURCES - 1):
+    for number in range(MOST_SOURCES):  # one more than there is room for beside these two, and another
         admission.leave(admission.enter("192.0.2.2"))
         admission.leave(admission.enter(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
     assert admission.enter("192.0.2.2") is kept
@@ -279,7 +279,7 @@ async def test_limits_that_come_with_a_reload_are_for_those_who_are_there(start_
     assert await server.refuses(b"")
 
 
-async def test_a_reload_counts_who_is_about_to_be_handed_over(start_socket: Start) -> None:
+async def test_a_reload_counts_who_is_with_the_handler(start_socket: Start) -> None:
     """Whoever is with the handler when a limit comes is counted, and makes room when it leaves."""
     server = await start_socket()
     assert server.server is not None
@@ -291,6 +291,34 @@ async def test_a_reload_counts_who_is_about_to_be_handed_over(start_socket: Star
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)
     assert await server.ask(b"TIME\r\n") == JAM
+
+
+async def test_a_reload_counts_who_is_being_handed_over(nursery: trio.Nursery) -> None:
+    """Whoever is on the way from the lane to the handler when a limit comes is counted, too."""
+    server = await start_lane(nursery)
+    assert server.lane is not None
+    assert server.server is not None
+    await server.connect()
+    await until(lambda: server.counters.connections_open == 1)
+    server.lane._hand_over(next(iter(server.lane._active)), Handover.LINE)
+    server.server.reload(replace(server.server._settings, connections_per_source=1))
+    server.lane._wake()
+    assert await server.ask(b"", end=False) == PER_SOURCE
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_start_of_a_line_behind_too_many_requests(start_socket: Start) -> None:
+    """A line that has begun behind requests beyond the rate goes on where it was."""
+    server = await start_socket(rate_per_source=0.001, burst_per_source=1)
+    assert server.server is not None
+    client = await server.connect()
+    await client.send_all(b"TIME\r\n" * 2 + b"TI")
+    assert await receive_exactly(client, len(JAM + RATE_LIMITED)) == JAM + RATE_LIMITED
+    await until(server.midline)
+    server.server.reload(replace(server.server._settings, rate_per_source=0.0))
+    await client.send_all(b"ME\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
 
 
 @pytest.mark.parametrize("served", [b"TIME\r\n", b"HELLO\r\n"], ids=["by the lane", "by the handler"])
