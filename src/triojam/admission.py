@@ -151,7 +151,9 @@ class Admission:
             source = sources.get(client)
             if source is not None:
                 due = source.due
-                due = (max(now, due)) + requests * interval
+                if due < now:  # noqa: PLR1730  # max() is a call for each client, again
+                    due = now
+                due += requests * interval
                 if due > latest:
                     beyond.append((client, requests))
                 else:
