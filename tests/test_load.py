@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.bad_servers import Behaviour, closes_at_once, reset, resets_at_once, says, silent, start_bad, tells
 from tests.support import JAM, NOW, Running, start_lane, start_tcp, until
@@ -16,6 +18,7 @@ from triojam.client import DAY
 from triojam.exchange import Exchange, ServerClock, Tally
 from triojam.load import Load
 from triojam.mix import Kind, Mix
+from triojam.report import Percentiles
 from triojam.schedule import Plan, Schedule
 
 MIX = Mix.parse("TIME:8,TIME please:1,HELLO:3,split:2")
@@ -443,3 +446,24 @@ def test_a_stopped_schedule_stays_stopped(plan: Plan) -> None:
     assert schedule.take(5, 2.0) == []
     assert schedule.over(2.0)
     assert schedule.next_due(2.0) == inf
+
+
+@given(
+    seen=st.dictionaries(st.integers(0, 5000), st.integers(1, 9), min_size=1), percentile=st.floats(0, 100)
+)
+def test_percentiles_are_exact(seen: dict[int, int], percentile: float) -> None:
+    """A percentile is the first latency, by length, that as many percent do not exceed."""
+    latencies = sorted(Counter(seen).elements())
+    found = Percentiles(Counter(seen)).at(percentile)
+    assert round(found * 1e6) in seen
+    within = sum(each <= round(found * 1e6) for each in latencies)
+    assert within >= percentile * len(latencies) / 100 - 1e-6
+    below = sum(each < round(found * 1e6) for each in latencies)
+    assert below < percentile * len(latencies) / 100 + 1e-6 or below == 0
+
+
+def test_percentiles_by_value() -> None:
+    """Of a hundred latencies the 99th percentile is the 99th, and the longest is the last; of none, 0."""
+    hundred = Percentiles(Counter(range(1, 101)))
+    assert [hundred.at(each) for each in (0, 50, 99, 99.1, 100)] == [1e-6, 50e-6, 99e-6, 100e-6, 100e-6]
+    assert Percentiles(Counter()).at(50) == 0

@@ -106,7 +106,7 @@ async def test_ask_imports_little() -> None:
     done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
     modules = done.stdout.decode().split()
     assert "triojam.client" in modules
-    assert not {"hypercorn", "starlette", "matplotlib", "hdrh", "triojam.app"} & set(modules)
+    assert not {"hypercorn", "starlette", "matplotlib", "triojam.app"} & set(modules)
 
 
 async def test_settings_of_a_server_are_not_for_clients() -> None:

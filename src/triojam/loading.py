@@ -15,7 +15,7 @@ from triojam.balance import MetricsError, first_reading, keep_reading, last_read
 from triojam.client import DAY, AskError, Target, connect, second_of_day
 from triojam.exchange import ServerClock
 from triojam.load import Load
-from triojam.report import Moment, Result, histogram_of
+from triojam.report import Moment, Percentiles, Result
 from triojam.schedule import Plan
 
 TICK_SECONDS = 0.25
@@ -136,7 +136,7 @@ def progress(plan: Plan, console: Console) -> Iterator[Show]:
         def show(load: Load, moment: Moment) -> None:
             nonlocal before, seen
             rate = (moment.settled - before.settled) / max(moment.seconds - before.seconds, 1e-9)
-            p99 = histogram_of(load.tally.latencies - seen).get_value_at_percentile(99) / 1e6
+            p99 = Percentiles(load.tally.latencies - seen).at(99)
             before, seen = moment, load.tally.latencies.copy()
             done = moment.seconds if plan.requests is None else moment.settled + moment.failed
             said = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(p99)}"

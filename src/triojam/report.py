@@ -1,12 +1,13 @@
 """What a load's result looks like: as text for people, as JSON for programs."""
 
 import json
+import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
-
-from hdrh.histogram import HdrHistogram
 
 from triojam.asking import format_seconds
 from triojam.balance import Balance
@@ -14,8 +15,6 @@ from triojam.exchange import Tally
 from triojam.schedule import Plan
 
 PERCENTILES = (50.0, 75.0, 90.0, 99.0, 99.9, 99.99)
-# HdrHistogram takes what lies between, in microseconds, and keeps this many digits.
-_SHORTEST, _LONGEST, _DIGITS = 1, 3_600_000_000, 3
 PLOT_ROWS, PLOT_COLUMNS = 10, 60
 # From this share of one core on, the client is held to be at its limit.
 FULL_CORE = 0.95
@@ -49,10 +48,10 @@ class Result:
     unread: str | None = None
     interrupted: bool = False
     gave_up: bool = False
-    histogram: HdrHistogram = field(init=False)
+    _percentiles: "Percentiles" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.histogram = histogram_of(self.tally.latencies)
+        self._percentiles = Percentiles(self.tally.latencies)
 
     @property
     def faults(self) -> list[str]:
@@ -75,15 +74,23 @@ class Result:
 
     def latency(self, percentile: float) -> float:
         """Return the latency, in seconds, that so many percent of the right answers did not exceed."""
-        return float(self.histogram.get_value_at_percentile(percentile)) / 1e6
+        return self._percentiles.at(percentile)
 
 
-def histogram_of(latencies: Counter[int]) -> HdrHistogram:
-    """Make a histogram of latencies in microseconds."""
-    histogram = HdrHistogram(_SHORTEST, _LONGEST, _DIGITS)
-    for microseconds, times in latencies.items():
-        histogram.record_value(min(max(microseconds, _SHORTEST), _LONGEST), times)
-    return histogram
+class Percentiles:
+    """The percentiles of latencies, which are given in microseconds, each with how often it was seen."""
+
+    def __init__(self, latencies: Counter[int]) -> None:
+        self._values = sorted(latencies)
+        self._ranks = list(accumulate(latencies[value] for value in self._values))
+
+    def at(self, percentile: float) -> float:
+        """Return, in seconds, the shortest latency that so many percent do not exceed; 0 without any."""
+        if not self._ranks:
+            return 0.0
+        # Rounding must not ask for one more than there are.
+        rank = max(math.ceil(percentile * self._ranks[-1] / 100 - 1e-9), 1)
+        return self._values[bisect_left(self._ranks, rank)] / 1e6
 
 
 def render(result: Result) -> str:
