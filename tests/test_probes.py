@@ -5,7 +5,17 @@ from trio.testing import MockClock
 
 from tests.support import Events
 from triojam.counters import Counters
-from triojam.probes import CLOCK_INTERVAL, LAG_INTERVAL, report_traffic, watch_clock, watch_lag
+from triojam.probes import (
+    CLOCK_INTERVAL,
+    CROWD,
+    LAG_INTERVAL,
+    TRIM_INTERVAL,
+    give_back_memory,
+    report_traffic,
+    trim_heap,
+    watch_clock,
+    watch_lag,
+)
 
 
 async def test_clock_steps(autojump_clock: MockClock) -> None:
@@ -62,3 +72,21 @@ async def test_accept_errors_are_reported(autojump_clock: MockClock) -> None:
         await trio.sleep(60)
         nursery.cancel_scope.cancel()
     assert [(each["event"], each["errors"]) for each in events] == [("accepting failed", 400)]
+
+
+async def test_memory_is_given_back_when_a_crowd_has_gone(autojump_clock: MockClock) -> None:
+    """The heap is trimmed once for each crowd that goes, and for no other reason."""
+    counters = Counters()
+    trimmed: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_back_memory, counters, lambda: trimmed.append(counters.connections_open))
+        for connections in (CROWD - 1, 0, 10 * CROWD, 10 * CROWD, 9 * CROWD + 1, 9 * CROWD, 9 * CROWD, 0, 0):
+            counters.connections_open = connections
+            await trio.sleep(TRIM_INTERVAL)
+        nursery.cancel_scope.cancel()
+    assert trimmed == [9 * CROWD, 0]
+
+
+def test_the_heap_can_be_trimmed() -> None:
+    """With any C library it is no error to ask for it."""
+    trim_heap()
