@@ -70,6 +70,8 @@ def test_what_is_passed_to_another_process_is_left_alone() -> None:
     ("variables", "culprit"),
     [
         (environ("one"), "LISTEN_FDS: 'one' is not what it takes"),
+        (environ("1000000000000"), "LISTEN_FDS: '1000000000000' is not what it takes"),
+        (environ("9" * 5000), "LISTEN_FDS: '9+"),
         (environ("-1"), "LISTEN_FDS: '-1' is not what it takes"),
         (environ("2", "time"), "LISTEN_FDNAMES: 'time' is not what it takes"),
     ],

@@ -12,6 +12,8 @@ from triojam.errors import ConfigurationError
 
 # What is passed begins after stderr: SD_LISTEN_FDS_START.
 FIRST = 3
+# More than any service listens on; a number that is larger is a mistake.
+MOST = 1000
 # The listeners there are, by the names that sockets may be passed under (FileDescriptorName=). A socket
 # under any other name is for the first: by default, the name is the unit's own, or "unknown".
 NAMES = ("time", "tls", "metrics")
@@ -30,8 +32,9 @@ def take_sockets(environ: MutableMapping[str, str], pid: int) -> Passed:
     count, for_whom, names = (environ.pop(each, "") for each in (_COUNT, _FOR_WHOM, _NAMES))
     if for_whom != str(pid):  # passed to a parent of this process, which has not minded its variables
         return {}
-    if not (count.isascii() and count.isdecimal()):
-        raise ConfigurationError(f"{_COUNT}: {count!r} is not what it takes: a number of descriptors")
+    if not (count.isascii() and count.isdecimal() and len(count) <= len(str(MOST)) and int(count) <= MOST):
+        takes = f"a number of descriptors, at most {MOST}"
+        raise ConfigurationError(f"{_COUNT}: {count!r} is not what it takes: {takes}")
     each_name = names.split(":") if names else [""] * int(count)
     if len(each_name) != int(count):
         raise ConfigurationError(f"{_NAMES}: {names!r} is not what it takes: a name for each of {count}")

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if words and words[0] in CLIENT_COMMANDS:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what was printed must not be lost
+    if words and words[0] in (*CLIENT_COMMANDS, LAB_COMMAND) and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # only a server stays when its terminal has gone
     try:
         status = _make_app(words)(words) or 0
         sys.stdout.flush()

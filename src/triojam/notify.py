@@ -11,10 +11,14 @@ from typing import Self
 
 import trio
 
+from triojam.errors import ConfigurationError
+
 # How often totals are told, if they have changed, in seconds.
 STATUS_INTERVAL = 10.0
 # A feed may fail twice within the time that the watchdog gives: sd_watchdog_enabled(3) advises half of it.
 FEEDS = 3
+# In microseconds: what can be kept at all, and a day.
+SHORTEST_WATCHDOG, LONGEST_WATCHDOG = 50_000, 86_400_000_000
 
 
 class Supervisor:
@@ -33,11 +37,19 @@ class Supervisor:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> Self:
-        """Take who supervises process `pid` out of `environ`: it is nothing for children."""
+        """Take who supervises process `pid` out of `environ`: it is nothing for children.
+
+        Raises ConfigurationError.
+        """
         address = environ.pop("NOTIFY_SOCKET", "")
         micros, for_whom = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
-        mine = for_whom == str(pid) and micros.isascii() and micros.isdecimal()
-        return cls(address, int(micros) / 1e6 if mine else 0.0)
+        if not micros or for_whom != str(pid):
+            return cls(address)
+        whole = micros.isascii() and micros.isdecimal() and len(micros) <= len(str(LONGEST_WATCHDOG))
+        if not (whole and SHORTEST_WATCHDOG <= int(micros) <= LONGEST_WATCHDOG):
+            takes = f"microseconds, from {SHORTEST_WATCHDOG} to {LONGEST_WATCHDOG}"
+            raise ConfigurationError(f"WATCHDOG_USEC: {micros!r} is not what it takes: {takes}")
+        return cls(address, int(micros) / 1e6)
 
     def ready(self) -> None:
         """Tell that clients are served."""
