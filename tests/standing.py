@@ -55,6 +55,7 @@ async def at_rest(server: Running) -> None:
     await balanced(server.counters)
     assert server.counters.internal_errors == server.internal_errors
     assert not server.handler._clients
+    assert not any(server.handler._deadlines._queues.values())
     if (lane := server.lane) is not None:
         assert not any((lane._active, lane._partials, lane._handovers, lane._sources))
 

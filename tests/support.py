@@ -15,14 +15,17 @@ import trio.testing
 import trustme
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from tests.memory import MemoryStream
 from triojam import Server, Settings, serve
 from triojam.admission import Admission
 from triojam.clock import Clock
 from triojam.counters import Counters
+from triojam.deadlines import Timeouts
 from triojam.handler import Handler
 from triojam.lane import Lane
 from triojam.meaning import make_policy, make_rules, make_timeouts
-from triojam.protocol import Timeouts
+from triojam.served import Client
+from triojam.service import Service
 
 # 12:34:56 in UTC, and not on the edge of a second.
 NOW = 1_700_051_696.25
@@ -96,9 +99,8 @@ class Running:
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Replace the timeouts, as a reload does."""
-        self.handler.timeouts = timeouts
-        if self.lane is not None:
-            self.lane.timeouts = timeouts
+        self.handler._service.timeouts = timeouts
+        self.handler.settings_changed()
 
     async def close_clients(self) -> None:
         """Close every connection that was opened here."""
@@ -264,54 +266,70 @@ async def start_tls(nursery: trio.Nursery, **changes: Any) -> Running:
 async def start_memory(
     nursery: trio.Nursery, *, now: Callable[[], float] = lambda: NOW, **changes: Any
 ) -> Running:
-    """Start the shared handler alone, on Trio's in-memory streams: no kernel, no listener."""
+    """Start the shared handler alone, on streams in memory: no kernel, no listener."""
     settings = settings_for_test(**changes)
     events = Events()
-    counters = Counters()
     clock = Clock(zone=settings.timezone, now=now)
     finished = trio.Event()
-    handler = Handler(
-        rules=make_rules(settings),
-        timeouts=make_timeouts(settings),
-        counters=counters,
-        admission=Admission(make_policy(settings)),
-        jam=clock.jam,
-        log=events.make_logger(settings.log_level),
-    )
+    service = make_service(settings, jam=clock.jam, log=events.make_logger(settings.log_level))
+    handler = Handler(service)
     drain_asked = trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-        async with trio.open_nursery() as clients:
-            task_status.started(clients)
-            await drain_asked.wait()
-            ends = trio.current_time() + settings.grace
-            handler.drain(ends)
-            clients.cancel_scope.deadline = ends
+        async with trio.open_nursery() as beside:
+            beside.start_soon(handler.keep_time)
+            async with trio.open_nursery() as clients:
+                task_status.started(clients)
+                await drain_asked.wait()
+                ends = clients.cancel_scope.deadline = trio.current_time() + settings.grace
+                handler.drain(ends)
+            beside.cancel_scope.cancel()
         finished.set()
 
     def reload(**changes: Any) -> None:
         nonlocal settings
         settings = replace(settings, **changes)
-        handler.set_rules(make_rules(settings))
-        handler.timeouts = make_timeouts(settings)
+        service.rules = make_rules(settings)
+        service.timeouts = make_timeouts(settings)
+        handler.settings_changed()
         clock.set_zone(settings.timezone)
 
     clients: trio.Nursery = await nursery.start(run)
 
     async def open_pair() -> ClientEnd:
-        client, server = trio.testing.memory_stream_pair()
-        counters.opened()
-        clients.start_soon(handler.handle, server)
-        return client
+        stream = MemoryStream()
+        service.counters.opened()
+        clients.start_soon(handler.handle, Client(service, stream, since=trio.current_time()))
+        return stream.client
 
     return Running(
-        counters=counters,
+        counters=service.counters,
         events=events,
         open=open_pair,
         drain=drain_asked.set,
         reload=reload,
         handler=handler,
         finished=finished,
+    )
+
+
+def make_service(
+    settings: Settings | None = None,
+    *,
+    jam: Callable[[], bytes] = lambda: JAM,
+    log: FilteringBoundLogger | None = None,
+) -> Service:
+    """Make what the connections of a server share, for a part of it alone."""
+    settings = settings or settings_for_test()
+    counters = Counters()
+    counters.connections_limit = settings.max_connections
+    return Service(
+        rules=make_rules(settings),
+        timeouts=make_timeouts(settings),
+        counters=counters,
+        admission=Admission(make_policy(settings)),
+        jam=jam,
+        log=log or Events().make_logger("info"),
     )
 
 

@@ -4,15 +4,18 @@ import errno
 import json
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.hostile import CROWD
+from tests.hostile import CROWD, RESET_ON_CLOSE
+from tests.idle import memory
 from tests.process import Program, serving
 from tests.scrape import fetch
 from tests.standing import JAM_BYTES, good_client
@@ -164,3 +167,47 @@ async def test_a_replaced_zone_file(tmp_path: Path) -> None:
         program.process.send_signal(signal.SIGHUP)
         await program.logged("settings reloaded")
         assert await hours_ahead() == 7
+
+
+# What a client that takes no answers may cost at most, in KiB. When all have gone, at most half of what they
+# cost is left: tables that have grown, and are used again by the next.
+DEAF_KIB = 40
+
+
+@pytest.mark.parametrize("path", ["--fast-lane", "--no-fast-lane"])
+@pytest.mark.parametrize("data", [b"TIME\r\n" * 4000, (b"\n" * 9 + b"TIME\r\n") * 1600], ids=["plain", "bad"])
+async def test_deaf_clients_are_small_and_given_back(path: str, data: bytes) -> None:
+    """Each costs less than 40 KiB whatever it sends, and when they have gone, so has what they cost."""
+    crowd = 1000
+    quiet = ("--send-timeout", "600", "--error-budget", "0", "--grace", "0")
+    async with serving(path, *quiet) as program:
+        await program.scrape()  # the first one takes more memory than the others
+        at_rest = memory(program.process.pid)
+        clients = []
+        for _ in range(crowd):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(program.address)
+            client.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            clients.append(client)
+        # Until no client can send any more, and the server has read all that it is going to.
+        with trio.fail_after(PATIENCE):
+            while True:
+                before = (await program.scrape()).total("triojam_requests_total")
+                for client in clients:
+                    with suppress(BlockingIOError):
+                        while True:
+                            client.send(data)
+                if before == (await program.scrape()).total("triojam_requests_total"):
+                    break
+        held = memory(program.process.pid) - at_rest
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            client.close()
+        with trio.fail_after(PATIENCE):
+            while (await program.scrape()).total("triojam_connections_open"):
+                pass
+        assert held / crowd < DEAF_KIB
+        with trio.fail_after(PATIENCE):
+            while memory(program.process.pid) - at_rest > held / 2:  # noqa: ASYNC110  # another process
+                await trio.sleep(0.05)

@@ -349,7 +349,7 @@ async def test_our_own_client_is_always_let_in(start_socket: Start) -> None:
     server.server.reload(replace(server.server._settings, deny="127.0.0.0/8"))
     with trio.socket.socket() as probe:
         await probe.bind(("127.0.0.1", 0))
-        server.server._admission.own.add(probe.getsockname())
+        server.server._service.admission.own.add(probe.getsockname())
         await probe.connect(server.server.addresses[0])
         await probe.send(b"TIME\r\n")
         assert await probe.recv(100) == JAM

@@ -11,14 +11,24 @@ import sys
 import pytest
 import trio
 
-from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, start_tcp, until
+from tests.support import (
+    JAM,
+    Running,
+    make_service,
+    receive_all,
+    receive_exactly,
+    start_lane,
+    start_tcp,
+    until,
+)
 from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
-from triojam.admission import ANYONE, Admission, Policy
 from triojam.counters import Counters
+from triojam.deadlines import Timeouts
 from triojam.lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, Lane
-from triojam.protocol import REFUSALS, Rules, Timeouts
+from triojam.protocol import REFUSALS
 from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, SendError
-from triojam.streams import Backlog, TcpStream
+from triojam.served import Client
+from triojam.streams import TcpStream
 
 
 def handed_over(server: Running) -> dict[str, int]:
@@ -179,15 +189,16 @@ class BrokenListener:
 )
 def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, counted: AcceptError) -> None:
     """An error on two listening sockets in one turn is counted twice, pauses both, and resumes both."""
-    counters = Counters()
+    service = make_service()
+    counters = service.counters
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [sock.getsockname() for sock in sockets]
     with select.epoll() as epoll:
-        queues = AcceptQueues(sockets, epoll, counters, Admission(Policy()))
+        queues = AcceptQueues(sockets, epoll, service)
         whole = dict(queues.sockets)
         for fd, sock in whole.items():
             queues.sockets[fd] = BrokenListener(sock, code)  # type: ignore[assignment]  # a stand-in
-            assert queues.accept(fd, 5.0) == []
+            assert queues.accept(fd, 5.0).clients == []
         assert queues.paused_until == 5.0 + ACCEPT_PAUSE
         clients = [socket.create_connection(address) for address in addresses]
         assert epoll.poll(0) == []
@@ -195,8 +206,8 @@ def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, count
         queues.resume()
         counters.connections_limit = 10
         for fd, _ in epoll.poll(1):
-            for accepted, _ in queues.accept(fd, 6.0):
-                os.close(accepted)
+            for newcomer in queues.accept(fd, 6.0).clients:
+                newcomer.sock.close()
         queues.close()
         for client in clients:
             client.close()
@@ -204,29 +215,28 @@ def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, count
     assert counters.connections == 2
 
 
-def test_a_full_queue_of_refused_clients_is_emptied() -> None:
+async def test_a_full_queue_of_refused_clients_is_emptied(nursery: trio.Nursery) -> None:
     """When the queue is emptied for the last time, those over the cap are all told so."""
-    counters = Counters()
-    with select.epoll() as epoll:
-        sock = socket.create_server(("127.0.0.1", 0), backlog=200)
-        queues = AcceptQueues([sock], epoll, counters, Admission(Policy()))
-        clients = [socket.create_connection(sock.getsockname()) for _ in range(200)]
-        assert queues.accept_all(0.0) == []
-        queues.close()
-        for client in clients:
-            assert client.recv(100) == REFUSALS[Refusal.BUSY]
-            client.close()
+    lane, counters, address = await lane_of()
+    counters.connections_limit = 0
+    clients = [socket.create_connection(address) for _ in range(200)]
+    await lane.drain()
+    await lane.aclose()
+    for client in clients:
+        assert client.recv(100) == REFUSALS[Refusal.BUSY]
+        client.close()
     assert counters.connections_rejected[Refusal.BUSY] == 200
 
 
 def test_a_connection_that_failed_in_the_queue_is_passed_over() -> None:
     """ECONNABORTED is counted, and accepting goes on with the next connection at once."""
-    counters = Counters()
+    service = make_service()
+    counters = service.counters
     with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as sock:
-        queues = AcceptQueues([sock], epoll, counters, Admission(Policy()))
+        queues = AcceptQueues([sock], epoll, service)
         (fd,) = queues.sockets
         queues.sockets[fd] = BrokenListener(sock, errno.ECONNABORTED)  # type: ignore[assignment]  # a stand-in
-        assert queues.accept(fd, 5.0) == []
+        assert queues.accept(fd, 5.0).clients == []
         assert queues.paused_until is None
     assert counters.accept_errors[AcceptError.ECONNABORTED] > 1
 
@@ -248,32 +258,26 @@ async def test_a_reset_while_an_answer_is_due(nursery: trio.Nursery) -> None:
 
 async def lane_of(*, line_timeout: float = 10.0) -> tuple[Lane, Counters, tuple[str, int]]:
     """Make a lane that nobody calls `accept` of, and its address."""
-    counters = Counters()
-    counters.connections_limit = 1000
+    service = make_service()
+    service.timeouts = Timeouts(line=line_timeout)
     sock = socket.create_server(("127.0.0.1", 0), backlog=500)
-    lane = Lane(
-        [sock],
-        rules=Rules(),
-        timeouts=Timeouts(line=line_timeout),
-        counters=counters,
-        admission=Admission(Policy()),
-        jam=lambda: JAM,
-    )
-    return lane, counters, sock.getsockname()
+    return Lane([sock], service), service.counters, sock.getsockname()
 
 
 async def test_hand_overs_do_not_hold_up_the_others() -> None:
-    """While clients wait to be handed over, those in the lane go on being answered."""
+    """While clients wait to be handed over, those in the lane go on being answered, once a turn."""
     lane, counters, address = await lane_of()
-    async with lane:
-        clients = [await trio.open_tcp_stream(*address) for _ in range(4)]
-        for client in clients[1:]:
+    async with lane, await trio.open_tcp_stream(*address) as good:
+        crowd = [await trio.open_tcp_stream(*address) for _ in range(HANDOVERS_AT_ONCE + 8)]
+        for client in crowd:
             await client.send_all(b"HELLO\r\n")
-        for answered in range(1, 4):
-            await clients[0].send_all(b"TIME\r\n")
-            async with await lane.accept():
-                assert counters.responses == answered
-        for client in clients:
+        (await lane.accept()).stream.close()
+        assert len(lane._handovers) == len(crowd) - 1
+        await good.send_all(b"TIME\r\n")
+        for _ in range(HANDOVERS_AT_ONCE):
+            (await lane.accept()).stream.close()
+        assert counters.responses == 1
+        for client in crowd:
             await client.aclose()
 
 
@@ -375,10 +379,12 @@ async def test_a_cut_line_behind_unsent_answers(nursery: trio.Nursery) -> None:
         theirs, _ = listening.accept()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     ours.close()
-    backlog = Backlog(received=b"TI", first_byte=trio.current_time(), unsent=JAM, due=1)
-    server.counters.requests += 1
+    theirs.setblocking(False)  # noqa: FBT003  # the standard library's signature
     server.counters.opened()
-    await server.handler.handle(TcpStream.adopt(theirs.detach(), ANYONE, backlog))
+    client = Client(server.handler._service, TcpStream(theirs, sending=JAM), since=trio.current_time())
+    client.received, client.first_byte = b"TI", trio.current_time()
+    client.owe(JAM, 1, trio.current_time())
+    await server.handler.handle(client)
     assert server.counters.send_errors[SendError.RESET] == 1
     assert server.counters.rejected[Rejection.INCOMPLETE] == 1
     assert server.counters.unaccounted == 0

@@ -2,61 +2,114 @@
 
 import errno
 import os
+import socket
+from typing import Any
 
 import pytest
 import trio
-from trio import socket as tsocket
 from trio.testing import MockClock
 
-from triojam.admission import Admission, Policy
-from triojam.counters import Counters
+from tests.support import make_service
+from triojam.accepting import ACCEPT_PAUSE, ACCEPTS_AT_ONCE
 from triojam.listeners import ClientListener
 from triojam.reasons import AcceptError
 from triojam.streams import format_address
 
 
-class FailingSocket(tsocket.SocketType):
-    """A listening socket whose accept fails in a given order, and then waits for ever."""
+class FailingSocket:
+    """A listening socket, of which accepting fails in a given order, and then succeeds."""
 
-    def __init__(self, errors: list[int]) -> None:
+    def __init__(self, sock: socket.socket, errors: list[int]) -> None:
+        self.sock = sock
         self.errors = errors
-        self.closed = False
 
-    async def accept(self) -> tuple[tsocket.SocketType, object]:
+    def accept(self) -> tuple[socket.socket, object]:
         """Fail with the next error."""
-        await trio.lowlevel.checkpoint()
-        if not self.errors:
-            await trio.sleep_forever()
-        code = self.errors.pop(0)
-        raise OSError(code, os.strerror(code))
+        if self.errors:
+            code = self.errors.pop(0)
+            raise OSError(code, os.strerror(code))
+        return self.sock.accept()
 
-    def fileno(self) -> int:
-        """Return a number that stands for an open socket."""
-        return 3
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sock, name)
 
 
 async def test_accept_errors_are_counted_and_survived(autojump_clock: MockClock) -> None:
     """Every failed accept is counted by errno; those that do not pass by themselves pause accepting."""
-    counters = Counters()
+    service = make_service()
     errors = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE, errno.ENOBUFS, errno.EMFILE]
-    listener = ClientListener(FailingSocket(errors), counters=counters, admission=Admission(Policy()))
-    began = trio.current_time()
-    with trio.move_on_after(0.95):
-        await listener.accept()
+    sock = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(
+        sock.getsockname()
+    ):  # it waits in the queue, so that there is something to try
+        stand_in: Any = FailingSocket(sock, errors)
+        listener = ClientListener(sock, service)
+        listener.socket = stand_in
+        began = trio.current_time()
+        (await listener.accept()).stream.close()
+        sock.close()
     assert not errors
-    assert counters.accept_errors == {
+    assert service.counters.accept_errors == {
         AcceptError.EMFILE: 2,
         AcceptError.ENFILE: 1,
         AcceptError.ECONNABORTED: 1,
         AcceptError.OTHER: 1,
     }
-    assert trio.current_time() - began < 1.0
+    assert trio.current_time() - began == 4 * ACCEPT_PAUSE
+
+
+async def test_an_error_does_not_hold_up_those_that_were_admitted(autojump_clock: MockClock) -> None:
+    """Clients that were accepted before an error that lasts are served at once; only the next ones wait."""
+
+    class Exhausted(FailingSocket):
+        def accept(self) -> tuple[socket.socket, object]:
+            """Accept two, then fail."""
+            if len(accepted) < 2:
+                accepted.append(self.sock.accept())
+                return accepted[-1]
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    accepted: list[tuple[socket.socket, object]] = []
+    sock = socket.create_server(("127.0.0.1", 0))
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(3)]
+    listener = ClientListener(sock, make_service())
+    stand_in: Any = Exhausted(sock, [])
+    listener.socket = stand_in
+    began = trio.current_time()
+    for _ in range(2):
+        (await listener.accept()).stream.close()
+    assert trio.current_time() == began
+    for each in (*clients, sock):
+        each.close()
+
+
+async def test_those_queued_together_are_accepted_in_one_turn() -> None:
+    """A newcomer waits for one turn of the scheduler a batch, not for one a client that came before it."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=500)
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(200)]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with ClientListener(sock, make_service()) as listener, trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await trio.lowlevel.checkpoint()
+        turns = 0
+        for _ in clients:
+            (await listener.accept()).stream.close()
+        assert turns <= 2 * 200 / ACCEPTS_AT_ONCE + 2
+        nursery.cancel_scope.cancel()
+    for client in clients:
+        client.close()
 
 
 async def test_closing_ends_accept() -> None:
     """Closing the listener ends a waiting accept with ClosedResourceError."""
-    (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listener = ClientListener(plain.socket, counters=Counters(), admission=Admission(Policy()))
+    listener = ClientListener(socket.create_server(("127.0.0.1", 0)), make_service())
 
     async def accept() -> None:
         with pytest.raises(trio.ClosedResourceError):
@@ -72,9 +125,9 @@ async def test_closing_ends_accept() -> None:
 
 async def test_drain_waits_for_the_queue() -> None:
     """It waits while a connection is queued, and ends once that is accepted."""
-    (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listener = ClientListener(plain.socket, counters=Counters(), admission=Admission(Policy()))
-    listener._counters.connections_limit = 1
+    service = make_service()
+    service.counters.connections_limit = 1
+    listener = ClientListener(socket.create_server(("127.0.0.1", 0)), service)
     async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()):
         with trio.move_on_after(0.02) as waiting:
             await listener.drain()

@@ -1,7 +1,9 @@
 """What a process makes of SIGTERM, SIGINT and SIGHUP."""
 
+import os
 import signal
 import socket
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -10,6 +12,7 @@ import pytest
 import trio
 
 from tests.process import COMMAND, FREE_PORTS, Program, launched, serving
+from tests.programs import cannot_run, require_program
 from tests.scrape import Scrape, fetch
 from tests.support import PATIENCE, receive_all, receive_exactly, until
 
@@ -257,6 +260,136 @@ async def test_reloads_do_not_disturb_a_drain(tmp_path: Path) -> None:
         await client.send_all(b"ME\r\n")
         assert (await rest(client)).startswith(b"JAM ")
         assert await program.ended() == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_standstill_costs_nobody_the_answer(path: str) -> None:
+    """What arrives while the process is stopped, beyond every deadline, is answered when it goes on."""
+    stopped = 1.5
+    async with serving(path, "--idle-timeout", "1", "--line-timeout", "1") as program:
+        clients = [await program.connect() for _ in range(60)]
+        for client in clients[::3]:
+            await client.send_all(b"TI")
+        for client in clients[1::3]:
+            assert len(await ask(client)) == JAM_BYTES
+        program.process.send_signal(signal.SIGSTOP)
+        for number, client in enumerate(clients):
+            await client.send_all(b"ME\r\n" if number % 3 == 0 else b"TIME\r\n")
+        await trio.sleep(stopped)  # the standstill is the fault
+        program.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            assert len(await receive_exactly(client, JAM_BYTES)) == JAM_BYTES
+            await client.aclose()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("first", [b"", b"x\r\n"])
+async def test_a_drain_answers_every_read_of_what_had_arrived(path: str, first: bytes) -> None:
+    """All that was in the socket when the signal came is answered, however many reads that takes."""
+    requests = 3731
+    async with serving(path, "--grace", FOREVER) as program:
+        clients = [await program.connect() for _ in range(8)]
+        for client in clients:
+            assert len(await ask(client)) == JAM_BYTES
+        program.process.send_signal(signal.SIGSTOP)
+        for client in clients:
+            await client.send_all(first + b"TIME\r\n" * requests)
+        program.process.terminate()
+        program.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            assert (await rest(client)).count(b"JAM ") == requests
+        assert await program.ended() == 0
+    assert sent_and_lost(program) == (8 * requests + 8, 0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_load_keeps_it_from_stopping(path: str) -> None:
+    """Neither hundreds of silent clients nor others that pipeline without end put off the end of a stop."""
+    grace = 1.0
+    async with serving(path, "--grace", str(grace), "--lame-duck", "0") as program:
+        silent = [await program.connect() for _ in range(500)]
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                client = await program.connect()
+                nursery.start_soon(pipeline, client, b"x\r\n" * (number % 2))
+            with trio.fail_after(PATIENCE):
+                while (await program.scrape()).total(REQUESTS) < 50_000:
+                    pass
+            program.process.terminate()
+            # Without an end to it, this would take as long as the clients go on.
+            with trio.fail_after(grace + PATIENCE):
+                await program.process.wait()
+            nursery.cancel_scope.cancel()
+        for client in silent:
+            await client.aclose()
+        assert await program.ended() == 0
+    entries = {entry["event"]: datetime.fromisoformat(entry["timestamp"]) for entry in program.log}
+    took = entries["stopped"] - entries["draining: not ready"]
+    assert took.total_seconds() < grace + 1 + PATIENCE / 4  # a second, and what a busy machine adds to it
+
+
+async def pipeline(client: trio.SocketStream, first: bytes) -> None:
+    """Ask without end, and read all answers."""
+
+    async def read() -> None:
+        with suppress(trio.BrokenResourceError):
+            while await client.receive_some(65536):
+                pass
+
+    async with client, trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        with suppress(trio.BrokenResourceError):
+            await client.send_all(first)
+            while True:
+                await client.send_all(b"TIME\r\n" * 500)
+
+
+def ignores_hangups(pid: int) -> bool:
+    """Whether the process ignores SIGHUP (proc(5), SigIgn)."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) & 1 << (signal.SIGHUP - 1))
+
+
+async def test_a_reload_that_comes_too_early_or_too_late_is_no_end() -> None:
+    """SIGHUP neither ends a server that is starting nor one that is stopping, and its exit status stays 0."""
+    async with launched([*COMMAND, *FREE_PORTS, "--log-format", "json"], {}) as process:
+        await until(lambda: ignores_hangups(process.pid))
+
+        async def hang_up() -> None:
+            while process.poll() is None:
+                process.send_signal(signal.SIGHUP)
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hang_up)
+            program = Program(process)
+            await program.logged("serving")
+            await program.logged("settings reloaded")
+            process.terminate()
+            assert await program.ended() == 0
+
+
+async def only_child(pid: int) -> int:
+    """Return the process that a process has started, once it has."""
+    children = trio.Path(f"/proc/{pid}/task/{pid}/children")
+    while not (found := await children.read_text("ascii")):
+        await trio.lowlevel.checkpoint()
+    return int(found)
+
+
+async def test_a_stop_in_the_first_moments_of_process_1() -> None:
+    """As the first process of a container it can be stopped while it is starting, like any other process."""
+    unshare = require_program("unshare", "util-linux")
+    if os.geteuid():
+        cannot_run("only root makes a PID namespace")
+    starting = [unshare, "--pid", "--fork", "--mount-proc", *COMMAND, *FREE_PORTS]
+    async with launched(starting, {}) as process:
+        child = await only_child(process.pid)
+        await until(lambda: ignores_hangups(child))  # the first that it does; importing is still to come
+        os.kill(child, signal.SIGTERM)
+        with trio.fail_after(PATIENCE):
+            assert await process.wait() == 128 + signal.SIGTERM
 
 
 def catches_interrupts(pid: int) -> bool:

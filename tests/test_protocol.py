@@ -1,13 +1,14 @@
 """The protocol alone: bytes in, decisions out."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vectors import VECTORS, Vector, cuts
-from triojam.protocol import Connection, Outcome, Rules
+from triojam.protocol import LINES_AT_ONCE, Connection, Outcome, Rules
 from triojam.reasons import Disconnect, Rejection
 
 JAM = b"JAM 12:34:56\r\n"
@@ -20,14 +21,23 @@ def feed(pieces: list[bytes], *, ended: bool = False, rules: Rules = RULES) -> t
     connection = Connection(rules)
     total = Outcome()
     for piece in [*pieces, None] if ended else pieces:
-        outcome = connection.end_of_stream() if piece is None else connection.receive(piece, lambda: JAM)
-        total.answers += outcome.answers
-        total.requests += outcome.requests
-        total.rejected += outcome.rejected
-        total.end = outcome.end
-        if outcome.end is not None:
+        steps = [connection.end_of_stream()] if piece is None else receive(connection, piece)
+        for outcome in steps:
+            total.answers += outcome.answers
+            total.requests += outcome.requests
+            total.rejected += outcome.rejected
+            total.end = outcome.end
+        if total.end is not None:
             break
     return b"".join(total.answers), total
+
+
+def receive(connection: Connection, data: bytes) -> list[Outcome]:
+    """Let a connection take what arrived, in as many steps as that takes."""
+    outcomes = [connection.receive(data, lambda: JAM)]
+    while connection.more and outcomes[-1].end is None:
+        outcomes.append(connection.receive(b"", lambda: JAM))
+    return outcomes
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: repr(vector.sent[:24]))
@@ -73,9 +83,45 @@ def test_every_request_is_decided_once(stream: bytes, rules: Rules, *, ended: bo
 def test_the_unfinished_line_stays_bounded(stream: bytes, rules: Rules) -> None:
     """A connection never keeps as many bytes as the limit."""
     connection = Connection(rules)
-    connection.receive(stream, lambda: JAM)
+    receive(connection, stream)
     if rules.max_line_bytes:
         assert len(connection._partial) < rules.max_line_bytes
+
+
+hostile = st.lists(
+    st.sampled_from([b"\n", b"x\r\n", b"TIME\n", b"TIME\r\n", b"T", b"\r"]), max_size=4096
+).map(b"".join)
+
+
+@given(stream=hostile | st.binary(max_size=4096), permits=st.none() | st.integers(0, 200))
+def test_one_step_is_bounded_whatever_is_sent(stream: bytes, permits: int | None) -> None:
+    """Of any bytes, one step looks at 64 lines one by one; plain requests may come on top, at C's speed."""
+    looked_at: list[bytes] = []
+
+    class Counting(Connection):
+        __slots__ = ()
+
+        def _decide(self, line: bytes, *arguments: Any) -> None:
+            looked_at.append(line)
+            super()._decide(line, *arguments)
+
+    connection = Counting(Rules(error_budget=0))
+    while stream or connection.more:
+        before = len(looked_at)
+        outcome = connection.receive(stream, lambda: JAM, permits)
+        assert len(looked_at) - before <= LINES_AT_ONCE
+        errors = [answer for answer in outcome.answers if answer != JAM]
+        assert len(errors) <= LINES_AT_ONCE
+        stream = b""
+
+
+def test_bad_lines_between_good_ones_use_up_the_budget() -> None:
+    """A good line makes up for one bad line, so nine of ten bad ones end the connection in the second row."""
+    answers, outcome = feed([(b"\n" * 9 + b"TIME\r\n") * 100])
+    assert outcome.end is Disconnect.ERROR_BUDGET
+    assert (outcome.requests, answers.count(JAM)) == (12, 1)
+    answers, outcome = feed([b"\nTIME\r\n" * 100])
+    assert (outcome.end, outcome.requests, answers.count(JAM)) == (None, 200, 100)
 
 
 def test_the_time_is_read_after_the_bytes_and_once() -> None:
@@ -136,7 +182,7 @@ def test_classic_behaviour(sent: bytes, end: Disconnect) -> None:
 
 
 def test_a_budget_that_shrinks_below_what_is_spent() -> None:
-    """A reload that lowers the error budget below the bad lines in a row closes at the next one."""
+    """A reload that lowers the error budget below the bad lines so far closes at the next one."""
     connection = Connection(Rules(error_budget=10))
     assert connection.receive(b"x\r\n" * 5, lambda: JAM).end is None
     connection.rules = Rules(error_budget=3)

@@ -70,7 +70,14 @@ VECTORS = [
     Vector(b"TIME" + 507 * b"x" + b"\r\n", (TOO_LONG,), Disconnect.TOO_LONG),
     Vector(b"TIME\r\n" + 512 * b"x", (J, TOO_LONG), Disconnect.TOO_LONG),
     Vector(511 * b"x" + b"\n", (BAD_TERMINATOR,)),
-    Vector(b"x\r\n" * 9 + b"TIME\r\n" + b"x\r\n" * 9, (BAD_COMMAND,) * 9 + (J,) + (BAD_COMMAND,) * 9),
+    Vector(
+        b"x\r\n" * 9 + b"TIME\r\n" * 9 + b"x\r\n" * 9, ((BAD_COMMAND,) * 9 + (J,) * 9 + (BAD_COMMAND,) * 9)
+    ),
+    Vector(
+        b"x\r\n" * 9 + b"TIME\r\n" + b"x\r\n" * 9,
+        ((BAD_COMMAND,) * 9 + (J,) + (BAD_COMMAND,) * 2),
+        Disconnect.ERROR_BUDGET,
+    ),
     Vector(b"x\r\n" * 12, (BAD_COMMAND,) * 10, Disconnect.ERROR_BUDGET),
     Vector(b"x\r\n" * 9 + 600 * b"y", (BAD_COMMAND,) * 9 + (TOO_LONG,), Disconnect.TOO_LONG),
     Vector(b"", (), Disconnect.EOF, ended=True),

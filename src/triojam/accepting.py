@@ -1,22 +1,25 @@
-"""Accepting clients: what is done about errors and about the cap, and the lane's listening sockets."""
+"""Accepting clients, a bounded number in one step: errors, the cap, refusals; the lane's sockets."""
 
 import errno
 import select
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any, NamedTuple
 
-from triojam.admission import ANYONE, Admission, Source
+from triojam.admission import ANYONE, Source
 from triojam.counters import Counters
 from triojam.protocol import REFUSALS
 from triojam.reasons import AcceptError, Refusal
+from triojam.service import Service
 
 # How long accepting rests after an error that does not go away by itself, such as EMFILE, in seconds. Trio's
 # serve_listeners takes the same time, but would count nothing and log a traceback each time.
 ACCEPT_PAUSE = 0.1
 
 # What one turn accepts at most from one listening socket.
-ACCEPTS_AT_ONCE = 64
+ACCEPTS_AT_ONCE = 32
 # The last turns before a listening socket is closed; no queue is longer by default (listen(2), SOMAXCONN).
 LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
 
@@ -32,28 +35,76 @@ _NEXT_CONNECTION = frozenset({
 })  # fmt: skip
 
 
-def count_accept_error(counters: Counters, exc: OSError) -> bool:
-    """Count a failed accept; return whether accepting must pause, for the next one would fail as well."""
+class Newcomer(NamedTuple):
+    """A client that was admitted, and counted as opened. sock: non-blocking. address: the client's."""
+
+    sock: socket.socket
+    address: tuple[Any, ...]
+    source: Source
+
+
+class Accepted(NamedTuple):
+    """What one step took from a queue.
+
+    clients: those that were admitted. more: whether there may be others.
+    failed: whether accepting must pause, for the next attempt would fail as well.
+    """
+
+    clients: list[Newcomer]
+    more: bool
+    failed: bool
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set on a socket what clients need. Where listening sockets pass it on, it is set on those."""
+    sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    # An answer is sent at once, not kept back to fill a segment.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform != "win32":
+        # As little as Trio's streams have: what a client does not take must not pile up in the kernel.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+
+
+def accept_some(listening: socket.socket, service: Service, *, tell: bool = True) -> Accepted:
+    """Take the next clients from a queue. No error leaves, only its count.
+
+    tell: whether those that are not admitted are told why.
+    """
+    clients: list[Newcomer] = []
+    for _ in range(ACCEPTS_AT_ONCE):
+        try:
+            client, address = listening.accept()
+        except BlockingIOError:
+            return Accepted(clients, more=False, failed=False)
+        except OSError as exc:
+            if _count_error(service.counters, exc):
+                return Accepted(clients, more=False, failed=True)
+            continue
+        if (source := _admit(client, address, service, tell=tell)) is not None:
+            if sys.platform == "linux":  # the rest is inherited (tcp(7))
+                client.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            else:
+                prepare(client)
+            clients.append(Newcomer(client, address, source))
+    return Accepted(clients, more=True, failed=False)
+
+
+def _count_error(counters: Counters, exc: OSError) -> bool:
+    """Count a failed accept; return whether accepting must pause."""
     name = errno.errorcode.get(exc.errno or 0, "")
     known = AcceptError(name) if name in AcceptError.__members__ else AcceptError.OTHER
     counters.accept_errors[known] += 1
     return exc.errno not in _NEXT_CONNECTION
 
 
-def admit(
-    counters: Counters,
-    admission: Admission,
-    sock: socket.socket,
-    address: tuple[str, int],
-    *,
-    tell: bool = True,
-) -> Source | None:
+def _admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, tell: bool) -> Source | None:
     """Count an accepted connection and return its source.
 
     One that is not admitted is told why, as far as that is said, and closed without waiting for the client;
-    None is returned. Who may not connect at all is not told that the server is full either. Without `tell`
-    nobody is told.
+    None is returned. A denied client gets no reply, even when the server is full.
     """
+    counters, admission = service.counters, service.admission
     host, port = address[:2]
     if (host, port) in admission.own:
         counters.opened()
@@ -81,56 +132,20 @@ class AcceptQueues:
     sockets: by descriptor. paused_until: when an accept error was such that accepting rests, else None.
     """
 
-    def __init__(
-        self,
-        sockets: Iterable[socket.socket],
-        epoll: "select.epoll",
-        counters: Counters,
-        admission: Admission,
-    ) -> None:
+    def __init__(self, sockets: Iterable[socket.socket], epoll: "select.epoll", service: Service) -> None:
         self.sockets = {sock.fileno(): sock for sock in sockets}
         self.paused_until: float | None = None
         self._epoll = epoll
-        self._counters = counters
-        self._admission = admission
+        self._service = service
         for sock in self.sockets.values():
-            sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-            # Accepted sockets inherit it. An answer is never worth waiting to fill a segment.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # As little as Trio's streams have: what a client does not take must not pile up in the kernel.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+            prepare(sock)
         self.resume()
 
-    def accept(self, listening: int, now: float) -> list[tuple[int, Source]]:
-        """Return the next clients queued there, counted as opened: non-blocking descriptors, and sources."""
-        accepted: list[tuple[int, Source]] = []
-        self._accept_some(listening, now, accepted)
-        return accepted
-
-    def _accept_some(self, listening: int, now: float, accepted: list[tuple[int, Source]]) -> bool:
-        """Add the next clients; return whether there may be more."""
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                client, address = self.sockets[listening].accept()
-            except BlockingIOError:
-                return False
-            except OSError as exc:
-                if count_accept_error(self._counters, exc):
-                    self.pause(now + ACCEPT_PAUSE)
-                    return False
-                continue
-            if (source := admit(self._counters, self._admission, client, address)) is not None:
-                client.setblocking(False)  # noqa: FBT003  # the standard library's signature
-                accepted.append((client.detach(), source))
-        return True
-
-    def accept_all(self, now: float) -> list[tuple[int, Source]]:
-        """Empty the queues."""
-        accepted: list[tuple[int, Source]] = []
-        for listening in self.sockets:
-            for _ in range(LAST_TURNS):
-                if not self._accept_some(listening, now, accepted):
-                    break
+    def accept(self, listening: int, now: float) -> Accepted:
+        """Take the next clients queued there."""
+        accepted = accept_some(self.sockets[listening], self._service)
+        if accepted.failed:
+            self.pause(now + ACCEPT_PAUSE)
         return accepted
 
     def resume(self) -> None:

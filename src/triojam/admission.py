@@ -129,9 +129,20 @@ class Admission:
         if source is not ANYONE:
             source.connections -= 1
 
+    def permits(self, source: Source, now: float) -> int:
+        """Return for how many requests that came `now` there are tokens in the bucket of their source."""
+        return max(int((now + self._tolerance - max(source.due, now)) / self._interval), 0)
+
+    def spend(self, source: Source, requests: int, now: float) -> None:
+        """Take a token for each of so many requests that came `now`, as many as are permitted."""
+        source.due = max(source.due, now) + requests * self._interval
+
     def take(self, source: Source, now: float) -> bool:
-        """Take a token for one request that came `now` from its source's bucket; False if there is none."""
-        return not self.beyond_rate([(0, 1)], {0: source}, now)
+        """Take a token for one request that came `now`; False if there is none."""
+        permitted = self.permits(source, now) > 0
+        if permitted:
+            self.spend(source, 1, now)
+        return permitted
 
     def beyond_rate(
         self, asking: Iterable[tuple[int, int]], sources: Mapping[int, Source], now: float

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 import trio
+from structlog.typing import FilteringBoundLogger
 
 from triojam.activation import Passed
 from triojam.admission import Admission
@@ -29,14 +30,15 @@ from triojam.meaning import Files, load_files, make_policy, make_rules, make_tim
 from triojam.metrics import CountersCollector, make_registry
 from triojam.notify import Supervisor
 from triojam.passwords import Passwords
-from triojam.probes import report_traffic, watch_clock, watch_lag
+from triojam.probes import give_back_memory, report_traffic, watch_clock, watch_lag
 from triojam.reasons import Reload
 from triojam.selfprobe import ask_itself
+from triojam.service import Service
 from triojam.settings import Settings
 from triojam.sockets import Sockets, addresses, connection_limit, open_sockets
 from triojam.status import Board
 from triojam.streams import format_address
-from triojam.tls import TlsListener
+from triojam.tls import HANDSHAKES_AT_ONCE, TlsListener
 from triojam.version import __version__
 
 
@@ -45,6 +47,7 @@ class Server:
 
     addresses, tls_addresses, metrics_addresses: (host, port) of each listening socket, with the real port
         where the settings say 0.
+    serving: set once all listeners accept.
     """
 
     def __init__(  # noqa: PLR0913  # everything is wired here
@@ -65,30 +68,30 @@ class Server:
         self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
-        self._log = make_logger(settings.log_level)
         self._clock = Clock(zone=settings.timezone, now=now)
-        self._admission = Admission(make_policy(settings))
-        self._handler = Handler(
+        self._service = Service(
             rules=make_rules(settings),
             timeouts=make_timeouts(settings),
             counters=self.counters,
-            admission=self._admission,
+            admission=Admission(make_policy(settings)),
             jam=self._clock.jam,
-            log=self._log,
+            log=make_logger(settings.log_level),
         )
+        self._handler = Handler(self._service)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
         self._contexts = files.contexts
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
         self._shared = shared  # the listeners whose sockets another process has, too
         self._supervisor = supervisor
+        self._listeners: list[DrainingListener] = []
         self._lane: Lane | None = None
         collector = CountersCollector(
             self.counters,
             clock=now,
             kernel_clock=read_kernel_clock,
             log_messages_dropped=log_messages_dropped,
-            client_table_evictions=lambda: self._admission.evictions,
+            client_table_evictions=lambda: self._service.admission.evictions,
             version=__version__,
         )
         self._registry = make_registry(collector)
@@ -100,7 +103,9 @@ class Server:
             kernel_clock=read_kernel_clock,
             version=__version__,
         )
+        self.serving = trio.Event()
         self._drain_asked = trio.Event()
+        self._accept_no_more = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained. Reports itself once all listeners accept."""
@@ -114,7 +119,9 @@ class Server:
                     probes.start_soon(watch_clock, self.counters, self._clock.now)
                     probes.start_soon(self._board.run)
                     probes.start_soon(report_traffic, self.counters, lambda: self._log)
-                    await self._serve_clients(task_status)
+                    probes.start_soon(give_back_memory, self.counters)
+                    probes.start_soon(self._handler.keep_time)
+                    await self._serve_clients(probes, task_status)
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
         finally:
@@ -137,15 +144,12 @@ class Server:
         self._contexts = files.contexts
         self._passwords.replace(files.hashes)
         self._settings = settings
-        self._log = self._make_logger(settings.log_level)
-        self._handler.log = self._log
-        self._handler.set_rules(make_rules(settings))
-        self._handler.timeouts = make_timeouts(settings)
-        if self._lane is not None:
-            self._lane.rules = make_rules(settings)
-            self._lane.timeouts = make_timeouts(settings)
-        self._admission.set_policy(make_policy(settings))
-        if self._admission.limits_sources:
+        self._service.log = self._make_logger(settings.log_level)
+        self._service.rules = make_rules(settings)
+        self._service.timeouts = make_timeouts(settings)
+        self._handler.settings_changed()
+        self._service.admission.set_policy(make_policy(settings))
+        if self._service.admission.limits_sources:
             self._handler.enter_sources()
             if self._lane is not None:
                 self._lane.enter_sources()
@@ -176,20 +180,14 @@ class Server:
             return "draining"
         return None if self.counters.ready else "starting"
 
-    async def _serve_clients(self, task_status: trio.TaskStatus["Server"]) -> None:
+    async def _serve_clients(self, probes: trio.Nursery, task_status: trio.TaskStatus["Server"]) -> None:
         async with trio.open_nursery() as clients:
             async with trio.open_nursery() as accepting:
-                listeners = self._make_listeners()
+                self._listeners = self._make_listeners()
+                for listener in self._listeners:
+                    await accepting.start(self._accept, listener, clients)
                 if self._lane is not None:
-                    accepting.start_soon(self._lane.watch)
-                # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
-                serving = partial(
-                    trio.serve_listeners,
-                    self._handler.handle,
-                    listeners,
-                    handler_nursery=clients,
-                )
-                await accepting.start(serving)
+                    probes.start_soon(self._lane.watch)
                 self.counters.ready = True
                 self._log.info(
                     "serving",
@@ -201,67 +199,62 @@ class Server:
                 )
                 task_status.started(self)
                 self._supervisor.ready()
-                accepting.start_soon(self._supervisor.attend, self._answers_itself, self.totals)
+                self.serving.set()
+                probes.start_soon(self._supervisor.attend, self._answers_itself, self.totals)
                 await self._drain_asked.wait()
+                # From here on there is an end to everything, whatever the clients do.
+                lame_duck, grace = self._settings.lame_duck, self._settings.grace
+                ends = clients.cancel_scope.deadline = trio.current_time() + lame_duck + grace
                 self._supervisor.stopping()
                 self.counters.ready = False
                 self.counters.draining = True
-                self._log.info("draining: not ready", lame_duck=self._settings.lame_duck)
-                await trio.sleep(self._settings.lame_duck)
-                for listener in listeners:
-                    await listener.drain()
-                accepting.cancel_scope.cancel()
+                self._log.info("draining: not ready", lame_duck=lame_duck)
+                await trio.sleep(lame_duck)
+                self._handler.drain(ends)
+                self._accept_no_more.set()
             self._log.info(
-                "draining: no new clients",
-                connections=self.counters.connections_open,
-                grace=self._settings.grace,
+                "draining: no new clients", connections=self.counters.connections_open, grace=grace
             )
-            ends = trio.current_time() + self._settings.grace
-            self._handler.drain(ends)
-            clients.cancel_scope.deadline = ends
         self._log.info("draining: no clients left")
 
+    async def _accept(
+        self, listener: DrainingListener, clients: trio.Nursery, *, task_status: trio.TaskStatus[Any]
+    ) -> None:
+        """Accept from one listener until there are to be no more clients, those in its queue included."""
+        async with trio.open_nursery() as nursery:
+            # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
+            serving = partial(trio.serve_listeners, self._handler.handle, [listener], handler_nursery=clients)
+            await nursery.start(serving)
+            task_status.started()
+            await self._accept_no_more.wait()
+            await listener.drain()
+            nursery.cancel_scope.cancel()
+
     def _make_listeners(self) -> list[DrainingListener]:
+        turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)
         listeners: list[DrainingListener] = [
             TlsListener(
                 # To a refused client, plain text would be noise; a handshake is what refusing it spares.
-                ClientListener(
-                    sock,
-                    counters=self.counters,
-                    admission=self._admission,
-                    tell=False,
-                    shared="tls" in self._shared,
-                ),
+                ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
                 lambda: cast(ssl.SSLContext, self._contexts.time),
+                turn,
             )
             for sock in self._sockets.tls
         ]
-        if not (self._settings.fast_lane and LANE_AVAILABLE):
-            listeners += [
-                ClientListener(
-                    sock, counters=self.counters, admission=self._admission, shared="time" in self._shared
-                )
-                for sock in self._sockets.time
-            ]
-            return listeners
-        self._lane = Lane(
-            [socket.socket(fileno=sock.detach()) for sock in self._sockets.time],
-            rules=make_rules(self._settings),
-            timeouts=self._handler.timeouts,
-            counters=self.counters,
-            admission=self._admission,
-            jam=self._clock.jam,
-            shared="time" in self._shared,
-        )
-        return [self._lane, *listeners]
+        sockets = [_plain(sock) for sock in self._sockets.time]
+        shared = "time" in self._shared
+        if self._settings.fast_lane and LANE_AVAILABLE:
+            self._lane = Lane(sockets, self._service, shared=shared)
+            return [self._lane, *listeners]
+        return [*(ClientListener(sock, self._service, shared=shared) for sock in sockets), *listeners]
 
     async def _answers_itself(self, within: float) -> bool:
         failure: str | None = f"nothing within {within:g} s"
         with trio.move_on_after(within):
-            failure = await ask_itself(self.addresses, self._admission.own)
-        if failure is not None:
+            failure = await ask_itself(self.addresses, self._service.admission.own)
+        if failure is not None and not self.counters.draining:  # then the port may be closed, as it is to be
             self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
-        return failure is None
+        return failure is None and not self.counters.draining
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
@@ -290,8 +283,16 @@ class Server:
             task_status=task_status,
         )
 
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        return self._service.log
+
     def _value(self, name: str) -> object:
         return getattr(self._settings, name)
+
+
+def _plain(sock: trio.socket.SocketType) -> socket.socket:
+    return socket.socket(fileno=sock.detach())
 
 
 async def serve(

@@ -14,6 +14,13 @@ class Contexts(NamedTuple):
     web: ssl.SSLContext | None = None
 
 
+# Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
+# the server compute for 150 ms (CVE-2022-40735).
+GROUPS = "X25519:P-256:P-384"
+# The one that every client has, where Python can set no more than one; OpenSSL's name of P-256.
+ONLY_GROUP = "prime256v1"
+
+
 class _PassphraseError(Exception):
     """The key is protected by a passphrase."""
 
@@ -45,6 +52,10 @@ def load(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -
 def _make_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if hasattr(context, "set_groups"):  # Python 3.15
+        context.set_groups(GROUPS)
+    else:
+        context.set_ecdh_curve(ONLY_GROUP)
     # A client may not make the server compute keys again and again on one connection.
     context.options |= ssl.OP_NO_RENEGOTIATION
     # Every line says where it ends: the end of TCP alone is an end, too. OpenSSL 1.1 knows only that way.

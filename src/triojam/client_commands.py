@@ -143,7 +143,7 @@ def load(
 
     Exit status: 0 if every request got the answer it should get (for a bad line that is an ERROR), 1 if not,
     3 if the server's counters do not balance with what was sent, 130 if interrupted. A server closes a
-    connection after ten bad lines in a row, by default.
+    connection after ten bad lines more than good ones, by default.
     """
     from rich.console import Console  # noqa: PLC0415  # `ask` is quicker without
 

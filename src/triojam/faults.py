@@ -6,6 +6,8 @@ what the lab says about it.
 
 import random
 import signal
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +19,6 @@ from triojam.client import DAY, second_of_day
 from triojam.exchange import ServerClock
 from triojam.load import Load
 from triojam.schedule import Plan
-from triojam.streams import TcpStream
 
 SLOW_CLIENTS = 40
 GARBAGE_CLIENTS = 10
@@ -90,7 +91,9 @@ async def resets(victim: Victim) -> None:
         await stream.send_all(b"TIME\r\n")
         await stream.receive_some()  # so that it is not reset before it is accepted
         await stream.send_all(b"TIME\r\n" * 10)
-        TcpStream(stream.socket, "").reset()
+        stream.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )  # to close is to reset
 
     async with trio.open_nursery() as nursery:
         for _ in range(RESETTING_CLIENTS):

@@ -1,318 +1,222 @@
 """The one handler that serves every client, whatever it came through.
 
-A task of the handler reads, asks the protocol what the bytes mean, sends the answers, and counts. It
-waits in two places only, each under a deadline: for the client's next bytes, and for the client to take
-its answers.
+A task of the handler waits for the client's next bytes, reads them, and has `served.Client` decide on them
+and send the answers. Where those do not fit, it waits for the client to take them, and reads nothing more
+until then. One such step is bounded, whatever was sent; what is left is for the client's next turn, after
+all the others had theirs.
+
+Deadlines are kept by `Deadlines.keep`, which cancels the wait of a client that is overdue. Before that client
+is closed, its task looks once more whether something has come: the server may not have looked for long.
 """
 
-import logging
-import math
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from itertools import accumulate
 
 import trio
-from structlog.typing import FilteringBoundLogger
 
-from triojam.admission import ANYONE, Admission
-from triojam.counters import Counters
-from triojam.protocol import DRAIN_WINDOW, ERROR, ON_ITS_WAY, Connection, Outcome, Rules, Timeouts
+from triojam.admission import ANYONE
+from triojam.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Drain, Wait
+from triojam.protocol import Connection
 from triojam.reasons import Disconnect, SendError
-from triojam.streams import (
-    LINGER_SECONDS,
-    NO_BACKLOG,
-    RECEIVE_BYTES,
-    Backlog,
-    ClientStream,
-    HandshakeError,
-    host_of,
-    linger,
-)
-
-# Draining: how long a read may then still wait for what the kernel already holds.
-LAST_READ = 0.001
-# How long before the end of the grace time a client that is still in the middle of a line is told.
-FAREWELL = 0.25
+from triojam.served import Client
+from triojam.service import Service
+from triojam.streams import RECEIVE_BYTES, HandshakeError, SecuredStream
 
 # Ends after which neither side has anything more to say.
 _NOTHING_MORE = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
 
-LOGGED_LINE_CHARACTERS = 64
-
-
-class _Client:
-    """One connection: its stream, its protocol, and what it is waiting for."""
-
-    __slots__ = ("backlog", "first_byte", "protocol", "scope", "since", "source", "stream")
-
-    def __init__(self, stream: trio.abc.Stream, rules: Rules) -> None:
-        self.stream = stream
-        self.protocol = Connection(rules)
-        self.backlog = stream.backlog if isinstance(stream, ClientStream) else NO_BACKLOG
-        self.source = stream.source if isinstance(stream, ClientStream) else ANYONE
-        since = self.backlog.since
-        self.since = trio.current_time() if since is None else since  # idle, unless in the middle of a line
-        self.first_byte = self.backlog.first_byte  # of the line it is in the middle of, or None
-        self.scope = trio.CancelScope()  # around the wait for bytes
-
 
 class Handler:
-    """Serves clients; `handle` is what a listener's tasks run.
+    """Serves clients; `handle` is what a listener's tasks run, while `keep_time` runs beside them."""
 
-    jam: renders the current time as a whole answer line.
-    timeouts, log: may be replaced at any time. New timeouts are for waits to come.
-    """
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._clients: set[Client] = set()
+        self._deadlines: Deadlines[Client] = Deadlines(lambda: service.timeouts)
+        self._draining = False
 
-    def __init__(  # noqa: PLR0913  # everything that a client is served with
-        self,
-        *,
-        rules: Rules,
-        timeouts: Timeouts,
-        counters: Counters,
-        admission: Admission,
-        jam: Callable[[], bytes],
-        log: FilteringBoundLogger,
-    ) -> None:
-        self._rules = rules
-        self.timeouts = timeouts
-        self.log = log
-        self._counters = counters
-        self._admission = admission
-        self._jam = jam
-        self._clients: set[_Client] = set()
-        self._drain_began = math.inf
-        self._drain_ends = math.inf
-        self._turnstile = trio.Lock()
+    async def keep_time(self) -> None:
+        """Keep the deadlines of all clients, as long as this is not cancelled."""
+        await self._deadlines.keep()
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve one client until its connection ends; closes `stream`.
+    async def handle(self, client: Client) -> None:
+        """Serve one client until its connection ends, and close that.
 
         The connection has been counted as opened; its end is counted here. Nothing but cancellation
         leaves: an exception ends this connection, is logged, counted, and touches nobody else.
         """
-        client = _Client(stream, self._rules)
         self._clients.add(client)
         reason: Disconnect | None = None
         try:
             reason = await self._serve(client)
-            await _part(stream, reason)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if reason not in _NOTHING_MORE and not (reason is Disconnect.DRAIN and client.silent):
+                await self._part(client)
+        except trio.BrokenResourceError:
             reason = Disconnect.RESET
-            self._count(client.protocol.end_of_stream())  # a line cut off is a request, too
+            client.abandon(SendError.RESET, Connection.end_of_stream)  # a line cut off is a request, too
+            if (
+                client.stream.secured
+            ):  # the client may still be there, and be told what was wrong with its TLS
+                await self._part(client)
         except trio.Cancelled:
             reason = reason or Disconnect.DRAIN
-            self._count(client.protocol.drain())
+            client.abandon(SendError.SHUTDOWN, Connection.drain)
             raise
         except Exception:
             reason = Disconnect.INTERNAL_ERROR
-            self._counters.internal_errors += 1
-            self._count(client.protocol.end_of_stream())
-            self.log.exception("connection failed", peer=_peer(stream))
+            self._service.counters.internal_errors += 1
+            client.abandon(SendError.RESET, Connection.end_of_stream)
+            self._service.log.exception("connection failed", peer=client.peer)
         finally:
             self._clients.remove(client)
-            self._counters.closed(reason or Disconnect.INTERNAL_ERROR)
-            self._admission.leave(client.source)
-            self.log.debug("connection ended", peer=_peer(stream), reason=reason)
-            await trio.aclose_forcefully(stream)
-
-    def set_rules(self, rules: Rules) -> None:
-        """Replace the rules, for the lines to come on every connection."""
-        self._rules = rules
-        for client in self._clients:
-            client.protocol.rules = rules
+            self._deadlines.forget(client)
+            client.close(reason or Disconnect.INTERNAL_ERROR)
 
     def enter_sources(self) -> None:
         """Count the connections that there are by source, which was not done while nothing was limited so."""
         for client in self._clients:
-            if client.source is ANYONE and isinstance(client.stream, ClientStream):
-                client.source = self._admission.enter(host_of(client.stream.peer))
+            if client.source is ANYONE and (address := client.stream.peer()) is not None:
+                client.source = self._service.admission.enter(address[0])
+
+    def settings_changed(self) -> None:
+        """Apply new timeouts to the waits that go on."""
+        self._deadlines.wake()
 
     def drain(self, ends: float) -> None:
         """Answer what has been received, then close; what lasts beyond `ends` (Trio's time) is cut off.
 
         Idle clients are closed almost at once. A client in the middle of a line may finish it.
         """
-        self._drain_began = trio.current_time()
-        self._drain_ends = ends
-        for client in self._clients:
-            client.scope.deadline = self._deadline(client)
+        self._draining = True
+        self._deadlines.drain = Drain(trio.current_time(), ends)
+        self._deadlines.wake()
 
-    async def _serve(self, client: _Client) -> Disconnect:
-        if isinstance(client.stream, ClientStream) and (end := await self._begin(client, client.stream)):
+    async def _serve(self, client: Client) -> Disconnect:
+        if isinstance(client.stream, SecuredStream) and (
+            end := await self._shake_hands(client, client.stream)
+        ):
             return end
-        backlog = client.backlog
-        data: bytes | None = backlog.received
-        if backlog.unsent:
-            self._count(client.protocol.receive(backlog.received, self._jam))  # the start of a line, at most
-            answers = _split(backlog.unsent)
-            if not await self._send(client, answers, backlog.due, backlog.arrived):
-                return Disconnect.SEND_TIMEOUT
-            client.since = trio.current_time()
-            data = b""
-        data = data or await self._receive(client)
+        if client.owed and not await self._flush(client):
+            return Disconnect.SEND_TIMEOUT
+        if self._is_late(client) and b"\n" not in client.received:
+            # It was handed over for that, and must not queue behind those that are punctual.
+            client.late = client.answer(client.received, trio.current_time())
+        self._expect_more(client, client.since)
         while True:
-            arrived = trio.current_time()
-            outcome = self._decide(client, data, arrived)
-            self._count(outcome)
-            due = outcome.requests - len(outcome.rejected)
-            if outcome.answers and not await self._send(client, outcome.answers, due, arrived):
-                return Disconnect.SEND_TIMEOUT
-            client.since = trio.current_time()
-            if outcome.end is None and self._drained(client, data):
-                return Disconnect.DRAIN
-            if outcome.end is not None:
-                return outcome.end
-            data = await self._receive(client)
+            data = client.received or client.stream.receive_now(RECEIVE_BYTES)
+            client.received = b""
+            # Another piece of a line does not give it more time.
+            piece = data and client.first_byte is not None and b"\n" not in data
+            if client.late and (data is None or piece) and (end := await self._give_up(client)):
+                return end
+            client.late = False
+            with trio.CancelScope() as client.scope:
+                if end := await self._converse(client, data):
+                    return end
 
-    async def _begin(self, client: _Client, stream: ClientStream) -> Disconnect | None:
-        """Let a stream do what comes before the first line, in the time of a line. Why, if it ends here."""
-        first_byte, client.first_byte = client.first_byte, client.since
-        with trio.CancelScope(deadline=self._deadline(client)) as client.scope:
-            try:
-                await stream.begin()
-            except HandshakeError as exc:
-                self.log.debug("handshake failed", peer=stream.peer, why=str(exc))
-                return Disconnect.HANDSHAKE
-            client.first_byte = first_byte
-            return None
-        overdue = trio.current_time() >= client.since + self.timeouts.line
-        return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
-
-    async def _receive(self, client: _Client) -> bytes | None:
-        """Return the next bytes, b"" at the end of the stream, or None once the deadline has passed."""
-        with trio.CancelScope(deadline=self._deadline(client)) as client.scope:
-            # Trio's streams may give a bytearray; no stream here does, and bytes() of bytes is free.
-            return bytes(await client.stream.receive_some(RECEIVE_BYTES))
-        async with self._turnstile:
-            # One after the other: if thousands are late at once, who is in time must not wait for them all.
-            await trio.lowlevel.checkpoint()
-        return None
-
-    def _deadline(self, client: _Client) -> float:
-        """Return until when the client may keep quiet, on Trio's clock."""
-        if client.first_byte is not None:
-            return min(client.first_byte + self.timeouts.line, self._drain_ends - FAREWELL)
-        latest = max(
-            self._drain_began + DRAIN_WINDOW, client.since + ON_ITS_WAY, trio.current_time() + LAST_READ
-        )
-        return min(client.since + self.timeouts.idle, latest)
-
-    def _decide(self, client: _Client, data: bytes | None, arrived: float) -> Outcome:
-        """Ask the protocol about what has happened, and keep track of the line that is in pieces."""
-        if data is None:
-            return self._overdue(client, arrived)
-        if not data:
-            return client.protocol.end_of_stream()
-        permit = None
-        if self._admission.limits_rate and client.source is not ANYONE:
-            permit = partial(self._admission.take, client.source, arrived)
-        outcome = client.protocol.receive(data, self._jam, permit)
+    def _is_late(self, client: Client) -> bool:
+        """Whether a line has had its time."""
         began = client.first_byte
-        if began is not None and outcome.requests and outcome.end is not Disconnect.TOO_LONG:
-            self._counters.request_receive.observe(arrived - began)
-        if not client.protocol.midline:
-            client.first_byte = None
-        elif began is None or outcome.requests:
-            client.first_byte = arrived
-        return outcome
+        return began is not None and trio.current_time() >= began + self._service.timeouts.line
 
-    def _overdue(self, client: _Client, now: float) -> Outcome:
-        """Decide about a client that kept quiet for too long."""
-        if client.first_byte is not None and now >= client.first_byte + self.timeouts.line:
-            return client.protocol.line_timeout()
-        if self._drain_began < math.inf:
-            return client.protocol.drain()
-        return Outcome(end=Disconnect.IDLE)
+    async def _shake_hands(self, client: Client, stream: SecuredStream) -> Disconnect | None:
+        """Let what comes before the first line be done, in the time of a line. Why, if it ends here."""
+        while True:
+            self._deadlines.expect(client, Wait.HANDSHAKE, client.since)
+            with trio.CancelScope() as client.scope:
+                try:
+                    await stream.begin()
+                except HandshakeError as exc:
+                    self._service.log.debug("handshake failed", peer=client.peer, why=str(exc))
+                    return Disconnect.HANDSHAKE
+                return None
+            now = trio.current_time()
+            stood_still = now - self._deadlines.of(Wait.HANDSHAKE, client.since) > 2 * LONGEST_PAUSE
+            if not (stood_still and stream.may_go_on()):
+                overdue = now >= client.since + self._service.timeouts.line
+                return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
+            client.since = now
 
-    def _drained(self, client: _Client, data: bytes | None) -> bool:
-        """Whether a draining server has answered all that this client had sent."""
-        over = trio.current_time() >= self._drain_began + DRAIN_WINDOW
-        return over and not (data and _may_hold_more(client.stream, data)) and not client.protocol.midline
+    async def _converse(self, client: Client, data: bytes | None) -> Disconnect | None:
+        """Answer `data`, and whatever comes, until the client is late. Why, if its connection ends before."""
+        wait_readable, receive_now = client.stream.wait_readable, client.stream.receive_now
+        answer, now = client.answer, trio.current_time
+        while True:
+            if data is not None:
+                sent = answer(data, now())
+                if (not sent or client.end is not None or client.protocol.more) and (
+                    end := await self._go_on(client, sent=sent)
+                ):
+                    return end
+                if self._draining and now() >= self._deadlines.drain.began + DRAIN_WINDOW:
+                    data = receive_now(RECEIVE_BYTES)
+                    if data is not None:
+                        client.received = data  # it is accounted for, should the grace time end now
+                        await self._give_way(client)
+                        continue
+                    if client.first_byte is None:
+                        return Disconnect.DRAIN
+                self._expect_more(client, now())
+            await wait_readable()
+            data = receive_now(RECEIVE_BYTES)
+            if client.late:  # it was to be, but something came at the same time
+                client.received = data or b""
+                return None
 
-    def _count(self, outcome: Outcome) -> None:
-        self._counters.requests += outcome.requests
-        for reason, line in outcome.rejected:
-            self._counters.rejected[reason] += 1
-            if self.log.is_enabled_for(logging.DEBUG):
-                self.log.debug("request rejected", reason=reason, line=printable(line))
+    async def _give_way(self, client: Client) -> None:
+        """Let others have their turn, while there is more to be done for this client."""
+        self._deadlines.forget(client)
+        await trio.lowlevel.checkpoint()
 
-    async def _send(self, client: _Client, answers: list[bytes], due: int, arrived: float) -> bool:
-        """Send answers and account for the times that are `due` among them. False if they were not taken."""
-        stream, counters = client.stream, self._counters
-        before = _bytes_sent(stream)
-        failure: SendError | None = SendError.RESET
-        try:
-            with trio.move_on_after(self.timeouts.send) as scope:
-                await stream.send_all(b"".join(answers))
-            failure = SendError.TIMEOUT if scope.cancelled_caught else None
-        except trio.Cancelled:
-            failure = SendError.SHUTDOWN
-            raise
-        finally:
-            if failure is None:
-                taken = due
-            else:
-                taken = _times_within(answers, _bytes_sent(stream) - before)
-                counters.send_errors[failure] += due - taken
-            if taken:
-                counters.responses += taken
-                counters.request_duration.observe(trio.current_time() - arrived, taken)
-        return failure is None
+    def _expect_more(self, client: Client, since: float) -> None:
+        if client.first_byte is None:
+            self._deadlines.expect(client, Wait.REQUEST, since)
+        else:
+            self._deadlines.expect(client, Wait.LINE, client.first_byte)
 
+    async def _go_on(self, client: Client, *, sent: bool) -> Disconnect | None:
+        """Take the steps that what was read still needs. Why, if the connection ends with them."""
+        while True:
+            if not sent and not await self._flush(client):
+                return Disconnect.SEND_TIMEOUT
+            if client.end is not None or not client.protocol.more:
+                return client.end
+            await self._give_way(client)
+            sent = client.answer(b"", trio.current_time())
 
-def account_for_abandoned(backlog: Backlog, rules: Rules, counters: Counters) -> None:
-    """Count what would have been due to a client that is closed before a handler could serve it."""
-    connection = Connection(rules)
-    counters.send_errors[SendError.SHUTDOWN] += backlog.due
-    for outcome in (connection.receive(backlog.received, bytes), connection.drain()):
-        counters.requests += outcome.requests
-        counters.send_errors[SendError.SHUTDOWN] += outcome.requests - len(outcome.rejected)
-        for reason, _ in outcome.rejected:
-            counters.rejected[reason] += 1
+    async def _flush(self, client: Client) -> bool:
+        """Wait for the client to take its answers. False if it does not."""
+        self._deadlines.expect(client, Wait.SEND, trio.current_time())
+        outer, client.scope = client.scope, trio.CancelScope()
+        with client.scope:
+            await client.stream.flush()
+        client.scope = outer
+        if not client.stream.flush_now():
+            client.lost(SendError.TIMEOUT)
+            return False
+        client.sent()
+        client.late = False
+        if client.first_byte is not None:
+            client.first_byte = trio.current_time()  # nothing was read meanwhile: the line begins anew
+        return True
 
+    async def _give_up(self, client: Client) -> Disconnect | None:
+        """Decide about a client that kept quiet for too long. Why, if that is the end of it."""
+        now = trio.current_time()
+        line = client.first_byte is not None
+        if now < self._deadlines.of(Wait.LINE if line else Wait.REQUEST, client.since):
+            self._expect_more(client, client.since)  # it has got more time meanwhile
+            return None
+        if self._is_late(client):
+            sent = client.give_up(Connection.line_timeout)
+        elif self._draining:
+            sent = client.give_up(Connection.drain)
+        else:
+            return Disconnect.IDLE
+        return client.end if sent or await self._flush(client) else Disconnect.SEND_TIMEOUT
 
-def printable(line: bytes) -> str:
-    """Render what a client sent for a log: escaped, and at most 64 characters of it."""
-    text = line[:LOGGED_LINE_CHARACTERS].decode("latin-1").encode("unicode_escape").decode("ascii")
-    return text[:LOGGED_LINE_CHARACTERS]
-
-
-def _peer(stream: trio.abc.Stream) -> str:
-    return stream.peer if isinstance(stream, ClientStream) else type(stream).__name__
-
-
-def _bytes_sent(stream: trio.abc.Stream) -> int:
-    """Return what the transport has taken; one that cannot tell has taken nothing of a failed send."""
-    return stream.bytes_sent if isinstance(stream, ClientStream) else 0
-
-
-def _may_hold_more(stream: trio.abc.Stream, data: bytes) -> bool:
-    """Whether there may have been more to receive than `data`."""
-    return stream.may_hold_more if isinstance(stream, ClientStream) else len(data) == RECEIVE_BYTES
-
-
-def _times_within(answers: list[bytes], size: int) -> int:
-    """Count the times that lie whole within the first `size` bytes of the answers."""
-    ends = accumulate(map(len, answers))
-    whole = (answer for answer, end in zip(answers, ends, strict=True) if end <= size)
-    return sum(not answer.startswith(ERROR) for answer in whole)
-
-
-def _split(unsent: bytes) -> list[bytes]:
-    """Split times, the first of which may be cut, into one answer each."""
-    return [line + b"\n" for line in unsent.split(b"\n")[:-1]]
-
-
-async def _part(stream: trio.abc.Stream, reason: Disconnect) -> None:
-    """Close so that the client gets what it is to get: its last answer, the end of the stream, or a reset."""
-    if reason is Disconnect.SEND_TIMEOUT and isinstance(stream, ClientStream):
-        stream.reset()
-    elif reason not in _NOTHING_MORE:
+    async def _part(self, client: Client) -> None:
+        """Let the client have what it was told last, and see it close."""
+        self._deadlines.expect(client, Wait.CLOSE, trio.current_time())
         # The client may be gone by now, or reset: it ended for the reason that it had before.
-        with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError):
-            if isinstance(stream, ClientStream):
-                await stream.finish()
-            elif isinstance(stream, trio.abc.HalfCloseableStream):
-                await linger(stream)
-    await stream.aclose()
+        with trio.CancelScope() as client.scope, suppress(trio.BrokenResourceError):
+            await client.stream.finish()

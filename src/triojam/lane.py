@@ -14,43 +14,43 @@ The rules of the house:
   every `QUIT` and every client that does not take its answers is the handler's.
 - The time is rendered once a batch, after its requests were read, never before.
 - One client's OSError ends that client. A bug in here ends the process, loudly.
-- An idle client costs no timer: `watch` looks over the marks of when each was last active.
+- An idle client costs no timer: `watch` looks over the marks of when each was last active. Before one is
+  closed, it is read from once more: the process may have stood still while its request came.
 - No accept error leaves: `serve_listeners` would sleep on it, and all clients of the lane with it.
 """
 
+import math
 import os
 import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 
 import trio
 
-from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
-from triojam.admission import ANYONE, Admission, Source
-from triojam.counters import Counters
-from triojam.handler import account_for_abandoned
+from triojam.accepting import ACCEPT_PAUSE, LAST_TURNS, AcceptQueues, Newcomer
+from triojam.admission import ANYONE, Source
 from triojam.listeners import DrainingListener
-from triojam.protocol import Connection, Rules, Timeouts
+from triojam.protocol import PLAIN, REQUEST, Connection
 from triojam.reasons import Disconnect, Handover, Rejection, SendError
-from triojam.streams import NO_BACKLOG, RECEIVE_BYTES, Backlog, TcpStream, send_some
+from triojam.served import Client
+from triojam.service import Service
+from triojam.streams import RECEIVE_BYTES, TcpStream
 
-# Nearly all that clients send: plain requests, few at a time.
-PLAIN = {b"TIME\r\n" * times: times for times in range(1, 65)}
-# No limit on the length of a line is less than this, so what is shorter can wait for its LF.
-SHORTEST_LIMIT = len(b"TIME\r\n")
 # A line in pieces is looked at whole each time; one that grows longer than this is left to the handler.
 LONGEST_PARTIAL = 1024
-JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 
-# What one poll yields at most: with every client pipelining, such a batch takes some 20 ms.
+# What one poll yields at most: with every client pipelining, such a batch takes some 4 ms.
 EVENTS_AT_ONCE = 128
 # How long the lane goes on from batch to batch before other tasks have their turn, in seconds.
 TURN_SECONDS = 0.005
-# How many clients may wait to be handed over before the lane lets the handler catch up.
+# How many clients are handed over in one turn. With more waiting, the lane lets the handler catch up.
 HANDOVERS_AT_ONCE = 32
+# How many clients are looked at in one turn that have been idle for too long.
+IDLE_AT_ONCE = 64
 # After work, the next request of a lone client is often closer than a trip through Trio's scheduler: poll
 # again this often before giving way.
 EMPTY_POLLS = 20
@@ -67,117 +67,145 @@ _now = time.perf_counter
 class Lane(DrainingListener):
     """Accepts from listening sockets, which it owns, and serves the easy clients.
 
-    rules, timeouts: may be replaced at any time. jam: renders the current time as a whole answer line.
     shared: as for `ClientListener`.
     """
 
-    def __init__(  # noqa: PLR0913  # as the handler
-        self,
-        sockets: Iterable[socket.socket],
-        *,
-        rules: Rules,
-        timeouts: Timeouts,
-        counters: Counters,
-        admission: Admission,
-        jam: Callable[[], bytes],
-        shared: bool = False,
-    ) -> None:
-        self.rules = rules
-        self.timeouts = timeouts
-        self._counters = counters
-        self._jam = jam
+    def __init__(self, sockets: Iterable[socket.socket], service: Service, *, shared: bool = False) -> None:
+        self._service = service
         self._epoll = select.epoll()
-        self._admission = admission
-        self._queues = AcceptQueues(sockets, self._epoll, counters, admission)
+        self._queues = AcceptQueues(sockets, self._epoll, service)
         self._shared = shared
         self._active: dict[int, float] = {}  # the lane's clients, and when each last had an answer
-        self._partials: dict[int, Backlog] = {}  # lines in pieces, in the order of their first bytes
-        self._handovers: deque[tuple[int, Backlog]] = deque()
-        self._sources: dict[int, Source] = {}  # of all these, while anything is limited by source
+        # Lines in pieces, and when each began, in the order of their first bytes.
+        self._partials: dict[int, tuple[bytes, float]] = {}
+        self._handovers: deque[Client] = deque()
+        self._share = HANDOVERS_AT_ONCE  # what may still be handed over in this turn
+        self._sources: dict[int, Source] = {}  # of the clients, while anything is limited by source
         self._ahead = trio.current_time() - _now()
 
-    async def accept(self) -> TcpStream:
+    async def accept(self) -> Client:
         """Serve the easy clients; return the next one that needs a task, counted as opened.
 
-        Raises trio.ClosedResourceError once the lane is closed.
+        Raises trio.ClosedResourceError once the lane is closed. Between clients that are handed over in one
+        turn there is no checkpoint, so that `trio.serve_listeners` starts them all at once.
         """
-        await trio.lowlevel.checkpoint()
-        while not self._epoll.closed:
+        while not (self._handovers and self._share):
+            if self._handovers:
+                await trio.lowlevel.checkpoint()
+            else:
+                with suppress(trio.ClosedResourceError):  # closed, or woken to look at the hand-overs
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+            if self._epoll.closed:
+                raise trio.ClosedResourceError("the lane was closed")
+            self._share = HANDOVERS_AT_ONCE
             if len(self._handovers) < HANDOVERS_AT_ONCE:
                 self._serve_turn()
-            if self._handovers:
-                fd, backlog = self._handovers.popleft()
-                return TcpStream.adopt(fd, self._sources.pop(fd, ANYONE), backlog.moved(self._ahead))
-            with suppress(trio.ClosedResourceError):  # closed, or woken to look at the hand-overs
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-        raise trio.ClosedResourceError("the lane was closed")
+        self._share -= 1
+        return self._handovers.popleft()
 
     async def aclose(self) -> None:
         """Close the listening sockets and every client, whatever it is in the middle of."""
         if not self._epoll.closed:
             self._queues.close()
-            while self._active:
-                self._hand_over(next(iter(self._active)), Handover.DRAIN)
+            for fd in list(self._active):
+                if self._partials.pop(fd, None) is not None:
+                    self._reject(Rejection.DRAINING)
+                self._close(fd, Disconnect.DRAIN)
             while self._handovers:
-                fd, backlog = self._handovers.popleft()
-                account_for_abandoned(backlog, self.rules, self._counters)
-                self._end(fd, Disconnect.DRAIN)
+                client = self._handovers.popleft()
+                client.abandon(SendError.SHUTDOWN, Connection.drain)
+                client.close(Disconnect.DRAIN)
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()
         await trio.lowlevel.checkpoint()
 
     async def watch(self) -> None:
-        """Keep the deadlines of the lane's clients; runs beside `accept`, until it is cancelled."""
+        """Keep the deadlines of the lane's clients; runs beside `accept`, until the lane is closed."""
         longest_idle_since = 0.0
-        while True:
-            now = _now()
+        while not self._epoll.closed:
+            now, timeouts = _now(), self._service.timeouts
             if self._queues.paused_until is not None and now >= self._queues.paused_until:
                 with suppress(OSError):
                     self._queues.resume()
-            for fd, partial in list(self._partials.items()):
-                overdue = partial.first_byte is not None and now - partial.first_byte >= self.timeouts.line
-                if not overdue or len(self._handovers) >= HANDOVERS_AT_ONCE:
-                    break
-                self._hand_over(fd, Handover.TIMEOUT)
-            if now - longest_idle_since >= self.timeouts.idle:
-                idle = now - self.timeouts.idle
-                for fd in [fd for fd, active in self._active.items() if active <= idle]:
-                    if fd not in self._partials:
-                        self._close(fd, Disconnect.IDLE)
-                # Nobody will have been idle for too long before the one who has been for longest now.
+            if now - longest_idle_since >= timeouts.idle:
+                await self._part_with_idle(now - timeouts.idle)
+                # No client can be idle for too long before the one that has been idle longest.
                 longest_idle_since = min(self._active.values(), default=now)
-            pause = min(self.timeouts.idle, self.timeouts.line) / WATCH_PARTS
-            if self._handovers:
-                self._wake()
-                pause = WATCH_SHORTEST  # there may be more
-            await trio.sleep(min(max(pause, WATCH_SHORTEST), WATCH_LONGEST))
+            pause = min(timeouts.idle, timeouts.line) / WATCH_PARTS
+            if self._hand_over_late(now - timeouts.line):
+                await trio.lowlevel.checkpoint()  # there may be more
+            else:
+                await trio.sleep(min(max(pause, WATCH_SHORTEST), WATCH_LONGEST))
 
     async def drain(self) -> None:
         """Stop accepting, and hand over everyone: the handler knows how to part."""
         if not self._shared:
-            for client in self._queues.accept_all(_now()):
-                self._adopt(*client)
+            await self._empty_queues()
         self._queues.close()
-        for fd in list(self._active):
-            self._hand_over(fd, Handover.DRAIN)
-        self._wake()
-        while self._handovers:
+        while self._active or self._handovers:
+            self._hand_over_some(self._active, Handover.DRAIN)
             await trio.lowlevel.checkpoint()
 
     def enter_sources(self) -> None:
         """Do as the handler does of this name, for the lane's clients and those not handed over yet."""
-        for fd in [*self._active, *(fd for fd, _ in self._handovers)]:
+        enter = self._service.admission.enter
+        for fd in self._active:
             if fd not in self._sources:
                 client = socket.socket(fileno=fd)
                 with suppress(OSError):  # gone already
-                    self._sources[fd] = self._admission.enter(client.getpeername()[0])
+                    self._sources[fd] = enter(client.getpeername()[0])
                 client.detach()
+        for waiting in self._handovers:
+            if waiting.source is ANYONE and (address := waiting.stream.peer()) is not None:
+                waiting.source = enter(address[0])
+
+    async def _part_with_idle(self, since: float) -> None:
+        """Close those that have had no answer since then, and have nothing to say."""
+        idle = [fd for fd, active in self._active.items() if active <= since and fd not in self._partials]
+        for start in range(0, len(idle), IDLE_AT_ONCE):
+            # By the time of a later turn some may be gone, and their numbers be those of others.
+            turn = [fd for fd in idle[start : start + IDLE_AT_ONCE] if self._is_idle(fd, since)]
+            answered = self._serve([(fd, select.EPOLLIN) for fd in turn])
+            for fd in turn:
+                if fd not in answered and self._is_idle(fd, since):
+                    self._close(fd, Disconnect.IDLE)
+            self._wake()
+            await trio.lowlevel.checkpoint()
+
+    def _is_idle(self, fd: int, since: float) -> bool:
+        return self._active.get(fd, math.inf) <= since and fd not in self._partials
+
+    def _hand_over_late(self, since: float) -> bool:
+        """Hand over those in the middle of a line that began before then; return whether there were any."""
+        oldest = islice(self._partials.items(), HANDOVERS_AT_ONCE)
+        late = [fd for fd, (_, first_byte) in oldest if first_byte <= since]
+        self._hand_over_some(late, Handover.TIMEOUT)
+        return bool(late)
+
+    def _hand_over_some(self, clients: Iterable[int], cause: Handover) -> None:
+        """Hand over as many of them as there is room for in a turn."""
+        for fd in list(islice(clients, max(HANDOVERS_AT_ONCE - len(self._handovers), 0))):
+            self._hand_over(fd, cause)
+        self._wake()
+
+    async def _empty_queues(self) -> None:
+        """Accept until nobody is queued any more, or for so long that new ones must be coming."""
+        for _ in range(LAST_TURNS):
+            more = False
+            for listening in list(self._queues.sockets):
+                accepted = self._queues.accept(listening, _now())
+                self._adopt_all(accepted.clients)
+                more = more or accepted.more
+            if not more:
+                break
+            await trio.lowlevel.checkpoint()
 
     def _serve_turn(self) -> None:
         poll = self._epoll.poll
         ends = _now() + TURN_SECONDS
         while True:
-            for _ in range(1 if self._handovers else EMPTY_POLLS):  # a crowd that is late is not to wait, too
+            # Clients that wait to be handed over are late already: do not spin while there are any.
+            for _ in range(1 if self._handovers else EMPTY_POLLS):
                 if events := poll(0, EVENTS_AT_ONCE):
                     break
             else:
@@ -188,6 +216,13 @@ class Lane(DrainingListener):
             if self._handovers or _now() >= ends:
                 return
 
+    def _serve(self, events: list[tuple[int, int]]) -> dict[int, int]:
+        """Read from all of them, then answer all; return who was due an answer, and how many times."""
+        due = self._read(events, began := _now())
+        if due:
+            self._answer(due, began)
+        return dict(due)
+
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
         """Read once from each client, and return those who are to be told the time, and how many times."""
         listening, partials, read = self._queues.sockets, self._partials, os.read
@@ -195,8 +230,7 @@ class Lane(DrainingListener):
         for fd, _ in events:
             if fd in listening:
                 # Their first requests are often there already.
-                clients = self._queues.accept(fd, began)
-                events += [(client, 0) for client, source in clients if self._adopt(client, source)]
+                events += self._adopt_all(self._queues.accept(fd, began).clients)
                 continue
             try:
                 data = read(fd, RECEIVE_BYTES)
@@ -210,21 +244,22 @@ class Lane(DrainingListener):
                 times = self._sort_out(fd, data, began)
             if times:
                 due.append((fd, times))
-        if self._admission.limits_rate:
+        if self._service.admission.limits_rate:
             self._turn_away(due, began)
         return due
 
     def _turn_away(self, due: list[tuple[int, int]], now: float) -> None:
         """Leave those who ask more than they may to the handler, which decides about each request."""
-        for fd, times in self._admission.beyond_rate(due, self._sources, now + self._ahead):
+        beyond = self._service.admission.beyond_rate(due, self._sources, now + self._ahead)
+        for fd, times in beyond:
             due.remove((fd, times))
             # That they may have said more than TIME is no matter any more: each gets a time or that error.
-            asked = b"TIME\r\n" * times + self._partials.get(fd, NO_BACKLOG).received
-            self._hand_over(fd, Handover.RATE, Backlog(asked))
+            partial = self._partials.pop(fd, None)
+            self._hand_over(fd, Handover.RATE, REQUEST * times + (partial[0] if partial else b""))
 
     def _answer(self, due: list[tuple[int, int]], began: float) -> None:
-        active, write, served = self._active, send_some, 0
-        jam = self._jam()
+        active, write, served = self._active, _send_some, 0
+        jam = self._service.jam()
         for fd, times in due:
             answers = jam if times == 1 else jam * times
             sent = write(fd, answers)
@@ -233,11 +268,12 @@ class Lane(DrainingListener):
                 active[fd] = began
             else:
                 self._settle(fd, answers, times, sent, began)
+        counters = self._service.counters
         if served:
-            self._counters.requests += served
-            self._counters.responses += served
+            counters.requests += served
+            counters.responses += served
             # One observation for all of them, of the whole batch: no request took longer than is said.
-            self._counters.request_duration.observe(_now() - began, served)
+            counters.request_duration.observe(_now() - began, served)
 
     def _sort_out(self, fd: int, data: bytes, arrived: float) -> int:
         """Look at what is not just plain requests; return how many times the client is to be told."""
@@ -248,85 +284,108 @@ class Lane(DrainingListener):
             else:
                 self._hand_over(fd, Handover.EOF)
             return 0
-        first_byte = None
+        first_byte = arrived
         if partial is not None:
-            data, first_byte = partial.received + data, partial.first_byte
-        times = PLAIN.get(data)
+            data, first_byte = partial[0] + data, partial[1]
         tail = b""
-        if len(data) < SHORTEST_LIMIT and b"\n" not in data:
+        if len(data) < len(REQUEST) and b"\n" not in data:
             times, tail = 0, data
-        elif times is None:
-            # The protocol itself decides, on a fresh connection, for the lane's clients have no past: what is
-            # to be rejected, and the end of the connection, is left to the handler, which decides anew.
-            outcome = Connection(self.rules).receive(data, bytes)
-            tail = data[data.rfind(b"\n") + 1 :]
-            if outcome.rejected or outcome.end is not None or len(tail) > LONGEST_PARTIAL:
-                self._hand_over(fd, Handover.LINE, Backlog(data, first_byte))
+        elif (times := PLAIN.get(data, 0)) == 0:
+            rules = self._service.rules
+            end = rules.plain(data)
+            tail = data[end:]
+            if b"\n" in tail or len(tail) >= min(rules.max_line_bytes or LONGEST_PARTIAL, LONGEST_PARTIAL):
+                self._hand_over(fd, Handover.LINE, data)
                 return 0
-            times = outcome.requests
-        if times and first_byte is not None:
-            self._counters.request_receive.observe(arrived - first_byte)
+            times = data.count(b"\n", 0, end)
+        if times and partial is not None:
+            self._service.counters.request_receive.observe(arrived - first_byte)
             del self._partials[fd]
-            first_byte = None
+            first_byte = arrived
         if tail:
-            self._partials[fd] = Backlog(tail, arrived if first_byte is None else first_byte)
+            self._partials[fd] = (tail, first_byte)
         return times
 
     def _settle(self, fd: int, answers: bytes, times: int, sent: int, arrived: float) -> None:
         """Account for answers of which not all bytes were taken; -1 for a broken connection."""
-        taken = max(sent, 0) // JAM_SIZE
-        self._counters.requests += times
-        if taken:
-            self._counters.responses += taken
-            self._counters.request_duration.observe(_now() - arrived, taken)
         if sent < 0:
-            self._broken(fd, due=times)
+            self._service.counters.requests += times
+            self._service.counters.send_errors[SendError.RESET] += times
+            self._broken(fd)
         else:
-            backlog = Backlog(unsent=answers[sent:], due=times - taken, arrived=arrived)
-            self._hand_over(fd, Handover.SEND, backlog)
+            client = self._hand_over(fd, Handover.SEND, sending=answers, taken=sent)
+            client.owe(answers, times, arrived + self._ahead)
 
-    def _adopt(self, fd: int, source: Source) -> bool:
-        """Watch a new client; False, and it is closed, if the system has no room for that."""
-        now = _now()
-        if source is not ANYONE:
-            self._sources[fd] = source
-        try:
-            self._epoll.register(fd, select.EPOLLIN)
-        except OSError:
-            self._end(fd, Disconnect.INTERNAL_ERROR)
-            self._queues.pause(now + ACCEPT_PAUSE)
-            return False
-        self._active[fd] = now
-        return True
+    def _adopt_all(self, clients: Iterable[Newcomer]) -> list[tuple[int, int]]:
+        """Watch new clients; return them as events, less those that the system has no room to watch."""
+        now, adopted = _now(), []
+        for sock, _, source in clients:
+            fd = sock.detach()
+            try:
+                self._epoll.register(fd, select.EPOLLIN)
+            except OSError:
+                os.close(fd)
+                self._count_end(source, Disconnect.INTERNAL_ERROR)
+                self._queues.pause(now + ACCEPT_PAUSE)
+                continue
+            if source is not ANYONE:
+                self._sources[fd] = source
+            self._active[fd] = now
+            adopted.append((fd, select.EPOLLIN))
+        return adopted
 
-    def _broken(self, fd: int, *, due: int = 0) -> None:
-        """Account for a connection that is broken, `due` times and a line in pieces with it."""
-        self._counters.send_errors[SendError.RESET] += due
+    def _broken(self, fd: int) -> None:
+        """Account for a connection that is broken, and a line in pieces with it."""
         if self._partials.pop(fd, None) is not None:
-            self._counters.requests += 1
-            self._counters.rejected[Rejection.INCOMPLETE] += 1
+            self._reject(Rejection.INCOMPLETE)
         self._close(fd, Disconnect.RESET)
 
+    def _reject(self, reason: Rejection) -> None:
+        self._service.counters.requests += 1
+        self._service.counters.rejected[reason] += 1
+
     def _close(self, fd: int, reason: Disconnect) -> None:
-        self._epoll.unregister(fd)
         del self._active[fd]
         self._end(fd, reason)
 
     def _end(self, fd: int, reason: Disconnect) -> None:
-        self._admission.leave(self._sources.pop(fd, ANYONE))
-        os.close(fd)
-        self._counters.closed(reason)
-
-    def _hand_over(self, fd: int, cause: Handover, backlog: Backlog = NO_BACKLOG) -> None:
-        """Queue a client for the handler, with its line in pieces unless that is in the backlog already."""
-        partial = self._partials.pop(fd, None)
-        if partial is not None and not backlog.received:
-            backlog = backlog._replace(received=partial.received, first_byte=partial.first_byte)
         self._epoll.unregister(fd)
-        since = self._active.pop(fd)
-        self._counters.handovers[cause] += 1
-        self._handovers.append((fd, backlog._replace(since=since)))
+        os.close(fd)
+        self._count_end(self._sources.pop(fd, ANYONE), reason)
+
+    def _count_end(self, source: Source, reason: Disconnect) -> None:
+        self._service.admission.leave(source)
+        self._service.counters.closed(reason)
+
+    def _hand_over(
+        self, fd: int, cause: Handover, received: bytes = b"", *, sending: bytes = b"", taken: int = 0
+    ) -> Client:
+        """Queue a client for the handler, with its line in pieces if nothing was `received` behind that."""
+        partial = self._partials.pop(fd, None)
+        self._epoll.unregister(fd)
+        since = self._active.pop(fd) + self._ahead
+        stream = TcpStream(socket.socket(fileno=fd), sending=sending, taken=taken)
+        client = Client(self._service, stream, self._sources.pop(fd, ANYONE), since)
+        client.arrived = client.since  # it may have been told something
+        client.received = received
+        if partial is not None:
+            client.received = received or partial[0]
+            client.first_byte = partial[1] + self._ahead
+        self._service.counters.handovers[cause] += 1
+        self._handovers.append(client)
+        return client
 
     def _wake(self) -> None:
         """Let `accept` look at the hand-overs, which did not come about by an event on its epoll."""
-        trio.lowlevel.notify_closing(self._epoll.fileno())
+        if self._handovers:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+
+
+def _send_some(descriptor: int, data: bytes) -> int:
+    """Send what fits, and return how many bytes the kernel took; -1 = the connection is broken."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return -1

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from triojam import certificates, passwords
 from triojam.admission import Policy, parse_networks
 from triojam.certificates import Contexts
-from triojam.protocol import Rules, Timeouts
+from triojam.deadlines import Timeouts
+from triojam.protocol import Rules
 from triojam.settings import Settings
 
 

@@ -68,7 +68,7 @@ class Handover(StrEnum):
     SEND = "send"  # answers that the kernel did not take at once
     TIMEOUT = "timeout"  # a line in pieces whose deadline has passed
     EOF = "eof"  # the end of the stream within a line
-    DRAIN = "drain"  # within a line when the server stops
+    DRAIN = "drain"  # when the server stops
     RATE = "rate"  # requests beyond the rate of their source
 
 

@@ -60,20 +60,25 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
         return trio.run(_serve, opening, partial(_reload, reread=reread, supervisor=supervisor))
 
 
-async def _serve(opening: Callable[[], Awaitable[Server]], reload: Callable[[Server], None]) -> int:
+async def _serve(  # noqa: C901  # every signal, at every stage
+    opening: Callable[[], Awaitable[Server]], reload: Callable[[Server], None]
+) -> int:
     server: Server | None = None
     failure: Exception | None = None
     signalled: list[int] = []
-    for stop in _STOP:
+    early: list[int] = []  # to read the settings again that are just being used for the first time
+    for each in _STOP | _RELOAD:
         # What Trio restores in the end: a signal during the last steps must not change the exit status.
-        signal.signal(stop, signal.SIG_IGN)
+        signal.signal(each, signal.SIG_IGN)
     with trio.open_signal_receiver(*_STOP, *_RELOAD) as signals:
         async with trio.open_nursery() as nursery:
 
             async def obey() -> None:
                 async for signum in signals:
                     if signum in _RELOAD:
-                        if server is not None:
+                        if server is None:
+                            early.append(signum)
+                        else:
                             reload(server)
                         continue
                     signalled.append(signum)
@@ -88,6 +93,8 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reload: Callable[[Ser
             except OperatorError as exc:
                 failure = exc  # raised below: out of a nursery it would come in a group
             else:
+                if early:
+                    nursery.start_soon(_reload_once_serving, server, reload)
                 await server.run()
                 del signalled[1:]  # a second one that came while the drain was ending cut nothing short
             nursery.cancel_scope.cancel()
@@ -95,6 +102,11 @@ async def _serve(opening: Callable[[], Awaitable[Server]], reload: Callable[[Ser
         raise failure
     drained = server is not None and len(signalled) < SECOND
     return 0 if drained else 128 + signalled[-1]
+
+
+async def _reload_once_serving(server: Server, reload: Callable[[Server], None]) -> None:
+    await server.serving.wait()
+    reload(server)
 
 
 def _reload(server: Server, reread: Callable[[], Settings], supervisor: Supervisor) -> None:

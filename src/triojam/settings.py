@@ -211,7 +211,7 @@ class Settings:
     )
     error_budget: int = _setting(
         10,
-        "Rejected lines in a row after which a connection is closed.",
+        "Rejected lines after which a connection is closed; each answered line makes up for one of them.",
         f"a whole number, 0 or more; {OR_NONE}",
         lambda value: value >= 0,
         reloads=True,

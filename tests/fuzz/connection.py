@@ -45,7 +45,8 @@ CLOCK_STEPS = (0.75, 60.0, 3600.0, -3600.0, 86_399.0)
 
 PIECES = st.sampled_from(
     [b"TIME\r\n", b"TIME\r\n" * 7, b"TIME please\r\n", b"TI", b"ME\r", b"\n", b"\r\n", b"TIME\n",
-     b"HELLO\r\n", b"QUIT\r\n", b"QUIT", b"x" * 30, b"TIME" + b"x" * 600, b"x\r\n" * 4, b"\x00\xff\x1b"]
+     b"HELLO\r\n", b"QUIT\r\n", b"QUIT", b"x" * 30, b"TIME" + b"x" * 600, b"x\r\n" * 4, b"\x00\xff\x1b",
+     b"\n" * 9 + b"TIME\r\n", b"x\r\n" * 70 + b"TI", b"TIME\r\n" * 800]
 )  # fmt: skip
 SENDS = st.lists(PIECES | st.binary(min_size=1, max_size=12), min_size=1, max_size=4)
 LAWS = st.builds(

@@ -10,7 +10,7 @@ JAM = "JAM"
 
 @dataclass(frozen=True)
 class Law:
-    """What a connection may do: the longest line in bytes, bad lines in a row, an ERROR or just a close."""
+    """What a connection may do: the longest line, bad lines more than good, an ERROR or just a close."""
 
     limit: int = 512
     budget: int = 10
@@ -33,7 +33,7 @@ class Oracle:
     rejected: list[tuple[str, bytes]] = field(default_factory=list)
     end: str | None = None
     line: bytearray = field(default_factory=bytearray)
-    bad_in_a_row: int = 0
+    bad: int = 0
 
     def receive(self, data: bytes) -> None:
         """Bytes came."""
@@ -78,7 +78,7 @@ class Oracle:
         elif self.line[:4] == b"TIME":
             self.requests += 1
             self.answers.append(JAM)
-            self.bad_in_a_row = 0
+            self.bad = max(self.bad - 1, 0)
             self.line.clear()
         else:
             self._reject("bad_command", told=self.law.reply)
@@ -88,10 +88,10 @@ class Oracle:
         longest = self.law.limit if reason == "too_long" else None
         self.rejected.append((reason, bytes(self.line.removesuffix(b"\n")[:longest])))
         self.line.clear()
-        self.bad_in_a_row += 1
+        self.bad += 1
         if told:
             self.answers.append(reason)
         if not self.law.reply:
             self.end = "rejected"
-        elif self.law.budget and self.bad_in_a_row >= self.law.budget:
+        elif self.law.budget and self.bad >= self.law.budget:
             self.end = "error_budget"

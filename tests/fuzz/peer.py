@@ -20,6 +20,7 @@ class Peer:
     oracle: what the protocol makes of what was sent. expected: the bytes that must have come by now.
     idle_since, first_byte: when its last answer came, and the first byte of the line it is in, or None.
     ended, ended_at: why and when the server ended the connection. gone: whether that is counted.
+    silent: whether it has never sent anything; told_nothing: and the server ended it without waiting for it.
     flood: how many requests were sent that the server may not have read; flood_since: when; times: their
         answers. cut: whether that ended early. late: whether a reset may have cost it answers.
     """
@@ -32,6 +33,8 @@ class Peer:
     ended: str | None = None
     ended_at: float = 0.0
     gone: bool = False
+    silent: bool = True
+    told_nothing: bool = False
     half_closed: bool = False
     closed: bool = False
     late: bool = False
@@ -83,6 +86,7 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Send; a server that has closed cannot be told."""
+        self.silent = False
         try:
             await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -8,7 +8,7 @@ import random
 from itertools import pairwise
 
 from tests.fuzz.oracle import JAM, Law, Oracle
-from triojam.protocol import Connection, Outcome, Rules
+from triojam.protocol import LINES_AT_ONCE, REQUEST, Connection, Outcome, Rules
 from triojam.reasons import Rejection
 
 HEADER = 5
@@ -32,6 +32,13 @@ def try_one(data: bytes) -> None:
         first = _cut(stream[:middle], chosen)
         second = _cut(stream[middle:], chosen)
         _compare(expected, _happen(first, second, before, after, ending))
+
+
+def hold_step(available: int, outcome: Outcome) -> None:
+    """Hold one step to its bounds: lines that are looked at one by one, and bytes of answers."""
+    assert len(outcome.rejected) <= LINES_AT_ONCE + 1
+    runs = available // len(REQUEST) * len("JAM hh:mm:ss\r\n")
+    assert len(b"".join(outcome.answers)) <= runs + (LINES_AT_ONCE + 1) * max(map(len, ERROR_LINES))
 
 
 def encode(stream: bytes, *, ending: int = STAY, cut: int = 255) -> bytes:
@@ -94,15 +101,17 @@ class _Watched:
         self.longest = rules.max_line_bytes and max(self.longest, rules.max_line_bytes)
 
     def receive(self, piece: bytes) -> None:
-        asked = self.asked
-        permit = None if self.tokens is None else self.permit
-        self.add(self.connection.receive(piece, self.jam, permit))
-        assert self.asked <= asked + 1, "the clock was asked more than once for one read"
-
-    def permit(self) -> bool:
-        assert self.tokens is not None
-        self.tokens -= 1
-        return self.tokens >= 0
+        more = True
+        while more and self.total.end is None:
+            asked = self.asked
+            available = len(piece) + len(self.connection._undecided) + len(self.connection._partial)
+            outcome = self.connection.receive(piece, self.jam, self.tokens)
+            assert self.asked <= asked + 1, "the clock was asked more than once for one step"
+            if self.tokens is not None:
+                self.tokens -= outcome.permits_used
+            hold_step(available, outcome)
+            self.add(outcome)
+            piece, more = b"", self.connection.more
 
     def jam(self) -> bytes:
         self.asked += 1

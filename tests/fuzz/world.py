@@ -17,10 +17,9 @@ from tests.fuzz.peer import Peer
 from tests.fuzz.portal import Portal, settled
 from tests.support import NOW, Running
 from triojam import lane
-from triojam.handler import FAREWELL
-from triojam.protocol import DRAIN_WINDOW, ON_ITS_WAY, Rules
+from triojam.deadlines import DRAIN_WINDOW, FAREWELL, LINGER_SECONDS, ON_ITS_WAY
+from triojam.protocol import Rules
 from triojam.reasons import Rejection
-from triojam.streams import LINGER_SECONDS
 
 IDLE, LINE, SEND, GRACE = 60.0, 10.0, 10.0, 8.0
 # More requests than the kernel takes in both directions on behalf of a client that reads nothing.
@@ -101,7 +100,7 @@ class World:
         self.portal.call(peer.resume)
         self.settle(partial(_hold_flood, peer))
         peer.expected, peer.flood, peer.idle_since = peer.received, 0, self._now
-        peer.oracle.bad_in_a_row = 0
+        peer.oracle.bad = 0
         self.due["requests"] += FLOOD
         self.due["responses"] += FLOOD
 
@@ -256,6 +255,8 @@ class World:
         oracle.rejected.clear()
         if peer.ended is None and oracle.end is not None:
             peer.ended, peer.ended_at = oracle.end, self._now
+            # Who was never told anything need not read it; the lane keeps no account of that.
+            peer.told_nothing = oracle.end == "drain" and peer.silent and self.server.lane is None
             if peer.flood:
                 self._adopt(peer)
 
@@ -291,7 +292,7 @@ class World:
         for peer in self.peers:
             latest = min(peer.ended_at + LINGER_SECONDS, self._drain_began + GRACE)
             gone = peer.closed or peer.half_closed or self._now >= latest
-            if peer.ended is not None and (gone or peer.ended in NOTHING_MORE):
+            if peer.ended is not None and (gone or peer.told_nothing or peer.ended in NOTHING_MORE):
                 due[f"disconnect {peer.ended}"] += 1
         return due
 

@@ -50,6 +50,34 @@ async def babbles(client: Client) -> None:
         await _read(stream)
 
 
+async def saves_its_error_budget(client: Client) -> None:
+    """Nine bad lines for each good one, or one; with every answer read, or none."""
+    lines = client.chance.choice([b"\n" * 9 + b"TIME\r\n", b"\nTIME\r\n"])
+    async with await client.connect_either() as stream, trio.open_nursery() as nursery:
+        if client.chance.random() < 0.5:
+            nursery.start_soon(_read, stream)
+        for _ in range(20):
+            await stream.send_all(lines * 500)
+        nursery.cancel_scope.cancel()
+
+
+async def pipelines_in_a_task(client: Client) -> None:
+    """A bad line, so that it has a task, and then requests, each answer taken."""
+    async with await client.connect_either() as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(_read, stream)
+        await stream.send_all(b"x\r\n")
+        for _ in range(20):
+            await stream.send_all(REQUESTS)
+        nursery.cancel_scope.cancel()
+
+
+async def replays_a_hello(client: Client) -> None:
+    """A hello that is cheap to send, and dear to answer where it is answered."""
+    async with (await client.connect_tls()).transport_stream as stream:
+        await stream.send_all(TLS_HELLO[:5] + client.chance.randbytes(600))
+        await _read(stream)
+
+
 async def breaks_off(client: Client) -> None:
     """Half a line, and the end."""
     async with await client.connect() as stream:
@@ -156,6 +184,9 @@ HOSTILE = {
     drips: (40, 0.5),
     never_ends_its_line: (1, 2.0),
     babbles: (3, 0.1),
+    saves_its_error_budget: (3, 1.0),
+    pipelines_in_a_task: (3, 1.0),
+    replays_a_hello: (3, 0.5),
     breaks_off: (2, 0.2),
     never_reads: (1, 4.0),
     resets: (8, 0.1),
@@ -184,6 +215,6 @@ async def _bear(visit: Visit, client: Client) -> None:
         pass  # it was refused, cut off or reset, as it should be
 
 
-async def _read(stream: trio.SocketStream) -> None:
+async def _read(stream: trio.abc.ReceiveStream) -> None:
     async for _ in stream:
         pass
