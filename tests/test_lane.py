@@ -269,6 +269,9 @@ async def test_hand_overs_do_not_hold_up_the_others() -> None:
     lane, counters, address = await lane_of()
     async with lane, await trio.open_tcp_stream(*address) as good:
         crowd = [await trio.open_tcp_stream(*address) for _ in range(HANDOVERS_AT_ONCE + 8)]
+        while len(lane._active) <= len(crowd):
+            lane._serve_turn()
+            await trio.lowlevel.checkpoint()
         for client in crowd:
             await client.send_all(b"HELLO\r\n")
         (await lane.accept()).stream.close()
