@@ -134,7 +134,7 @@ class Admission:
         return max(int((now + self._tolerance - max(source.due, now)) / self._interval), 0)
 
     def spend(self, source: Source, requests: int, now: float) -> None:
-        """Take a token for each of so many requests that came `now`, as many as are permitted."""
+        """Take a token for each of `requests` that came `now`, which must be permitted."""
         source.due = max(source.due, now) + requests * self._interval
 
     def take(self, source: Source, now: float) -> bool:

@@ -50,7 +50,7 @@ class Timeouts:
 
     @property
     def pause(self) -> float:
-        """How long to wait between two looks at who is overdue."""
+        """The time between two looks for overdue clients, in seconds."""
         shortest = min(self.idle, self.line, self.send) / PAUSE_PARTS
         return min(max(shortest, SHORTEST_PAUSE), LONGEST_PAUSE)
 
@@ -141,7 +141,7 @@ class Deadlines(Generic[Client]):
         return min(since + timeouts.line, self.drain.line_deadline)
 
     def wake(self) -> None:
-        """Look at once at who is overdue: what the deadlines depend on has changed."""
+        """Look for overdue clients at once: the deadlines have changed."""
         self._nap.cancel()
 
     async def keep(self) -> None:

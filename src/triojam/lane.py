@@ -189,7 +189,7 @@ class Lane(DrainingListener):
         self._wake()
 
     async def _empty_queues(self) -> None:
-        """Accept until nobody is queued any more, or for so long that new ones must be coming."""
+        """Accept until the queues are empty. A flood of new clients does not make this endless."""
         for _ in range(LAST_TURNS):
             more = False
             for listening in list(self._queues.sockets):
@@ -217,7 +217,7 @@ class Lane(DrainingListener):
                 return
 
     def _serve(self, events: list[tuple[int, int]]) -> dict[int, int]:
-        """Read from all of them, then answer all; return who was due an answer, and how many times."""
+        """Read from all of them, then answer all; return how many times each client was answered."""
         due = self._read(events, began := _now())
         if due:
             self._answer(due, began)

@@ -15,7 +15,7 @@ CLOCK_INTERVAL = 1.0
 # Slewing moves the clock by at most 500 ppm (adjtimex(2)): far less than this within one interval.
 CLOCK_STEP = 0.5
 REPORT_INTERVAL = 10.0
-# What so many connections have cost is worth giving back to the system; that takes 14 ms for 200 MB.
+# When this many connections have gone, their memory is given back to the system: 14 ms for 200 MB.
 TRIM_INTERVAL = 0.5
 CROWD = 250
 

@@ -85,7 +85,7 @@ class Percentiles:
         self._ranks = list(accumulate(latencies[value] for value in self._values))
 
     def at(self, percentile: float) -> float:
-        """Return, in seconds, the shortest latency that so many percent do not exceed; 0 without any."""
+        """Return, in seconds, the shortest latency that `percentile` percent do not exceed; 0 without any."""
         if not self._ranks:
             return 0.0
         # Rounding must not ask for one more than there are.

@@ -63,7 +63,7 @@ class ClientStream(trio.abc.AsyncResource):
 
     @abstractmethod
     def receive_now(self, most: int) -> bytes | None:
-        """Return what has arrived, at most so many bytes; b"" at the end of the stream, None for nothing."""
+        """Return at most `most` bytes that have arrived; b"" at the end of the stream, None for nothing."""
 
     @abstractmethod
     async def wait_readable(self) -> None:
@@ -132,7 +132,7 @@ class TcpStream(ClientStream):
         return self._address
 
     def receive_now(self, most: int) -> bytes | None:
-        """Return what has arrived, at most so many bytes; b"" at the end of the stream, None for nothing."""
+        """Return at most `most` bytes that have arrived; b"" at the end of the stream, None for nothing."""
         try:
             return self._sock.recv(most)
         except BlockingIOError:

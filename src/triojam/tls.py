@@ -21,8 +21,8 @@ from triojam.streams import RECEIVE_BYTES, HandshakeError, SecuredStream, TcpStr
 READS_FOR_A_RECORD = 5
 # What TLS may have to say to a client that asks for new keys again and again, and takes none, in bytes.
 MOST_UNSAID = 16 * 1024
-# A handshake costs a millisecond or more of the event loop: so many are gone on with before others have their
-# turn. Those that wait for their client take nobody's place.
+# A handshake costs the event loop a millisecond or more, so this many compute in one turn. A handshake that
+# waits for its client takes no place.
 HANDSHAKES_AT_ONCE = 4
 
 
