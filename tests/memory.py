@@ -27,7 +27,7 @@ class MemoryStream(ClientStream):
         self.client = trio.StapledStream(self._from_client, self._to_client)
 
     def look(self) -> None:
-        """Wake whoever waits for the client."""
+        """Wake the task that waits for the client."""
         self._moved.set()
 
     async def _look_soon(self) -> None:

@@ -173,7 +173,7 @@ async def test_a_server_whose_port_is_gone_is_not_fed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("micros", ["soon", "1", "0", "-5", "9" * 400, "9" * 5000, "\u0661"])
 async def test_a_watchdog_that_cannot_be_fed_is_refused(micros: str) -> None:
-    """A time that is none, or that nobody could keep, is one line that names the variable, and status 2."""
+    """A time that makes no sense gives one line that names the variable, and exit status 2."""
     ended = await trio.run_process(
         [*COMMAND, *FREE_PORTS],
         capture_stdout=True,

@@ -53,9 +53,7 @@ class Handler:
         except trio.BrokenResourceError:
             reason = Disconnect.RESET
             client.abandon(SendError.RESET, Connection.end_of_stream)  # a line cut off is a request, too
-            if (
-                client.stream.secured
-            ):  # the client may still be there, and be told what was wrong with its TLS
+            if client.stream.secured:  # the client may still be there, and read the alert
                 await self._part(client)
         except trio.Cancelled:
             reason = reason or Disconnect.DRAIN

@@ -37,7 +37,7 @@ class Supervisor:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> Self:
-        """Take who supervises process `pid` out of `environ`: it is nothing for children.
+        """Take the supervisor of process `pid` out of `environ`, so that children do not see it.
 
         Raises ConfigurationError.
         """

@@ -244,7 +244,7 @@ def main() -> None:
     ]
     for thread in threads:
         thread.start()
-    print("attacking", flush=True)  # noqa: T201  # whoever has started it waits for that
+    print("attacking", flush=True)  # noqa: T201  # `measure` waits for this line
     threads[0].join()
 
 

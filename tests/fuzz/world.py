@@ -255,7 +255,7 @@ class World:
         oracle.rejected.clear()
         if peer.ended is None and oracle.end is not None:
             peer.ended, peer.ended_at = oracle.end, self._now
-            # Who was never told anything need not read it; the lane keeps no account of that.
+            # The handler closes a silent client at once; a client from the lane may have been answered there.
             peer.told_nothing = oracle.end == "drain" and peer.silent and self.server.lane is None
             if peer.flood:
                 self._adopt(peer)
