@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 
 # What decides about requests is reached whole, or the accounts may be wrong where nobody has looked.
-WHOLE = "*/triojam/protocol.py,*/triojam/served.py,*/triojam/handler.py"
+WHOLE = "*/core/protocol.py,*/serving/client.py,*/serving/handler.py"
 
 PYTEST = (sys.executable, "-m", "coverage", "run", "-m", "pytest")
 # Most of what these do is wait for Prometheus: a whole run has them beside the others.

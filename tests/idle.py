@@ -71,7 +71,7 @@ def _start(stack: ExitStack, connections: int) -> tuple[subprocess.Popen[bytes],
     for line in server.stderr:
         entry = json.loads(line)
         if entry["event"] == "serving":
-            host, port = entry["time"][0].rsplit(":", 1)
+            host, port = entry["addresses"][0].rsplit(":", 1)
             return server, (host, int(port))
     raise SystemExit("the server did not start")
 

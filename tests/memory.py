@@ -6,7 +6,7 @@ from contextlib import suppress
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream
 
-from triojam.streams import ClientStream
+from triojam.serving.streams import ClientStream
 
 
 class MemoryStream(ClientStream):

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 
-from triojam.activation import FIRST
+from triojam.process.systemd import FIRST
 
 # Beyond the numbers that the sockets are to have.
 _ELSEWHERE = 100

@@ -120,7 +120,7 @@ async def serving(
     async with launched([*before, *COMMAND, *ports, *words], variables) as process:
         program = Program(process)
         addresses = await program.logged("serving")
-        program.address = _parse(addresses["time"][0])
+        program.address = _parse(addresses["addresses"][0])
         program.web = _parse(addresses["metrics"][0])
         at_start = len(program.descriptors())
         yield program

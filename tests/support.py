@@ -17,15 +17,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from tests.memory import MemoryStream
 from triojam import Server, Settings, serve
-from triojam.admission import Admission
-from triojam.clock import Clock
-from triojam.counters import Counters
-from triojam.deadlines import Timeouts
-from triojam.handler import Handler
-from triojam.lane import Lane
-from triojam.meaning import make_policy, make_rules, make_timeouts
-from triojam.served import Client
-from triojam.service import Service
+from triojam.core.admission import Admission
+from triojam.core.counters import Counters
+from triojam.serving.client import Client
+from triojam.serving.clock import Clock
+from triojam.serving.deadlines import Timeouts
+from triojam.serving.fast_lane import FastLane
+from triojam.serving.handler import Handler
+from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
 
 # 12:34:56 in UTC, and not on the edge of a second.
 NOW = 1_700_051_696.25
@@ -88,7 +87,7 @@ class Running:
         return client
 
     @property
-    def lane(self) -> Lane | None:
+    def lane(self) -> FastLane | None:
         """The server's fast lane, if it has one."""
         return self.server._lane if self.server is not None else None
 

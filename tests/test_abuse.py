@@ -20,7 +20,7 @@ from tests.process import Program, serving
 from tests.scrape import fetch
 from tests.standing import JAM_BYTES, good_client
 from tests.support import PATIENCE, receive_all, receive_exactly
-from triojam.webserver import MOST_CONNECTIONS
+from triojam.web.http_server import MOST_CONNECTIONS
 
 PAUSE = 0.005  # between a good client's questions
 MEGABYTE = 1000  # in kB

@@ -11,9 +11,9 @@ import trio
 
 from tests.process import COMMAND, environment, serving
 from tests.support import PATIENCE, receive_all, receive_exactly
-from triojam import activation
-from triojam.activation import take_sockets
 from triojam.errors import ConfigurationError
+from triojam.process import systemd
+from triojam.process.systemd import take_sockets
 
 ME = 4242
 PASSING = (sys.executable, "-m", "tests.passing")
@@ -30,7 +30,7 @@ def environ(count: str, names: str | None = None, pid: int = ME) -> dict[str, st
 def passed(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let the passed descriptors begin with this socket's; return its number."""
     descriptor = sock.detach()
-    monkeypatch.setattr(activation, "FIRST", descriptor)
+    monkeypatch.setattr(systemd, "FIRST", descriptor)
     return descriptor
 
 
@@ -69,11 +69,11 @@ def test_what_is_passed_to_another_process_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("variables", "culprit"),
     [
-        (environ("one"), "LISTEN_FDS: 'one' is not what it takes"),
-        (environ("1000000000000"), "LISTEN_FDS: '1000000000000' is not what it takes"),
-        (environ("9" * 5000), "LISTEN_FDS: '9+"),
-        (environ("-1"), "LISTEN_FDS: '-1' is not what it takes"),
-        (environ("2", "time"), "LISTEN_FDNAMES: 'time' is not what it takes"),
+        (environ("one"), "invalid value 'one' for LISTEN_FDS"),
+        (environ("1000000000000"), "invalid value '1000000000000' for LISTEN_FDS"),
+        (environ("9" * 5000), "invalid value '9+"),
+        (environ("-1"), "invalid value '-1' for LISTEN_FDS"),
+        (environ("2", "time"), "invalid value 'time' for LISTEN_FDNAMES"),
     ],
 )
 def test_bad_variables(variables: dict[str, str], culprit: str) -> None:
@@ -96,14 +96,16 @@ def test_unusable_sockets(
     """A socket that is no listening TCP socket is an error that names it; so is a closed descriptor."""
     descriptor = passed(socket.socket(family, kind), monkeypatch)
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match=rf"LISTEN_FDS: descriptor {descriptor} \(web\) is not"):
+        with pytest.raises(
+            ConfigurationError, match=rf"invalid descriptor {descriptor} \(web\) in LISTEN_FDS"
+        ):
             take_sockets(environ("1", "web"), ME)
 
 
 def test_a_file_is_not_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor of something else than a socket is the same error."""
     with (tmp_path / "file").open("w") as file:
-        monkeypatch.setattr(activation, "FIRST", file.fileno())
+        monkeypatch.setattr(systemd, "FIRST", file.fileno())
         with pytest.raises(ConfigurationError, match="without a name"):
             take_sockets(environ("1"), ME)
 
@@ -122,8 +124,8 @@ async def test_passed_sockets_stand_in_for_the_settings(lane: str) -> None:
     sockets = ("time=127.0.0.1", "metrics=127.0.0.1", "triojam.socket=127.0.0.1")
     async with serving(lane, ports=ELSEWHERE, before=[*PASSING, *sockets, "--"]) as program:
         listening = program.log[-1]
-        assert len(listening["time"]) == 2
-        assert [await ask(address) for address in listening["time"]] == [b"JAM "] * 2
+        assert len(listening["addresses"]) == 2
+        assert [await ask(address) for address in listening["addresses"]] == [b"JAM "] * 2
         assert (await program.scrape()).total("triojam_responses_total") == 2
 
 
@@ -136,7 +138,9 @@ def test_a_socket_for_a_listener_that_is_off(name: str) -> None:
         env=environment(), capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert run.returncode == 2
-    assert run.stderr.startswith(f"triojam: --{name}-port: 'none' is not what it takes: a port, if a socket")
+    assert run.stderr.startswith(
+        f"triojam: invalid value 'none' for --{name}-port: expected a port, if a socket"
+    )
     assert run.stderr.count("\n") == 1
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.conftest import Start
 from tests.process import serving
 from tests.support import JAM, Running, receive_all, receive_exactly, start_lane, until
-from triojam.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
-from triojam.protocol import REFUSALS, Rules
-from triojam.reasons import Disconnect, Handover, Refusal, Rejection
-from triojam.settings import SettingError, Settings
+from triojam.core.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
+from triojam.core.protocol import REFUSALS, Rules
+from triojam.core.reasons import Disconnect, HandoverCause, Refusal, Rejection
+from triojam.settings.fields import SettingError, Settings
 
 RATE_LIMITED = Rules().error_line(Rejection.RATE_LIMITED)
 PER_SOURCE = REFUSALS[Refusal.PER_SOURCE]
@@ -49,17 +49,17 @@ def make_admission(*, allow: str = "", deny: str = "", **limits: Any) -> Admissi
 )
 def test_the_longest_network_decides(allow: str, deny: str, host: str, refusal: Refusal | None) -> None:
     """The longest network that holds an address decides; once some are allowed, the others are denied."""
-    assert make_admission(allow=allow, deny=deny).refusal(host) == refusal
+    assert make_admission(allow=allow, deny=deny).refusal(host, full=False) == refusal
 
 
 def test_connections_are_counted_by_source() -> None:
     """A source over its limit is refused, another beside it is not; one that leaves makes room."""
     admission = make_admission(connections_per_source=2)
     first = [admission.enter("192.0.2.1") for _ in range(2)]
-    assert admission.refusal("192.0.2.1") is Refusal.PER_SOURCE
-    assert admission.refusal("192.0.2.2") is None
+    assert admission.refusal("192.0.2.1", full=False) is Refusal.PER_SOURCE
+    assert admission.refusal("192.0.2.2", full=False) is None
     admission.leave(first[0])
-    assert admission.refusal("192.0.2.1") is None
+    assert admission.refusal("192.0.2.1", full=False) is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_source_with_open_connections_is_passed_over() -> None:
     admission.enter("192.0.2.1")
     for _ in range(2):
         fill(admission)
-    assert admission.refusal("192.0.2.1") is Refusal.PER_SOURCE
+    assert admission.refusal("192.0.2.1", full=False) is Refusal.PER_SOURCE
 
 
 def test_a_table_full_of_open_connections_is_bounded_all_the_same() -> None:
@@ -181,7 +181,7 @@ def test_without_limits_by_source_there_is_no_table() -> None:
 
 def test_a_network_in_both_lists_is_an_error() -> None:
     """What is allowed and denied at once is no setting."""
-    with pytest.raises(SettingError, match="deny="):
+    with pytest.raises(SettingError, match="for deny: expected networks"):
         Settings(allow="10.0.0.0/8, 192.0.2.0/24", deny="192.0.2.0/24")
 
 
@@ -300,7 +300,7 @@ async def test_a_reload_counts_who_is_being_handed_over(nursery: trio.Nursery) -
     assert server.server is not None
     await server.connect()
     await until(lambda: server.counters.connections_open == 1)
-    server.lane._hand_over(next(iter(server.lane._active)), Handover.LINE)
+    server.lane._hand_over(next(iter(server.lane._active)), HandoverCause.LINE)
     server.server.reload(replace(server.server._settings, connections_per_source=1))
     server.lane._wake()
     assert await server.ask(b"", end=False) == PER_SOURCE

@@ -9,8 +9,8 @@ import trio
 import triojam
 from tests.conftest import Start
 from tests.support import JAM, Events, receive_exactly, settings_for_test, until
-from triojam.reasons import Disconnect, Reload
-from triojam.sockets import RESERVED_DESCRIPTORS, connection_limit, descriptor_limit
+from triojam.core.reasons import Disconnect, Reload
+from triojam.process.sockets import RESERVED_DESCRIPTORS, connection_limit, descriptor_limit
 
 
 def open_descriptors() -> int:
@@ -70,7 +70,7 @@ async def test_a_port_in_use(taken: str) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 100])
 async def test_an_address_that_is_not_ours(host: str) -> None:
     """An address of another machine, or a name of none, is an error about the setting."""
-    with pytest.raises(triojam.SettingError, match=r"host='.*': takes an IP address"):
+    with pytest.raises(triojam.SettingError, match=r"invalid value '.*' for host: expected an IP address"):
         await triojam.serve(settings_for_test(host=host))
 
 

@@ -20,11 +20,11 @@ from tests.support import JAM, PATIENCE, Events, Running, receive_all, settings_
 from tests.test_passwords import GOOD, KEY, hashed
 from tests.test_web import PATHS, web_of
 from triojam import serve
-from triojam.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, parse_credentials
-from triojam.counters import Counters
-from triojam.passwords import Passwords, load
-from triojam.reasons import AuthFailure
-from triojam.webserver import MOST_CONNECTIONS
+from triojam.core.counters import Counters
+from triojam.core.reasons import AuthFailure
+from triojam.settings.files import load_hashes
+from triojam.web.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, Passwords, parse_credentials
+from triojam.web.http_server import MOST_CONNECTIONS
 
 ALICE, BOB = ("alice", "open sesame"), ("bob", "hunter:2")
 NOBODY = ("nobody", "open sesame")
@@ -180,7 +180,7 @@ async def test_an_unknown_user_costs_the_same(hashings: list[bytes], web: Addres
         assert await status_of(web, NOBODY) == 401
     assert len(hashings) == 3
     assert len(set(hashings)) == 1
-    assert hashings[0] in load(str(file)).values()
+    assert hashings[0] in load_hashes(str(file)).values()
 
 
 async def test_guesses_are_limited(hashings: list[bytes], running: Running, web: Address) -> None:

@@ -22,11 +22,11 @@ from tests.support import (
     start_lane,
     until,
 )
-from triojam.deadlines import RELEASED_AT_ONCE
-from triojam.lane import HANDOVERS_AT_ONCE
-from triojam.protocol import LINES_AT_ONCE, REQUEST
-from triojam.reasons import Disconnect, Handover, Rejection
-from triojam.streams import RECEIVE_BYTES
+from triojam.core.protocol import LINES_AT_ONCE, REQUEST
+from triojam.core.reasons import Disconnect, HandoverCause, Rejection
+from triojam.serving.deadlines import RELEASED_AT_ONCE
+from triojam.serving.fast_lane import HANDOVERS_AT_ONCE
+from triojam.serving.streams import RECEIVE_BYTES
 
 # What a client's task may decide on in one step: lines that are looked at one by one, and plain ones.
 MOST_REQUESTS = LINES_AT_ONCE + (RECEIVE_BYTES + 512) // len(REQUEST)
@@ -156,7 +156,7 @@ async def test_overdue_lines_end_many_a_pass(start_socket: Start) -> None:
         time.sleep(3.2)  # noqa: ASYNC251  # a loop that is held up makes them late all at once
         async with metered(server) as meter:
             await until(lambda: server.counters.rejected[Rejection.TIMEOUT] == len(crowd))
-    assert server.lane is None or server.counters.handovers[Handover.TIMEOUT] == len(crowd)
+    assert server.lane is None or server.counters.handovers[HandoverCause.TIMEOUT] == len(crowd)
     assert meter.passes < len(crowd) / 2  # one a pass would be as many passes as they are
 
 

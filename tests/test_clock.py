@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from triojam.clock import Clock
+from triojam.serving.clock import Clock
 
 
 def at(moment: datetime) -> float:

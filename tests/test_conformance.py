@@ -8,9 +8,9 @@ import trio
 from tests.conftest import Start
 from tests.support import JAM, Running, receive_all, receive_exactly, until
 from tests.vectors import VECTORS, Vector, cuts
-from triojam.deadlines import DRAIN_WINDOW, Timeouts
-from triojam.protocol import Rules
-from triojam.reasons import Disconnect, Rejection
+from triojam.core.protocol import Rules
+from triojam.core.reasons import Disconnect, Rejection
+from triojam.serving.deadlines import DRAIN_WINDOW, Timeouts
 
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
 # Long enough for a request to be served, short enough to wait for.

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triojam.counters import Counters, Histogram
-from triojam.reasons import Rejection, SendError
+from triojam.core.counters import Counters, Histogram
+from triojam.core.reasons import Rejection, SendError
 
 
 @given(values=st.lists(st.floats(0, 10), max_size=50))

@@ -20,7 +20,7 @@ from tests.support import (
     start_tls,
     until,
 )
-from triojam.protocol import Connection, Rules
+from triojam.core.protocol import Connection, Rules
 
 LINES = st.sampled_from(
     [b"TIME\r\n", b"TIME\r\n" * 7, b"TIMEX\r\n", b"TIME\n", b"HELLO\r\n", b"QUIT\r\n", b"\r\n", b"x" * 600]

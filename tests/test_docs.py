@@ -16,11 +16,12 @@ from prometheus_client.metrics_core import Metric
 
 import triojam
 import triojam.__main__
-from triojam import Settings, cli, client_commands
-from triojam.counters import Counters
-from triojam.kernelclock import KernelClock
-from triojam.metrics import CountersCollector
-from triojam.protocol import Connection, Outcome, Rules
+from triojam import Settings
+from triojam.cli import client, main
+from triojam.core.counters import Counters
+from triojam.core.protocol import Connection, Outcome, Rules
+from triojam.web.kernel_clock import KernelClock
+from triojam.web.metrics import CountersCollector
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -90,7 +91,7 @@ def test_help_shows(
 ) -> None:
     """`--help` shows the flag and the variable of every setting."""
     monkeypatch.setenv("COLUMNS", "300")
-    assert cli.main(["--help"]) == 0
+    assert main.main(["--help"]) == 0
     words = re.findall(r"[\w-]+", capsys.readouterr().out)
     assert "--" + setting.replace("_", "-") in words
     assert "TRIOJAM_" + setting.upper() in words
@@ -300,8 +301,8 @@ def test_the_flags_of_the_clients(
     """Every flag that the README has for a client is one of its own, in the recordings, too."""
     monkeypatch.setenv("COLUMNS", "300")
     known = {}
-    for command in cli.CLIENT_COMMANDS:
-        assert cli.main([command, "--help"]) == 0
+    for command in main.CLIENT_COMMANDS:
+        assert main.main([command, "--help"]) == 0
         known[command] = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
     text = section("Ask, watch, load")
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
@@ -315,7 +316,7 @@ def test_the_flags_of_the_clients(
 def test_the_exit_statuses_of_load() -> None:
     """The README's table has the statuses that the command returns."""
     rows = re.findall(r"^\| (\d+) \|", section("Ask, watch, load"), re.MULTILINE)
-    statuses = (0, client_commands.FAILED, client_commands.UNBALANCED, client_commands.INTERRUPTED)
+    statuses = (0, client.FAILED, client.UNBALANCED, client.INTERRUPTED)
     assert [int(row) for row in rows] == list(statuses)
 
 

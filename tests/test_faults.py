@@ -13,8 +13,8 @@ from tests.conftest import Start
 from tests.scrape import scrape
 from tests.standing import good_client
 from tests.support import JAM, PATIENCE, ClientEnd, Running, raw, receive_all, receive_exactly, until
-from triojam.protocol import REFUSALS, Rules
-from triojam.reasons import Disconnect, Refusal, Rejection, SendError
+from triojam.core.protocol import REFUSALS, Rules
+from triojam.core.reasons import Disconnect, Refusal, Rejection, SendError
 
 BUSY = REFUSALS[Refusal.BUSY]
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}

@@ -9,12 +9,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.memory import MemoryStream
 from tests.support import JAM, balanced, make_service, receive_all, settings_for_test
-from triojam.deadlines import RELEASED_AT_ONCE
-from triojam.handler import Handler
-from triojam.reasons import Disconnect, Rejection, SendError
-from triojam.served import Client
-from triojam.service import Service
-from triojam.streams import SecuredStream
+from triojam.core.reasons import Disconnect, Rejection, SendError
+from triojam.serving.client import Client
+from triojam.serving.deadlines import RELEASED_AT_ONCE
+from triojam.serving.handler import Handler
+from triojam.serving.service import Service
+from triojam.serving.streams import SecuredStream
 
 
 class FailingStream(MemoryStream):

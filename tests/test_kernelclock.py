@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from triojam.kernelclock import KernelClock, read_kernel_clock
+from triojam.web.kernel_clock import KernelClock, read_kernel_clock
 
 
 class FakeLibrary:

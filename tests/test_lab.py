@@ -18,7 +18,7 @@ from tests.process import COMMAND, environment, launched
 from tests.programs import require_program
 from tests.scrape import Address, fetch, scrape
 from tests.support import PATIENCE
-from triojam.lab import find_dashboards
+from triojam.lab.run import find_dashboards
 
 # Three programs start, and on a busy machine none of them is quick.
 LAB_PATIENCE = 3 * PATIENCE

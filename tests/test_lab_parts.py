@@ -19,13 +19,12 @@ import trio
 from tests.programs import require_program
 from tests.scrape import Scrape, scrape
 from tests.support import PATIENCE
+from triojam.cli.lab import FaultName
 from triojam.errors import LabError
-from triojam.faults import FAULTS, Victim
-from triojam.lab import SETTINGS, describe, find_dashboards
-from triojam.lab_alerts import receive, render
-from triojam.lab_commands import FaultName
-from triojam.lab_programs import LOOPBACK, Program, ServerProgram, make_server, reserve_port
-from triojam.lab_rules import hurried, write_hurried
+from triojam.lab.alerts import receive, render, speed_up, write_sped_up
+from triojam.lab.faults import FAULTS, Target
+from triojam.lab.programs import LOOPBACK, Program, ServerProgram, make_server, reserve_port
+from triojam.lab.run import SETTINGS, describe, find_dashboards
 
 ROOT = Path(__file__).parents[1]
 LINE_TIMEOUT = 0.3
@@ -76,7 +75,7 @@ SIGNS: dict[str, Callable[[Scrape], bool]] = {
 async def test_a_fault_shows(name: str, tmp_path: Path) -> None:
     """Each fault moves the metrics that it is about, and does not outlive its end."""
     async with lab_server(tmp_path) as server:
-        victim = Victim(
+        victim = Target(
             address=server.address,
             limit=LIMIT,
             line_timeout=LINE_TIMEOUT,
@@ -188,8 +187,8 @@ def test_an_alert_needs_little() -> None:
 )
 def test_rules_in_a_hurry(text: str, hurry: str) -> None:
     """Windows and waiting times become shorter, and nothing else does."""
-    assert hurried(text, 15) == hurry
-    assert hurried(text, 1) == text
+    assert speed_up(text, 15) == hurry
+    assert speed_up(text, 1) == text
 
 
 def test_shipped_rules_in_a_hurry(tmp_path: Path) -> None:
@@ -197,7 +196,7 @@ def test_shipped_rules_in_a_hurry(tmp_path: Path) -> None:
     promtool = require_program("promtool", "prometheus")
     shipped = sorted((find_dashboards() / "prometheus" / "rules").glob("*.yml"))
     for number, speed in enumerate((1.0, 15.0, 1000.0)):
-        files = write_hurried(shipped, tmp_path / str(number), speed)
+        files = write_sped_up(shipped, tmp_path / str(number), speed)
         checked = subprocess.run(
             [promtool, "check", "rules", *files], check=False, capture_output=True, text=True, timeout=60
         )
@@ -217,14 +216,14 @@ def test_the_wheel_has_the_dashboards() -> None:
 
 def test_without_dashboards_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where neither the package nor a checkout has them, that is one line."""
-    monkeypatch.setattr("triojam.lab.resources.files", lambda _package: tmp_path / "src" / "triojam")
+    monkeypatch.setattr("triojam.lab.run.resources.files", lambda _package: tmp_path / "src" / "triojam")
     with pytest.raises(LabError, match="folder dashboards is missing"):
         find_dashboards()
 
 
 async def test_a_program_that_never_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up after a while, killed, and named."""
-    monkeypatch.setattr("triojam.lab_programs.START_SECONDS", 0.2)
+    monkeypatch.setattr("triojam.lab.programs.START_SECONDS", 0.2)
     sleeper = Program("Sleeper", ["sleep", "600"], tmp_path / "log", (LOOPBACK, reserve_port()))
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -243,10 +242,10 @@ def test_others_do_not_import_the_lab(word: str) -> None:
     """No other command waits for the lab to be imported."""
     script = f"""
 import sys
-from triojam import cli
-cli.main([{word!r}, "--help"])
-print("\\nloaded", [each for each in sys.modules if each.startswith(("triojam.lab", "triojam.faults"))])
+from triojam.cli.main import main
+main([{word!r}, "--help"])
+print("\\nloaded", [each for each in sys.modules if each.startswith("triojam.lab")])
 """
     run = partial(subprocess.run, check=True, capture_output=True, text=True, timeout=60)
     loaded = run([sys.executable, "-c", script]).stdout.splitlines()[-1]
-    assert loaded == ("loaded []" if word != "--help" else "loaded ['triojam.lab_commands']")
+    assert loaded == ("loaded []" if word != "--help" else "loaded []")

@@ -21,14 +21,14 @@ from tests.support import (
     start_tcp,
     until,
 )
-from triojam.accepting import ACCEPT_PAUSE, AcceptQueues
-from triojam.counters import Counters
-from triojam.deadlines import Timeouts
-from triojam.lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, Lane
-from triojam.protocol import REFUSALS
-from triojam.reasons import AcceptError, Disconnect, Handover, Refusal, Rejection, SendError
-from triojam.served import Client
-from triojam.streams import TcpStream
+from triojam.core.counters import Counters
+from triojam.core.protocol import REFUSALS
+from triojam.core.reasons import AcceptError, Disconnect, HandoverCause, Refusal, Rejection, SendError
+from triojam.serving.client import Client
+from triojam.serving.deadlines import Timeouts
+from triojam.serving.fast_lane import EVENTS_AT_ONCE, HANDOVERS_AT_ONCE, FastLane
+from triojam.serving.listeners import ACCEPT_PAUSE, AcceptQueues
+from triojam.serving.streams import TcpStream
 
 
 def handed_over(server: Running) -> dict[str, int]:
@@ -41,7 +41,7 @@ import select
 import trio, hypercorn.trio
 epoll = select.epoll
 del select.epoll
-import triojam.app
+import triojam.server
 select.epoll = epoll  # Trio itself needs it here
 
 async def main():
@@ -112,7 +112,7 @@ async def test_answers_that_do_not_fit_are_sent_by_the_handler(nursery: trio.Nur
     count = 600_000
     async with trio.open_nursery() as sending:
         sending.start_soon(client.send_all, b"TIME\r\n" * count)
-        await until(lambda: server.counters.handovers[Handover.SEND] == 1)
+        await until(lambda: server.counters.handovers[HandoverCause.SEND] == 1)
         assert await receive_exactly(client, count * len(JAM)) == JAM * count
     assert server.counters.responses == count
     await client.aclose()
@@ -256,12 +256,12 @@ async def test_a_reset_while_an_answer_is_due(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def lane_of(*, line_timeout: float = 10.0) -> tuple[Lane, Counters, tuple[str, int]]:
+async def lane_of(*, line_timeout: float = 10.0) -> tuple[FastLane, Counters, tuple[str, int]]:
     """Make a lane that nobody calls `accept` of, and its address."""
     service = make_service()
     service.timeouts = Timeouts(line=line_timeout)
     sock = socket.create_server(("127.0.0.1", 0), backlog=500)
-    return Lane([sock], service), service.counters, sock.getsockname()
+    return FastLane([sock], service), service.counters, sock.getsockname()
 
 
 async def test_hand_overs_do_not_hold_up_the_others() -> None:
@@ -299,7 +299,7 @@ async def test_a_crowd_is_handed_over_little_by_little() -> None:
             async with await lane.accept():
                 assert len(lane._handovers) < HANDOVERS_AT_ONCE + EVENTS_AT_ONCE
         nursery.cancel_scope.cancel()
-    assert counters.handovers[Handover.TIMEOUT] == 200
+    assert counters.handovers[HandoverCause.TIMEOUT] == 200
     for client in clients:
         await client.aclose()
 
@@ -309,7 +309,7 @@ async def test_a_long_line_is_the_handlers(nursery: trio.Nursery) -> None:
     server = await start_lane(nursery, max_line_bytes=0)
     client = await server.connect()
     await client.send_all(b"TIME" + b"x" * 5000)
-    await until(lambda: server.counters.handovers[Handover.LINE] == 1)
+    await until(lambda: server.counters.handovers[HandoverCause.LINE] == 1)
     await client.send_all(b"\r\n")
     assert await receive_exactly(client, len(JAM)) == JAM
     await server.close_clients()

@@ -10,10 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import make_service
-from triojam.accepting import ACCEPT_PAUSE, ACCEPTS_AT_ONCE
-from triojam.listeners import ClientListener
-from triojam.reasons import AcceptError
-from triojam.streams import format_address
+from triojam.core.addresses import format_address
+from triojam.core.reasons import AcceptError
+from triojam.serving.listeners import ACCEPT_PAUSE, ACCEPTS_AT_ONCE, ClientListener
 
 
 class FailingSocket:

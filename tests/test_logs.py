@@ -5,7 +5,7 @@ import logging
 import os
 
 from tests.support import Events
-from triojam.logs import LineWriter, make_bridge, make_library_logger, make_logger_factory
+from triojam.process.logs import LineWriter, make_bridge, make_library_logger, make_logger_factory
 
 
 def read_all(descriptor: int) -> str:

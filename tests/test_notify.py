@@ -14,11 +14,12 @@ import trio
 from tests.process import COMMAND, FREE_PORTS, Program, environment, serving
 from tests.supervisor import Told
 from tests.support import PATIENCE, Events, receive_all, receive_exactly, settings_for_test, until
-from triojam import Server, selfprobe
-from triojam.app import open_server
-from triojam.listeners import ClientListener
-from triojam.notify import Supervisor
-from triojam.selfprobe import ask_itself
+from triojam import Server
+from triojam.process import self_check
+from triojam.process.self_check import ask_itself
+from triojam.process.systemd import ServiceManager
+from triojam.server import open_server
+from triojam.serving.listeners import ClientListener
 
 # How long a watchdog waits here: three feeds in it, so it is no less than a busy machine's hiccups.
 WATCHDOG = 0.6
@@ -132,7 +133,7 @@ async def supervised(address: str, events: Events, *, fast_lane: bool) -> AsyncI
         settings_for_test(fast_lane=fast_lane),
         make_logger=events.make_logger,
         log_messages_dropped=int,
-        supervisor=Supervisor(address, WATCHDOG),
+        manager=ServiceManager(address, WATCHDOG),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
@@ -183,7 +184,7 @@ async def test_a_watchdog_that_cannot_be_fed_is_refused(micros: str) -> None:
     )
     assert ended.returncode == 2
     told = ended.stderr.decode()
-    assert told.startswith("triojam: WATCHDOG_USEC: ")
+    assert told.startswith(f"triojam: invalid value {micros!r} for WATCHDOG_USEC: expected microseconds")
     assert told.count("\n") == 1
 
 
@@ -207,7 +208,7 @@ async def test_whose_watchdog_it_is(variables: dict[str, str], *, fed: bool, tmp
 
     with Told.at(tmp_path / "notify") as told:
         environ = variables | {"NOTIFY_SOCKET": told.address, "HOME": "/"}
-        supervisor = Supervisor.from_environment(environ, os.getpid())
+        supervisor = ServiceManager.from_environment(environ, os.getpid())
         assert environ == {"HOME": "/"}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.attend, ask, lambda: {"requests": 1})
@@ -220,7 +221,7 @@ async def test_whose_watchdog_it_is(variables: dict[str, str], *, fed: bool, tmp
 @pytest.mark.parametrize("address", ["", "/nowhere/notify", "@triojam-nobody", "vsock:2:1", "/" + "x" * 200])
 async def test_nobody_listens(address: str) -> None:
     """A supervisor that is not there, or speaks otherwise, is no reason to fail."""
-    supervisor = Supervisor(address)
+    supervisor = ServiceManager(address)
     supervisor.ready()
     supervisor.stopping()
 
@@ -230,7 +231,7 @@ async def test_a_supervisor_that_does_not_read(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(path))
-        supervisor = Supervisor(str(path))
+        supervisor = ServiceManager(str(path))
         for _ in range(2000):  # more than any queue has room for (unix(7), max_dgram_qlen)
             supervisor.ready()
 
@@ -240,7 +241,7 @@ async def test_an_address_in_the_abstract_namespace() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0triojam-test")
         sock.settimeout(PATIENCE)
-        Supervisor("@triojam-test").ready()
+        ServiceManager("@triojam-test").ready()
         assert sock.recv(100) == b"READY=1"
 
 
@@ -272,7 +273,7 @@ async def test_what_counts_as_an_answer(answer: bytes, failure: str | None, nurs
 
 async def test_ipv6_that_is_switched_off(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
     """Where a machine has no ::1, a socket on all addresses is asked over IPv4."""
-    monkeypatch.setitem(selfprobe._LOOPBACK, "::", ["2001:db8::1", "127.0.0.1"])
+    monkeypatch.setitem(self_check._LOOPBACK, "::", ["2001:db8::1", "127.0.0.1"])
     server = await open_server(
         settings_for_test(), make_logger=Events().make_logger, log_messages_dropped=int
     )

@@ -8,8 +8,9 @@ import trio
 
 from tests.support import until
 from tests.test_process_settings import assert_refused, start
-from triojam.passwords import Passwords, load
-from triojam.settings import PASSWORDS, SettingError
+from triojam.settings.fields import PASSWORDS, SettingError
+from triojam.settings.files import load_hashes
+from triojam.web.auth import Passwords
 
 KEY = bytes(32)
 
@@ -29,7 +30,7 @@ def test_every_kind_of_file(version: str, tmp_path: Path) -> None:
     line = f"jürgen:${version}${hashed('grün')[4:]}"
     file = tmp_path / "passwords"
     file.write_bytes(f"\ufeff# who may scrape\r\n\r\n  {line}  \r\n#bob:x\r\n".encode())
-    ((user, hash_),) = load(str(file)).items()
+    ((user, hash_),) = load_hashes(str(file)).items()
     assert user == "jürgen".encode()
     assert bcrypt.checkpw("grün".encode(), hash_)
 
@@ -66,9 +67,9 @@ def test_an_unusable_file(content: str, why: str, tmp_path: Path) -> None:
     file = tmp_path / "passwords"
     file.write_text(content)
     with pytest.raises(SettingError) as caught:
-        load(str(file))
+        load_hashes(str(file))
     text = str(caught.value)
-    assert text.startswith(f"metrics_passwords={str(file)!r}: takes {PASSWORDS} ")
+    assert text.startswith(f"invalid value {str(file)!r} for metrics_passwords: expected {PASSWORDS} ")
     assert why in text
     for part in ("$04$", "apr1", "SHA", "secret"):
         assert part not in text
@@ -78,9 +79,9 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     """A file that is not UTF-8, and a path that can be none, are errors as well."""
     file = tmp_path / "passwords"
     file.write_bytes(b"j\xfcrgen:x")
-    for path in (str(file), "a\0b"):
-        with pytest.raises(SettingError, match="not a text file in UTF-8"):
-            load(path)
+    for path, why in ((str(file), "not a text file in UTF-8"), ("a\0b", "embedded null byte")):
+        with pytest.raises(SettingError, match=why):
+            load_hashes(path)
 
 
 def test_a_process_refuses_an_unusable_file(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import trio
 import trio.testing
 
 from tests.bad_servers import says, silent, start_bad, tells
-from triojam.client import AskError, Session, SilentError, StrangerError, WrongTimeError
-from triojam.precise import (
+from triojam.client.precise import (
     BUDGET_REQUESTS,
     BUDGET_SECONDS,
     Bracket,
@@ -22,6 +21,7 @@ from triojam.precise import (
     ask_precisely,
     find_offset,
 )
+from triojam.client.session import AskError, Session, SilentError, StrangerError, WrongTimeError
 
 # Virtual time starts in the middle of a day.
 NOON = 1_700_049_600.0

@@ -4,8 +4,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import Events
-from triojam.counters import Counters
-from triojam.probes import (
+from triojam.core.counters import Counters
+from triojam.process.watchers import (
     CLOCK_INTERVAL,
     CROWD,
     LAG_INTERVAL,

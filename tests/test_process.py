@@ -44,7 +44,6 @@ async def test_a_log_on_a_pipe_is_one_json_object_a_line() -> None:
         program.process.terminate()
         assert await program.ended() == 0
     assert [entry["event"] for entry in program.log] == [
-        "file descriptors",
         "serving",
         "draining: not ready",
         "draining: no new clients",
@@ -99,7 +98,7 @@ async def test_console_on_a_pipe_has_no_escapes() -> None:
         with trio.fail_after(PATIENCE):
             while b"serving" not in text:
                 text += await process.stderr.receive_some()
-            port = re.search(rb"time=\['127\.0\.0\.1:(\d+)'\]", text)
+            port = re.search(rb"serving on 127\.0\.0\.1:(\d+)", text)
             assert port
             async with await trio.open_tcp_stream("127.0.0.1", int(port[1])) as client:
                 await client.send_all(b"\x1b]0;owned\x07\x00\xff\x9b31m" + b"x" * 200 + b"\r\n")
@@ -152,7 +151,7 @@ def limited(limits: str) -> list[str]:
 async def test_the_descriptor_limit_is_raised() -> None:
     """A soft limit below the hard one is raised to it, and the log says from where to where."""
     async with serving(before=limited("-S -n 1024 && ulimit -H -n 2048")) as program:
-        entry = next(each for each in program.log if each["event"] == "file descriptors")
+        entry = next(each for each in program.log if each["event"] == "file descriptors raised")
         assert (entry["raised_from"], entry["limit"]) == (1024, 2048)
 
 
@@ -177,7 +176,7 @@ async def test_connections_leave_room_among_the_descriptors() -> None:
 async def test_without_a_web_listener_none_of_its_libraries_is_imported() -> None:
     """With metrics_port none, Hypercorn and Starlette stay unread, and the log names no metrics address."""
     script = (
-        "import sys; from triojam.cli import main\n"
+        "import sys; from triojam.cli.main import main\n"
         "status = main(['--host', '127.0.0.1', '--port', '0', '--metrics-port', 'none'])\n"
         "print(sorted({'hypercorn', 'starlette'} & set(sys.modules)))\n"
         "sys.exit(status)\n"

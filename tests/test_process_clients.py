@@ -105,8 +105,8 @@ async def test_ask_imports_little() -> None:
     code = "import sys; from triojam.cli import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
     done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
     modules = done.stdout.decode().split()
-    assert "triojam.client" in modules
-    assert not {"hypercorn", "starlette", "matplotlib", "triojam.app"} & set(modules)
+    assert "triojam.client.ask" in modules
+    assert not {"hypercorn", "starlette", "matplotlib", "triojam.server"} & set(modules)
 
 
 async def test_settings_of_a_server_are_not_for_clients() -> None:
@@ -118,17 +118,26 @@ async def test_settings_of_a_server_are_not_for_clients() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("ask", "a b"), "SERVERS: 'a b' is not what it takes: HOST or HOST:PORT"),
+        (("ask", "a b"), "invalid value 'a b' for SERVERS: expected HOST or HOST:PORT"),
         (
             ("ask", "--timezone", "Nowhere"),
-            "--timezone: 'Nowhere' is not what it takes: system or an IANA name",
+            "invalid value 'Nowhere' for --timezone: expected system or an IANA time zone name",
         ),
-        (("ask", "--ca", "/nonexistent"), "--ca: '/nonexistent' is not what it takes: a PEM file"),
-        (("ask", "--timeout", "0"), 'Invalid value "0.0" for --timeout. It takes a number above 0.'),
-        (("load", "--mix", "QUIT:1"), "--mix: 'QUIT:1' is not what it takes: KIND:WEIGHT"),
-        (("load", "--connections", "many"), '"many"'),
-        (("load", "--metrics", "ftp://x"), "--metrics: 'ftp://x' is not what it takes: HOST:PORT or a URL"),
-        (("load", "--plot", "x.gif"), "--plot: 'x.gif' is not what it takes: a file name in .svg or .png"),
+        (("ask", "--ca", "/nonexistent"), "invalid value '/nonexistent' for --ca: expected a PEM file"),
+        (("ask", "--timeout", "0"), "invalid value '0' for --timeout: expected a number above 0"),
+        (("load", "--mix", "QUIT:1"), "invalid value 'QUIT:1' for --mix: expected KIND:WEIGHT"),
+        (
+            ("load", "--connections", "many"),
+            "invalid value 'many' for --connections: expected a whole number",
+        ),
+        (
+            ("load", "--metrics", "ftp://x"),
+            "invalid value 'ftp://x' for --metrics: expected HOST:PORT or a URL",
+        ),
+        (
+            ("load", "--plot", "x.gif"),
+            "invalid value 'x.gif' for --plot: expected a file name that ends in .svg or .png",
+        ),
         (("watch", "--colour"), "--colour"),
     ],
 )
@@ -393,7 +402,8 @@ async def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None
     file = tmp_path / "nowhere" / "result.svg"
     done = await run("load", "127.0.0.1:1", option, str(file))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"triojam: {option}: '{file}' cannot be written: No such file or directory\n"
+    expected = "a file that can be written (no such file or directory)"
+    assert done.stderr == f"triojam: invalid value '{file}' for {option}: expected {expected}\n"
 
 
 async def test_interrupted_twice(nursery: trio.Nursery) -> None:

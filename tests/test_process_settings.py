@@ -13,8 +13,8 @@ import pytest
 
 from tests.process import COMMAND, environment
 from tests.support import PATIENCE
-from triojam.cli import main
-from triojam.settings import ADDRESS, Settings
+from triojam.cli.main import main
+from triojam.settings.fields import ADDRESS, Settings
 
 SETTINGS = {each.name: each.metadata["takes"] for each in fields(Settings)}
 
@@ -195,7 +195,12 @@ def test_unusable_files(content: bytes | None, origin: str, run: Run, tmp_path: 
         if origin == "--config"
         else run("check", TRIOJAM_CONFIG=str(file))
     )
-    assert_refused(ended, origin, str(file), "No such file" if content is None else "not a TOML file")
+    assert_refused(
+        ended,
+        origin,
+        str(file),
+        "no such file" if content is None else "expected a TOML file with settings (",
+    )
 
 
 @pytest.mark.parametrize(

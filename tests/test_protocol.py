@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vectors import VECTORS, Vector, cuts
-from triojam.protocol import LINES_AT_ONCE, Connection, Outcome, Rules
-from triojam.reasons import Disconnect, Rejection
+from triojam.core.protocol import LINES_AT_ONCE, Connection, Outcome, Rules
+from triojam.core.reasons import Disconnect, Rejection
 
 JAM = b"JAM 12:34:56\r\n"
 RULES = Rules()

@@ -6,8 +6,9 @@ import pytest
 import trio
 
 from tests.support import raw, receive_all, receive_exactly
-from triojam.accepting import prepare
-from triojam.streams import LINGER_BYTES, TcpStream, format_address
+from triojam.core.addresses import format_address
+from triojam.serving.listeners import prepare
+from triojam.serving.streams import LINGER_BYTES, TcpStream
 
 
 async def stream_pair() -> tuple[trio.SocketStream, TcpStream]:

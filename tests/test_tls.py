@@ -38,13 +38,13 @@ from tests.support import (
     until,
 )
 from tests.test_docs import block, commands
-from triojam.accepting import prepare
-from triojam.certificates import load
-from triojam.deadlines import FAREWELL
-from triojam.reasons import Disconnect, Rejection, Reload, SendError
-from triojam.settings import CERTIFICATE, CLIENT_CA, KEY, SettingError
-from triojam.streams import RECEIVE_BYTES, TcpStream
-from triojam.tls import MOST_UNSAID, TlsStream
+from triojam.core.reasons import Disconnect, Rejection, Reload, SendError
+from triojam.serving.deadlines import FAREWELL
+from triojam.serving.listeners import prepare
+from triojam.serving.streams import RECEIVE_BYTES, TcpStream
+from triojam.serving.tls import MOST_UNSAID, TlsStream
+from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, SettingError
+from triojam.settings.files import load_contexts
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def tls_address(running: Running) -> Address:
 
 async def pair() -> tuple[TlsClient, TlsStream]:
     """Make both ends of a TLS connection that have shaken hands."""
-    context = load(certificate=certificate_file(), key="", client_ca="", time=True, web=False).time
+    context = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=False).time
     assert context is not None
     with socket.create_server(("127.0.0.1", 0)) as listening:
         tcp = await trio.open_tcp_stream(*listening.getsockname())
@@ -152,7 +152,7 @@ def test_no_group_is_dear(group: str, listener: str) -> None:
     """A hello that offers one group alone is cheap to answer, or refused, on both TLS listeners."""
     require_program("openssl", "openssl")
     hello = record_hello(group)
-    contexts = load(certificate=certificate_file(), key="", client_ca="", time=True, web=True)
+    contexts = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=True)
     context: ssl.SSLContext = getattr(contexts, listener)
     spent = []
     for _ in range(3):
@@ -530,7 +530,7 @@ def test_files_that_cannot_be_used(files: dict[str, str], culprit: str, takes: s
     }
     for time in (True, False):
         with pytest.raises(SettingError) as refused:
-            load(**given, time=time, web=True)
+            load_contexts(**given, time=time, web=True)
         assert (refused.value.name, refused.value.value) == (culprit, given[culprit.removeprefix("tls_")])
         assert refused.value.takes.startswith(takes)
         assert "\n" not in str(refused.value)
@@ -538,10 +538,10 @@ def test_files_that_cannot_be_used(files: dict[str, str], culprit: str, takes: s
 
 def test_key_and_certificate_may_share_a_file() -> None:
     """No key setting is needed for a file that has both."""
-    contexts = load(certificate=certificate_file(), key="", client_ca="", time=True, web=False)
+    contexts = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=False)
     assert contexts.time is not None
     assert contexts.web is None
-    assert load(certificate="", key="", client_ca="", time=False, web=False) == (None, None)
+    assert load_contexts(certificate="", key="", client_ca="", time=False, web=False) == (None, None)
 
 
 async def get(address: Address, path: str) -> bytes:
@@ -662,7 +662,7 @@ async def test_a_process_without_a_certificate(command: list[str], wanted: str) 
     )
     assert ended.returncode == 2
     assert ended.stdout == b""
-    assert ended.stderr.decode() == f"triojam: tls_certificate: '' is not what it takes: {CERTIFICATE}\n"
+    assert ended.stderr.decode() == f"triojam: invalid value '' for tls_certificate: expected {CERTIFICATE}\n"
 
 
 async def test_ask_over_tls(tls: Start) -> None:

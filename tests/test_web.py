@@ -18,10 +18,10 @@ from tests.conftest import Start
 from tests.scrape import Address, Scrape, fetch, scrape
 from tests.support import JAM, NOW, PATIENCE, Events, Running, receive_all, settings_for_test, until
 from triojam import __version__
-from triojam.app import open_server
-from triojam.reasons import AcceptError, AuthFailure, Disconnect, Refusal, Rejection, Reload, SendError
-from triojam.web import MOST_STREAMS
-from triojam.webserver import GRACEFUL_SECONDS
+from triojam.core.reasons import AcceptError, AuthFailure, Disconnect, Refusal, Rejection, Reload, SendError
+from triojam.server import open_server
+from triojam.web.http_server import GRACEFUL_SECONDS
+from triojam.web.routes import MOST_STREAMS
 
 Parse = Callable[[str], Iterable[Metric]]
 

@@ -12,7 +12,7 @@ import triojam
 from tests.conftest import Start
 from tests.scrape import fetch
 from tests.support import JAM, PATIENCE, receive_all, settings_for_test, until
-from triojam.webserver import GRACEFUL_SECONDS, MOST_CONNECTIONS, _Listener
+from triojam.web.http_server import GRACEFUL_SECONDS, MOST_CONNECTIONS, _Listener
 
 
 async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:

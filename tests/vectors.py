@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from triojam.reasons import Disconnect, Rejection
+from triojam.core.reasons import Disconnect, Rejection
 
 J = "J"  # one time
 

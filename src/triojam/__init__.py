@@ -12,8 +12,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from triojam.app import Server, serve
-    from triojam.client import (
+    from triojam.client.ask import ask
+    from triojam.client.session import (
         Answer,
         AskError,
         ClosedError,
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         UnreachableError,
         UntrustedError,
         WrongTimeError,
-        ask,
     )
     from triojam.errors import ListenError
-    from triojam.settings import SettingError, Settings
+    from triojam.server import Server, serve
+    from triojam.settings.fields import SettingError, Settings
     from triojam.version import __version__
 
 __all__ = [
@@ -48,13 +48,14 @@ __all__ = [
     "serve",
 ]
 
-_HOMES = dict.fromkeys(__all__, "client") | {
+_HOMES = dict.fromkeys(__all__, "client.session") | {
     "ListenError": "errors",
-    "Server": "app",
-    "SettingError": "settings",
-    "Settings": "settings",
+    "Server": "server",
+    "SettingError": "settings.fields",
+    "Settings": "settings.fields",
     "__version__": "version",
-    "serve": "app",
+    "ask": "client.ask",
+    "serve": "server",
 }
 
 

@@ -24,7 +24,7 @@ def main() -> int:
         if sys.stderr is not None:
             print(f"triojam: {os.devnull}: {exc.strerror or exc}", file=sys.stderr)  # noqa: T201  # no log yet
         return BAD_SYSTEM
-    from triojam.cli import main as run_command_line  # noqa: PLC0415  # only now can it be interrupted
+    from triojam.cli.main import main as run_command_line  # noqa: PLC0415  # only now can it be interrupted
 
     return run_command_line()
 

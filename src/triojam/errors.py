@@ -1,8 +1,9 @@
-"""Errors that are the operator's to mend, each with the exit status it means."""
+"""Errors that are the operator's to mend, each with the exit status it means, and the one voice they have."""
 
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-# What is longer loses its middle: the culprit stands at the start, what it takes at the end.
+# A longer text loses its middle: the culprit stands at the start, the expected value at the end.
 SHOWN_START, SHOWN_END = 500, 300
 
 
@@ -38,3 +39,31 @@ class LabError(OperatorError):
     """A program that the lab needs is missing or has failed."""
 
     exit_status = 1
+
+
+def invalid_value(value: object, name: str, expected: str) -> ConfigurationError:
+    """Make the error for a value that cannot be used. name: the flag, variable or key that has it."""
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python writes, or tables in each other
+        shown = f"of type {type(value).__name__}"
+    return ConfigurationError(f"invalid value {shown} for {name}: expected {expected}")
+
+
+def unknown(what: str, word: str, known: Iterable[str], *, where: str = "") -> ConfigurationError:
+    """Make the error for a word that means nothing. what: its kind, such as "option"."""
+    import difflib  # noqa: PLC0415  # a start without an error does without
+
+    shown = word if word.startswith("-") or word.isupper() else repr(word)
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see triojam --help"
+    return ConfigurationError(f"unknown {what} {shown}{where}: {hint}")
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, and in groups within it; an exception by itself, as it is."""
+    if isinstance(exc, BaseExceptionGroup):
+        for each in exc.exceptions:
+            yield from leaves(each)
+    else:
+        yield exc

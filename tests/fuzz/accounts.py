@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from triojam.counters import Counters
+from triojam.core.counters import Counters
 
 
 def counted(counters: Counters) -> Counter[str]:

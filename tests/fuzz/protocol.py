@@ -8,8 +8,8 @@ import random
 from itertools import pairwise
 
 from tests.fuzz.oracle import JAM, Law, Oracle
-from triojam.protocol import LINES_AT_ONCE, REQUEST, Connection, Outcome, Rules
-from triojam.reasons import Rejection
+from triojam.core.protocol import LINES_AT_ONCE, REQUEST, Connection, Outcome, Rules
+from triojam.core.reasons import Rejection
 
 HEADER = 5
 LIMITS = (512, 0, 6, 20)

@@ -19,11 +19,11 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import App, Parameter
 
-from triojam.cli import main
-from triojam.config import NO_FLAGS, FlagsParameter, Invocation
+from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
+from triojam.cli.main import main
 from triojam.errors import ConfigurationError
-from triojam.meaning import load_files
-from triojam.settings import Settings
+from triojam.settings.fields import Settings
+from triojam.settings.files import load_files
 
 SEPARATOR = b"\xff"
 NAMES = [each.name for each in fields(Settings)]
@@ -104,7 +104,7 @@ class _Ended:
     def __init__(self, *words: str) -> None:
         self.settings: Settings | None = None
         out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n") for _ in range(2))
-        with redirect_stdout(out), redirect_stderr(err), patch("triojam.server_commands.run", self._serve):
+        with redirect_stdout(out), redirect_stderr(err), patch("triojam.daemon.run", self._serve):
             self.status = main(words)
         out.seek(0)
         err.seek(0)

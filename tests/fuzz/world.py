@@ -16,10 +16,10 @@ from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.fuzz.peer import Peer
 from tests.fuzz.portal import Portal, settled
 from tests.support import NOW, Running
-from triojam import lane
-from triojam.deadlines import DRAIN_WINDOW, FAREWELL, LINGER_SECONDS, ON_ITS_WAY
-from triojam.protocol import Rules
-from triojam.reasons import Rejection
+from triojam.core.protocol import Rules
+from triojam.core.reasons import Rejection
+from triojam.serving import fast_lane
+from triojam.serving.deadlines import DRAIN_WINDOW, FAREWELL, LINGER_SECONDS, ON_ITS_WAY
 
 IDLE, LINE, SEND, GRACE = 60.0, 10.0, 10.0, 8.0
 # More requests than the kernel takes in both directions on behalf of a client that reads nothing.
@@ -41,7 +41,7 @@ class World:
     def __init__(self, start: Callable[..., Awaitable[Running]]) -> None:
         self._descriptors = count_descriptors()
         self.portal = Portal()
-        self._patch = patch.object(lane, "_now", self.portal.clock.current_time)
+        self._patch = patch.object(fast_lane, "_now", self.portal.clock.current_time)
         self._patch.start()
         self._law = Law()
         self._zone = "UTC"

@@ -1,0 +1,80 @@
+"""The command line: which side's commands are meant, and what becomes of their errors."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from triojam.errors import OperatorError
+from triojam.version import __version__
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+FAILED = 1
+INTERRUPTED = 130
+READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
+
+CLIENT_COMMANDS = ("ask", "watch", "load")
+LAB_COMMAND = "lab"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line, by default the process's own, and return the exit status.
+
+    0: done; 1: a port is taken, or a server failed; 2: a setting or word is wrong, said in one line on
+    stderr; 3: a load and its server's counters do not balance; 130: interrupted.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ± is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    if words and words[0] in CLIENT_COMMANDS:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what was printed must not be lost
+    if words and words[0] in (*CLIENT_COMMANDS, LAB_COMMAND) and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # only a server stays when its terminal has gone
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
+        return FAILED
+    except OperatorError as exc:
+        print(f"triojam: {exc}", file=sys.stderr)
+        return exc.exit_status
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    if list(words) == ["--version"]:  # the rest of the command line takes a tenth of a second to import
+        print(__version__)
+        return 0
+    from cyclopts import CycloptsError  # noqa: PLC0415  # see above
+
+    from triojam.cli.common import in_our_words  # noqa: PLC0415  # see above
+
+    try:
+        return _make_app(words)(words) or 0
+    except CycloptsError as exc:
+        raise in_our_words(exc) from exc
+
+
+def _make_app(words: Sequence[str]) -> "App":
+    # A client starts twice as fast without what only the server needs, and the other way round.
+    if words and words[0] in CLIENT_COMMANDS:
+        from triojam.cli.client import make_app  # noqa: PLC0415  # see above
+    elif words and words[0] == LAB_COMMAND:
+        # Nor are settings of a server around here the lab's.
+        from triojam.cli.lab import make_app  # noqa: PLC0415  # see above
+    else:
+        from triojam.cli.serve import make_app  # noqa: PLC0415  # see above
+    return make_app()

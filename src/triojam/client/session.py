@@ -1,0 +1,264 @@
+"""A client's connection to a time server, and in words why there is no answer.
+
+An answer carries whole seconds, and no date. So an offset between two clocks is known from one answer to
+half a second and half the round trip, and only within twelve hours either way.
+"""
+
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import tzinfo
+from ipaddress import IPv6Address
+from typing import Self
+
+import trio
+
+from triojam.client.time_of_day import fold, format_second, second_of_day
+from triojam.core.addresses import format_address
+from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable, read_jam
+from triojam.errors import leaves
+
+DEFAULT_PORT = 45000
+
+# No line of the protocol is nearly as long.
+_LONGEST_ANSWER = 512
+_UNMASK_SECONDS = 0.5
+# The first two bytes of a TLS record: an alert or a handshake (RFC 8446, section 5.1).
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+
+
+class AskError(Exception):
+    """A server gave no time, and the text says why. Each subclass is one kind of reason."""
+
+
+class UnreachableError(AskError):
+    """There is no connection to be had."""
+
+
+class SilentError(AskError):
+    """Nothing, or only a part of an answer, came in time."""
+
+
+class ClosedError(AskError):
+    """The connection ended before the answer was there."""
+
+
+class RefusedError(AskError):
+    """The server answered with an ERROR line."""
+
+
+class StrangerError(AskError):
+    """What answers speaks something else."""
+
+
+class WrongTimeError(AskError):
+    """The answer is a time that no clock shows, or does not fit the answers before it."""
+
+
+class UntrustedError(AskError):
+    """TLS failed: the certificate is not trusted, or is another host's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to ask: a name or an address, and a TCP port."""
+
+    host: str
+    port: int = DEFAULT_PORT
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read HOST, HOST:PORT, an IPv6 address, or one in brackets with a port.
+
+        Raises ValueError that says what is expected.
+        """
+        bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", text)
+        plain = re.fullmatch(r"([^:\[\]/\s]+)(?::(\d+))?", text)
+        if match := bracketed or plain:
+            host, port = match[1], int(match[2] or DEFAULT_PORT)
+        elif _is_ipv6(text):
+            host, port = text, DEFAULT_PORT
+        else:
+            host, port = "", 0
+        if not (host and 0 < port <= 65_535):
+            raise ValueError("HOST or HOST:PORT, as in [::1]:45000")
+        return cls(host, port)
+
+    def __str__(self) -> str:
+        return format_address((self.host, self.port))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said, and what follows from it. Durations are in seconds.
+
+    time: as said, hh:mm:ss. offset: how far the server's clock is ahead of this machine's; the truth is
+    within `bound` of it. round_trip: from before the request to after the answer. address: as connected.
+    """
+
+    time: str
+    offset: float
+    bound: float
+    round_trip: float
+    address: str
+
+
+class Session:
+    """A connection to a time server: requests go out, seconds of its day come back, in order.
+
+    address: as connected, for people; socket_address: the same for the operating system.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
+        self.socket_address = socket_address
+        self.address = _with_scope(socket_address)
+        self._stream = stream
+        self._received = b""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_args: object) -> None:
+        # An orderly end of TLS would have to wait for the other side's.
+        await trio.aclose_forcefully(self._stream)
+
+    async def ask(
+        self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
+    ) -> Answer:
+        """Do as the function `ask` does, on this connection. Raises AskError."""
+        asked, began = now(), time.perf_counter()
+        await self.send()
+        try:
+            second = await self.receive(patience)
+        except SilentError:
+            await self.unmask()
+            raise
+        round_trip = time.perf_counter() - began
+        offset = second + 0.5 - (second_of_day(asked, zone) + round_trip / 2)
+        return Answer(format_second(second), fold(offset), 0.5 + round_trip / 2, round_trip, self.address)
+
+    async def send(self, data: bytes = REQUEST) -> None:
+        """Send one request. Raises AskError."""
+        with _in_words():
+            await self._stream.send_all(data)
+
+    async def receive(self, patience: float) -> int:
+        """Return the second of the day that the next answer says. Raises AskError."""
+        with trio.move_on_after(patience):
+            while b"\n" not in self._received:
+                if len(self._received) > _LONGEST_ANSWER:
+                    return read_answer(self._received)
+                with _in_words():
+                    data = await self._stream.receive_some()
+                if not data:
+                    raise ClosedError(_unfinished(self._received, "closed the connection"))
+                self._received += data
+            line, feed, self._received = self._received.partition(b"\n")
+            return read_answer(line + feed)
+        raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
+
+    async def unmask(self) -> None:
+        """Find out whether a silent server waits for the rest of an HTTP request. Raises StrangerError."""
+        with suppress(SilentError, ClosedError):
+            await self.send(b"\r\n")
+            await self.receive(_UNMASK_SECONDS)
+
+
+async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None) -> Session:
+    """Connect to a name's addresses as RFC 8305 has it, and shake hands if there is to be TLS.
+
+    Raises AskError.
+    """
+    with trio.move_on_after(patience):
+        try:
+            tcp = await trio.open_tcp_stream(target.host, target.port)
+        except (OSError, UnicodeError) as exc:  # a name with a label of 64 characters has no encoding
+            raise UnreachableError(_reasons(exc)) from exc
+        stream: trio.abc.Stream = tcp
+        try:
+            address = tcp.socket.getpeername()
+            if tls is not None:
+                secured = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
+                with _in_words():
+                    await secured.do_handshake()
+                stream = secured
+        except BaseException as exc:
+            await trio.aclose_forcefully(tcp)
+            if isinstance(exc, OSError):  # it is gone already
+                raise ClosedError("reset the connection") from exc
+            raise
+        return Session(stream, address)
+    raise UnreachableError(f"no connection within {patience:g} s")
+
+
+def read_answer(line: bytes) -> int:
+    """Return the second of the day that an answer line says. Raises AskError."""
+    if (second := read_jam(line)) is not None:
+        return second
+    if re.fullmatch(rb"JAM \d\d:\d\d:\d\d\r\n", line):
+        raise WrongTimeError(f"answered with {_shown(line)}, which is no time of day")
+    if line.startswith(b"ERROR "):
+        raise RefusedError(f"answered with {_shown(line)}")
+    if line.startswith(b"HTTP/"):
+        raise StrangerError("speaks HTTP, not TIME: is it the metrics port?")
+    if line[:2] in _TLS_RECORDS:
+        raise StrangerError("speaks TLS: try it with --tls")
+    raise StrangerError(f"answered with something else: {_shown(line)}")
+
+
+def _with_scope(address: tuple[str | int, ...]) -> str:
+    """Render a socket address; one that is local to a link says which."""
+    host, port, *more = address
+    scope = int(more[1]) if len(more) > 1 else 0
+    return format_address((f"{host}%{socket.if_indextoname(scope)}" if scope else host, port))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(IPv6Address(text))
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn the ways in which a stream breaks into AskErrors."""
+    try:
+        yield
+    except trio.BrokenResourceError as exc:
+        cause = exc.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise UntrustedError(f"its certificate is not trusted: {cause.verify_message}") from exc
+        if isinstance(cause, ssl.SSLError):
+            raise StrangerError("does not speak TLS, or none that is safe") from exc
+        raise ClosedError("reset the connection") from exc
+
+
+def _unfinished(received: bytes, what: str) -> str:
+    return f"{what} after part of an answer, {_shown(received)}" if received else f"{what} without an answer"
+
+
+def _shown(received: bytes) -> str:
+    line = received.removesuffix(b"\r\n")
+    more = "…" if len(line) > SHOWN_CHARACTERS else ""
+    return f"'{printable(line)}{more}'"
+
+
+def _reasons(exc: BaseException) -> str:
+    """Say in words why no address could be connected to."""
+    words = dict.fromkeys(
+        _words(leaf) for leaf in leaves(exc.__cause__ or exc)
+    )  # Trio's is a summary of all attempts
+    return ", ".join(words)
+
+
+def _words(exc: BaseException) -> str:
+    text = str(exc)
+    if isinstance(exc, OSError) and exc.errno:  # Trio puts the address into it
+        text = (exc.strerror if isinstance(exc, socket.gaierror) else None) or os.strerror(exc.errno)
+    return text[:1].lower() + text[1:]

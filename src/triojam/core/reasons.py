@@ -1,0 +1,87 @@
+"""The words for why: one enumeration for each label that a counter carries.
+
+They are the label values of the metrics, the `<reason>` of an `ERROR` line and the words in the log, so
+each stands here once. Every value is known beforehand; nothing a client sends ever becomes one.
+"""
+
+from enum import StrEnum
+
+
+class Rejection(StrEnum):
+    """Why a request got no time."""
+
+    BAD_COMMAND = "bad_command"
+    BAD_TERMINATOR = "bad_terminator"
+    TOO_LONG = "too_long"
+    TIMEOUT = "timeout"
+    INCOMPLETE = "incomplete"
+    RATE_LIMITED = "rate_limited"
+    DRAINING = "draining"
+
+
+class SendError(StrEnum):
+    """Why a time that was due could not be delivered."""
+
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    SHUTDOWN = "shutdown"
+
+
+class Refusal(StrEnum):
+    """Why a connection was refused before any request."""
+
+    BUSY = "busy"
+    PER_SOURCE = "per_source"
+    DENIED = "denied"
+
+
+class Disconnect(StrEnum):
+    """Why an admitted connection ended."""
+
+    HANDSHAKE = "handshake"  # of TLS, failed
+    EOF = "eof"
+    QUIT = "quit"
+    IDLE = "idle"
+    LINE_TIMEOUT = "line_timeout"
+    SEND_TIMEOUT = "send_timeout"
+    RESET = "reset"
+    TOO_LONG = "too_long"
+    ERROR_BUDGET = "error_budget"
+    REJECTED = "rejected"
+    DRAIN = "drain"
+    INTERNAL_ERROR = "internal_error"
+
+
+class AcceptError(StrEnum):
+    """The errno of a failed accept, by name."""
+
+    EMFILE = "EMFILE"
+    ENFILE = "ENFILE"
+    ECONNABORTED = "ECONNABORTED"
+    OTHER = "other"
+
+
+class HandoverCause(StrEnum):
+    """Why the fast lane handed a client over to the handler."""
+
+    LINE = "line"  # a line that is to be rejected, or a QUIT
+    SEND = "send"  # answers that the kernel did not take at once
+    TIMEOUT = "timeout"  # a line in pieces whose deadline has passed
+    EOF = "eof"  # the end of the stream within a line
+    DRAIN = "drain"  # when the server stops
+    RATE = "rate"  # requests beyond the rate of their source
+
+
+class AuthFailure(StrEnum):
+    """Why the web listener did not let a request through."""
+
+    MISSING = "missing"  # as a browser comes first, which then asks for a password
+    WRONG = "wrong"
+    LIMITED = "limited"  # not even looked at: too many were wrong before
+
+
+class Reload(StrEnum):
+    """What became of a SIGHUP."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"

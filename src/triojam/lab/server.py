@@ -1,0 +1,40 @@
+"""The lab's server, in a process of its own: the service as it is, with a clock that can be set wrong.
+
+It takes its settings as JSON from the command line, prints its addresses as a line of JSON, and reads from
+stdin by how many seconds its clock is to be ahead, a number a line. At the end of stdin it drains and ends:
+however the lab itself ends, its server does not outlive it.
+"""
+
+import json
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import trio
+
+from triojam.server import serve
+from triojam.settings.fields import Settings
+
+STDIN = 0
+
+
+async def main(settings: Settings) -> None:
+    """Serve until the end of stdin."""
+    ahead = 0.0
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve, settings, now=lambda: time.time() + ahead))
+        addresses = {"time": server.addresses[0], "metrics": server.metrics_addresses[0]}
+        sys.stdout.write(json.dumps(addresses) + "\n")
+        sys.stdout.flush()
+        unread = b""
+        async for data in trio.lowlevel.FdStream(STDIN):
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                ahead = float(line)
+        server.drain()
+
+
+if __name__ == "__main__":
+    given: dict[str, Any] = json.loads(sys.argv[1])
+    trio.run(main, Settings(**given))

@@ -1,0 +1,55 @@
+"""The server asks itself for the time, through its own listening sockets, as any client does."""
+
+import errno
+from collections.abc import Iterable
+
+import trio
+
+from triojam.core.addresses import MAPPED, format_address
+from triojam.core.protocol import REQUEST, read_jam
+
+_JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
+
+# Where to reach a socket that listens everywhere. On machines where IPv6 is switched off there is no ::1,
+# though [::] can be listened on; that such a socket is reached over IPv4, then, is what it is there for.
+_LOOPBACK = {"0.0.0.0": ["127.0.0.1"], "::": ["::1", "127.0.0.1"]}  # noqa: S104  # to connect, not to listen
+
+
+async def ask_itself(listening: Iterable[tuple[str, int]], own: set[tuple[str, int]]) -> str | None:
+    """Ask each of the listening addresses for the time, and wait for it; return what went wrong, or None.
+
+    own: here stands the address that the probe asks from, while it asks. A server that is full, or closed
+        to its own machine, must let it in, or whoever supervises it would take it for broken.
+    """
+    for host, port in listening:
+        try:
+            answer = await _ask(_LOOPBACK.get(host, [host]), port, own)
+        except OSError as exc:
+            return f"{format_address((host, port))}: {exc.strerror or exc}"
+        if read_jam(answer) is None:
+            return f"{format_address((host, port))}: not the time: {answer!r}"
+    return None
+
+
+async def _ask(hosts: list[str], port: int, own: set[tuple[str, int]]) -> bytes:
+    host, *others = hosts
+    family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
+    with trio.socket.socket(family) as sock:
+        try:
+            await sock.bind((host, 0))
+        except OSError as exc:
+            if others and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                return await _ask(others, port, own)
+            raise
+        source = sock.getsockname()[1]
+        seen_as = {(host, source), (MAPPED + host, source)}  # the latter by a socket that is asked for ::
+        own |= seen_as
+        try:
+            await sock.connect((host, port))
+            await sock.send(REQUEST)
+            answer = b""
+            while len(answer) < _JAM_SIZE and (data := await sock.recv(_JAM_SIZE)):
+                answer += data
+            return answer
+        finally:
+            own -= seen_as

@@ -1,0 +1,355 @@
+"""The one place where everything is wired: settings become listeners, a handler, counters and a web listener.
+
+The nurseries lie within each other in the order in which things stop: the time listeners first, then
+the clients, then the probes, and the web listener last, so that the drain can be watched.
+"""
+
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import Callable, Collection
+from dataclasses import fields, replace
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, cast
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from triojam.core.addresses import describe_ports, format_address, reachable
+from triojam.core.admission import Admission
+from triojam.core.counters import Counters
+from triojam.core.reasons import Reload
+from triojam.process.logs import LoggerFactory, make_bridge, make_library_logger
+from triojam.process.self_check import ask_itself
+from triojam.process.sockets import Sockets, addresses, connection_limit, open_sockets
+from triojam.process.systemd import Passed, ServiceManager
+from triojam.process.watchers import give_back_memory, report_traffic, watch_clock, watch_lag
+from triojam.serving.clock import Clock
+from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
+from triojam.serving.handler import Handler
+from triojam.serving.listeners import ClientListener, DrainingListener
+from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
+from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
+from triojam.settings.fields import Settings
+from triojam.settings.files import Files, load_files
+from triojam.version import __version__
+from triojam.web.auth import Passwords
+from triojam.web.kernel_clock import read_kernel_clock
+from triojam.web.live_page import LivePage
+from triojam.web.metrics import CountersCollector, make_registry
+
+
+class Server:
+    """A server that has its listening sockets, and then serves on them.
+
+    addresses, tls_addresses, metrics_addresses: (host, port) of each listening socket, with the real port
+        where the settings say 0.
+    """
+
+    def __init__(  # noqa: PLR0913  # everything is wired here
+        self,
+        settings: Settings,
+        sockets: Sockets,
+        files: Files,
+        *,
+        shared: Collection[str],
+        manager: ServiceManager,
+        make_logger: LoggerFactory,
+        log_messages_dropped: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        self.addresses = addresses(sockets.time)
+        self.tls_addresses = addresses(sockets.tls)
+        self.metrics_addresses = addresses(sockets.web)
+        self.counters = Counters()
+        self._settings = settings
+        self._make_logger = make_logger
+        self._clock = Clock(zone=settings.timezone, now=now)
+        self._service = Service(
+            rules=make_rules(settings),
+            timeouts=make_timeouts(settings),
+            counters=self.counters,
+            admission=Admission(make_policy(settings)),
+            jam=self._clock.jam,
+            log=make_logger(settings.log_level),
+        )
+        self._handler = Handler(self._service)
+        self.counters.connections_limit = connection_limit(settings.max_connections)
+        self._sockets = sockets
+        self._contexts = files.contexts
+        self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
+        self._shared = shared  # the listeners whose sockets another process has, too
+        self._manager = manager
+        self._listeners: list[DrainingListener] = []
+        self._lane: FastLane | None = None
+        collector = CountersCollector(
+            self.counters,
+            clock=now,
+            kernel_clock=read_kernel_clock,
+            log_messages_dropped=log_messages_dropped,
+            client_table_evictions=lambda: self._service.admission.evictions,
+            version=__version__,
+        )
+        self._registry = make_registry(collector)
+        self._live_page = LivePage(
+            self.counters,
+            not_ready=self.not_ready,
+            now=now,
+            jam=self._clock.jam,
+            kernel_clock=read_kernel_clock,
+            version=__version__,
+        )
+        self._drain_asked = trio.Event()
+        self._accept_no_more = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained. Reports itself once all listeners accept."""
+        web_may_stop = trio.Event()
+        try:
+            async with trio.open_nursery() as web_nursery:
+                if self._sockets.web:
+                    await web_nursery.start(self._serve_web, web_may_stop)
+                async with trio.open_nursery() as probes:
+                    probes.start_soon(watch_lag, self.counters)
+                    probes.start_soon(watch_clock, self.counters, self._clock.now)
+                    probes.start_soon(self._live_page.run)
+                    probes.start_soon(report_traffic, self.counters, lambda: self._log)
+                    probes.start_soon(give_back_memory, self.counters)
+                    probes.start_soon(self._handler.keep_time)
+                    await self._serve_clients(probes, task_status)
+                    probes.cancel_scope.cancel()
+                web_may_stop.set()
+        finally:
+            self._sockets.close()
+        self._log.info("stopped", **self.counters.totals())
+
+    def drain(self) -> None:
+        """Begin to stop: not ready, then the lame duck delay, then no new clients, then the grace time."""
+        self._drain_asked.set()
+
+    def reload(self, settings: Settings) -> None:
+        """Apply what can change while serving, to lines, waits and handshakes to come.
+
+        Raises SettingError for a file that cannot be used; then nothing has changed.
+        """
+        changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
+        kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
+        settings = replace(settings, **kept)
+        files = load_files(settings)
+        self._contexts = files.contexts
+        self._passwords.replace(files.hashes)
+        self._settings = settings
+        self._service.log = self._make_logger(settings.log_level)
+        self._service.apply(settings)
+        self._handler.settings_changed()
+        if self._service.admission.limits_sources:
+            self._handler.enter_sources()
+            if self._lane is not None:
+                self._lane.enter_sources()
+        self._clock.set_zone(settings.timezone)
+        self.counters.connections_limit = connection_limit(settings.max_connections)
+        self.counters.config_reloads[Reload.SUCCESS] += 1
+        applied = [f.name for f in changed if f.name not in kept]
+        self._log.info("settings reloaded", changed=applied, need_restart=list(kept))
+
+    def reload_failed(self, reason: str) -> None:
+        """Record that new settings could not be read; the old ones stay."""
+        self.counters.config_reloads[Reload.FAILURE] += 1
+        self._log.error("settings not reloaded, the old ones stay", reason=reason)
+
+    def not_ready(self) -> str | None:
+        """Return why new clients should go elsewhere, or None."""
+        if self.counters.draining:
+            return "draining"
+        return None if self.counters.ready else "starting"
+
+    async def _serve_clients(self, probes: trio.Nursery, task_status: trio.TaskStatus["Server"]) -> None:
+        async with trio.open_nursery() as clients:
+            async with trio.open_nursery() as accepting:
+                self._listeners = self._make_listeners()
+                for listener in self._listeners:
+                    await accepting.start(self._accept, listener, clients)
+                if self._lane is not None:
+                    probes.start_soon(self._lane.watch)
+                self.counters.ready = True
+                self._log.info(
+                    "serving",
+                    addresses=[format_address(address) for address in self.addresses],
+                    tls=[format_address(address) for address in self.tls_addresses],
+                    metrics=[format_address(address) for address in self.metrics_addresses],
+                    connections_limit=self.counters.connections_limit,
+                    version=__version__,
+                    sentence=self._start_sentence(),
+                )
+                task_status.started(self)
+                self._manager.ready()
+                probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
+                await self._drain_asked.wait()
+                # From here on there is an end to everything, whatever the clients do.
+                lame_duck, grace = self._settings.lame_duck, self._settings.grace
+                ends = clients.cancel_scope.deadline = trio.current_time() + lame_duck + grace
+                self._manager.stopping()
+                self.counters.ready = False
+                self.counters.draining = True
+                self._log.info(
+                    "draining: not ready",
+                    lame_duck=lame_duck,
+                    sentence=f"stopping: waits up to {lame_duck + grace:g} s for "
+                    f"{self.counters.connections_open:,} connections; a second Ctrl-C ends at once",
+                )
+                await trio.sleep(lame_duck)
+                self._handler.drain(ends)
+                self._accept_no_more.set()
+            self._log.info(
+                "draining: no new clients", connections=self.counters.connections_open, grace=grace
+            )
+        self._log.info("draining: no clients left")
+
+    async def _accept(
+        self, listener: DrainingListener, clients: trio.Nursery, *, task_status: trio.TaskStatus[Any]
+    ) -> None:
+        """Accept from one listener until there are to be no more clients, those in its queue included."""
+        async with trio.open_nursery() as nursery:
+            # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
+            serving = partial(trio.serve_listeners, self._handler.handle, [listener], handler_nursery=clients)
+            await nursery.start(serving)
+            task_status.started()
+            await self._accept_no_more.wait()
+            await listener.drain()
+            nursery.cancel_scope.cancel()
+
+    def _make_listeners(self) -> list[DrainingListener]:
+        turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)
+        listeners: list[DrainingListener] = [
+            TlsListener(
+                # To a refused client, plain text would be noise; a handshake is what refusing it spares.
+                ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
+                lambda: cast(ssl.SSLContext, self._contexts.time),
+                turn,
+            )
+            for sock in self._sockets.tls
+        ]
+        sockets = [_plain(sock) for sock in self._sockets.time]
+        shared = "time" in self._shared
+        if self._settings.fast_lane and LANE_AVAILABLE:
+            self._lane = FastLane(sockets, self._service, shared=shared)
+            return [self._lane, *listeners]
+        return [*(ClientListener(sock, self._service, shared=shared) for sock in sockets), *listeners]
+
+    async def _answers_itself(self, within: float) -> bool:
+        failure: str | None = f"nothing within {within:g} s"
+        with trio.move_on_after(within):
+            failure = await ask_itself(self.addresses, self._service.admission.own)
+        if failure is not None and not self.counters.draining:  # then the port may be closed, as it is to be
+            self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
+        return failure is None and not self.counters.draining
+
+    async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+        # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
+        from triojam.web import auth, http_server, routes  # noqa: PLC0415
+
+        in_clear = self._contexts.web is None and not all(
+            ip_address(host).is_loopback for host, _ in self.metrics_addresses
+        )
+        if self._passwords and in_clear:
+            self._log.warning("passwords for the metrics listener cross the network in clear, without TLS")
+        app = routes.make_app(
+            registry=self._registry,
+            not_ready=self.not_ready,
+            board=self._live_page,
+            stop=may_stop,
+        )
+        guarded = auth.BasicAuth(
+            app, passwords=self._passwords, counters=self.counters, log=lambda: self._log
+        )
+        await http_server.serve(
+            guarded,
+            self._sockets.web,
+            tls=lambda: self._contexts.web,
+            stop=may_stop,
+            error_log=make_bridge(lambda: self._log, name="triojam.web"),
+            task_status=task_status,
+        )
+
+    def _start_sentence(self) -> str:
+        """Say where everything is, in one line for a person at a terminal."""
+        said = f"triojam {__version__}: serving on {describe_ports(self.addresses)}"
+        if self.tls_addresses:
+            said += f", over TLS on {describe_ports(self.tls_addresses)}"
+        if self.metrics_addresses:
+            scheme = "https" if self._settings.metrics_tls else "http"
+            where = format_address(reachable(self.metrics_addresses[0]))
+            said += f"; metrics and live page at {scheme}://{where}/"
+        return f"{said} — Ctrl-C to stop"
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        return self._service.log
+
+    def _value(self, name: str) -> object:
+        return getattr(self._settings, name)
+
+
+def _plain(sock: trio.socket.SocketType) -> socket.socket:
+    return socket.socket(fileno=sock.detach())
+
+
+async def serve(
+    settings: Settings,
+    *,
+    make_logger: LoggerFactory = make_library_logger,
+    log_messages_dropped: Callable[[], int] = int,
+    now: Callable[[], float] = time.time,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `Server.drain` has been called and has done its work.
+
+    Reports the `Server` once all listeners accept; cancelling stops at once and cleans up everything.
+
+    make_logger: by default, events go to the standard library's logger "triojam".
+    now: the wall clock, in seconds since the epoch.
+
+    Raises, before anything is served, ListenError, or SettingError for an address of another machine or a
+    file that cannot be used.
+    """
+    server = await open_server(
+        settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now
+    )
+    await server.run(task_status=task_status)
+
+
+async def open_server(  # noqa: PLR0913  # everything is wired here
+    settings: Settings,
+    *,
+    make_logger: LoggerFactory,
+    log_messages_dropped: Callable[[], int],
+    now: Callable[[], float] = time.time,
+    passed: Passed | None = None,
+    manager: ServiceManager | None = None,
+) -> Server:
+    """Open the sockets of all listeners, and put a server together. Raises what `serve` raises.
+
+    passed: sockets that stand in for those of the settings.
+    """
+    files = load_files(settings)
+    passed = passed or {}
+    sockets = await open_sockets(
+        host=settings.host,
+        port=settings.port,
+        tls_port=settings.tls_port,
+        metrics_host=settings.metrics_host,
+        metrics_port=settings.metrics_port,
+        passed=passed,
+    )
+    return Server(
+        settings,
+        sockets,
+        files,
+        shared=passed.keys(),
+        manager=manager or ServiceManager(),
+        make_logger=make_logger,
+        log_messages_dropped=log_messages_dropped,
+        now=now,
+    )

@@ -1,0 +1,189 @@
+"""One client while it is served: its connection, what is known of it, and the accounts of its requests.
+
+All counting of requests stands here, but for one place: the fast lane counts its plain requests a batch at a
+time. Whatever becomes of a time that was due (taken whole, cut off, never sent) is entered exactly once.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import trio
+
+from triojam.core.addresses import format_address
+from triojam.core.admission import ANYONE, Source
+from triojam.core.protocol import PLAIN, Connection, Outcome, delivered, printable
+from triojam.core.reasons import Disconnect, SendError
+from triojam.serving.service import Service
+from triojam.serving.streams import ClientStream
+
+
+class Client(trio.abc.AsyncResource):
+    """An admitted connection.
+
+    source: where it comes from, with this connection counted; changed when limits by source begin to be.
+    received: bytes that were read, and that nothing has been decided on.
+    since: when the present wait for it began. first_byte: when the line that it is in the middle of began, or
+        None. arrived: when the bytes came that were looked at last. All in seconds, on Trio's clock.
+    end: why the connection is to be closed once the answers are sent, or None.
+    late: whether the last wait for it ended without what was waited for.
+    scope: around the waits of its task. queue: of those that are waited for as it is.
+    """
+
+    __slots__ = (
+        "_answers", "_due", "_service", "arrived", "end", "first_byte", "late", "protocol", "queue",
+        "received", "scope", "since", "source", "stream",
+    )  # fmt: skip
+
+    def __init__(
+        self, service: Service, stream: ClientStream, source: Source = ANYONE, since: float = 0.0
+    ) -> None:
+        self.stream = stream
+        self.source = source
+        self.protocol = Connection(service.rules)
+        self.received = b""
+        self.since = since
+        self.arrived = -math.inf
+        self.first_byte: float | None = None
+        self.end: Disconnect | None = None
+        self.late = False
+        self.scope = trio.CancelScope()
+        self.queue: dict[Client, None] | None = None
+        self._service = service
+        self._answers = b""  # that are being sent
+        self._due = 0  # the times among them
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for the log."""
+        address = self.stream.peer()
+        return "unknown" if address is None else format_address(address)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self.stream.aclose()
+
+    def release(self) -> None:
+        """End the wait of the client's task: the time for it is over."""
+        self.late = True
+        self.scope.cancel()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has ever come from it, so that it was told nothing."""
+        return self.arrived == -math.inf
+
+    def answer(self, data: bytes, now: float) -> bool:
+        """Decide on what has come, as far as one step goes, and begin to send the answers.
+
+        Returns whether they are with the kernel. If not, `sent` or `lost` must follow. Raises
+        trio.BrokenResourceError, after which `lost` must follow.
+        """
+        service = self._service
+        self.arrived = now
+        self.received = b""
+        times = PLAIN.get(data)
+        if times is not None and self.protocol.fresh and self.source is ANYONE:
+            self._answers = service.jam() * times
+            service.counters.requests += times
+            self._due = times
+        else:
+            outcome = self._decide(data, now)
+            self.end = outcome.end
+            self._enter(outcome)
+        if self._answers and not self.stream.send_now(self._answers):
+            return False
+        self.sent()
+        return True
+
+    def give_up(self, decide: Callable[[Connection], Outcome]) -> bool:
+        """As `answer`, for what the protocol decides because nothing more comes."""
+        self.protocol.rules = self._service.rules
+        outcome = decide(self.protocol)
+        self.end = outcome.end
+        self._enter(outcome)
+        return not self._answers or self.stream.send_now(self._answers)
+
+    @property
+    def owed(self) -> bool:
+        """Whether answers are on their way to it."""
+        return bool(self._answers)
+
+    def owe(self, answers: bytes, times: int, arrived: float) -> None:
+        """Take over answers that somebody else has begun to send."""
+        self._service.counters.requests += times
+        self._answers, self._due, self.arrived = answers, times, arrived
+
+    def sent(self) -> None:
+        """Account for answers that were taken whole."""
+        if self._due:
+            self._deliver(self._due)
+        self._answers, self._due = b"", 0
+
+    def lost(self, why: SendError) -> None:
+        """Account for what is due and will not be delivered any more."""
+        if self._due:
+            taken = delivered(self._answers, self.stream.taken)
+            self._service.counters.send_errors[why] += self._due - taken
+            if taken:
+                self._deliver(taken)
+        self._answers, self._due = b"", 0
+
+    def abandon(self, why: SendError, decide: Callable[[Connection], Outcome]) -> None:
+        """Account for what is due, and for what was read, of a connection that has come to its end.
+
+        decide: what the protocol makes of the line that the client is in the middle of.
+        """
+        self.lost(why)
+        if self.received:
+            self._enter(self._decide(self.received, self.arrived))
+            self._service.counters.send_errors[why] += self._due  # of which not a byte was sent
+        self._enter(decide(self.protocol))
+
+    def close(self, reason: Disconnect) -> None:
+        """Close the connection, and account for its end."""
+        service = self._service
+        service.counters.closed(reason)
+        service.admission.leave(self.source)
+        if service.log.is_enabled_for(logging.DEBUG):
+            service.log.debug("connection ended", peer=self.peer, reason=reason)
+        self.stream.close(reset=reason is Disconnect.SEND_TIMEOUT)
+
+    def _decide(self, data: bytes, now: float) -> Outcome:
+        service = self._service
+        self.protocol.rules = service.rules
+        if not data and not self.protocol.more:
+            return self.protocol.end_of_stream()
+        permits = None
+        if service.admission.limits_rate and self.source is not ANYONE:
+            permits = service.admission.permits(self.source, now)
+        outcome = self.protocol.receive(data, service.jam, permits)
+        if permits is not None:
+            service.admission.spend(self.source, outcome.permits_used, now)
+        if self.first_byte is not None and outcome.requests:
+            if outcome.end is not Disconnect.TOO_LONG:
+                service.counters.request_receive.observe(now - self.first_byte)
+            self.first_byte = None
+        if not self.protocol.midline:
+            self.first_byte = None
+        elif self.first_byte is None:
+            self.first_byte = now
+        return outcome
+
+    def _enter(self, outcome: Outcome) -> None:
+        """Enter what was decided; its answers are to be sent."""
+        service, rejected = self._service, outcome.rejected
+        service.counters.requests += outcome.requests
+        self._answers = b"".join(outcome.answers)
+        self._due = outcome.requests - len(rejected)
+        if rejected:
+            for reason, _ in rejected:
+                service.counters.rejected[reason] += 1
+            if service.log.is_enabled_for(logging.DEBUG):
+                for reason, line in rejected:
+                    service.log.debug("request rejected", reason=reason, line=printable(line))
+
+    def _deliver(self, times: int) -> None:
+        counters = self._service.counters
+        counters.responses += times
+        counters.request_duration.observe(trio.current_time() - self.arrived, times)

@@ -1,0 +1,220 @@
+"""The one handler that serves every client, whatever it came through.
+
+A task of the handler waits for the client's next bytes, reads them, and has `served.Client` decide on them
+and send the answers. Where those do not fit, it waits for the client to take them, and reads nothing more
+until then. One such step is bounded, whatever was sent; what is left is for the client's next turn, after
+all the others had theirs.
+
+Deadlines are kept by `Deadlines.keep`, which cancels the wait of a client that is overdue. Before that client
+is closed, its task looks once more whether something has come: the server may not have looked for long.
+"""
+
+from contextlib import suppress
+
+import trio
+
+from triojam.core.admission import ANYONE
+from triojam.core.protocol import Connection
+from triojam.core.reasons import Disconnect, SendError
+from triojam.serving.client import Client
+from triojam.serving.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Drain, Wait
+from triojam.serving.service import Service
+from triojam.serving.streams import RECEIVE_BYTES, HandshakeError, SecuredStream
+
+# Ends after which neither side has anything more to say.
+_NOTHING_MORE = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
+
+
+class Handler:
+    """Serves clients; `handle` is what a listener's tasks run, while `keep_time` runs beside them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._clients: set[Client] = set()
+        self._deadlines: Deadlines[Client] = Deadlines(lambda: service.timeouts)
+        self._draining = False
+
+    async def keep_time(self) -> None:
+        """Keep the deadlines of all clients, as long as this is not cancelled."""
+        await self._deadlines.keep()
+
+    async def handle(self, client: Client) -> None:
+        """Serve one client until its connection ends, and close that.
+
+        The connection has been counted as opened; its end is counted here. Nothing but cancellation
+        leaves: an exception ends this connection, is logged, counted, and touches nobody else.
+        """
+        self._clients.add(client)
+        reason: Disconnect | None = None
+        try:
+            reason = await self._serve(client)
+            if reason not in _NOTHING_MORE and not (reason is Disconnect.DRAIN and client.silent):
+                await self._part(client)
+        except trio.BrokenResourceError:
+            reason = Disconnect.RESET
+            client.abandon(SendError.RESET, Connection.end_of_stream)  # a line cut off is a request, too
+            if client.stream.secured:  # the client may still be there, and read the alert
+                await self._part(client)
+        except trio.Cancelled:
+            reason = reason or Disconnect.DRAIN
+            client.abandon(SendError.SHUTDOWN, Connection.drain)
+            raise
+        except Exception:
+            reason = Disconnect.INTERNAL_ERROR
+            self._service.counters.internal_errors += 1
+            client.abandon(SendError.RESET, Connection.end_of_stream)
+            self._service.log.exception("connection failed", peer=client.peer)
+        finally:
+            self._clients.remove(client)
+            self._deadlines.forget(client)
+            client.close(reason or Disconnect.INTERNAL_ERROR)
+
+    def enter_sources(self) -> None:
+        """Count the connections that there are by source, which was not done while nothing was limited so."""
+        for client in self._clients:
+            if client.source is ANYONE and (address := client.stream.peer()) is not None:
+                client.source = self._service.admission.enter(address[0])
+
+    def settings_changed(self) -> None:
+        """Apply new timeouts to the waits that go on."""
+        self._deadlines.wake()
+
+    def drain(self, ends: float) -> None:
+        """Answer what has been received, then close; what lasts beyond `ends` (Trio's time) is cut off.
+
+        Idle clients are closed almost at once. A client in the middle of a line may finish it.
+        """
+        self._draining = True
+        self._deadlines.drain = Drain(trio.current_time(), ends)
+        self._deadlines.wake()
+
+    async def _serve(self, client: Client) -> Disconnect:
+        if isinstance(client.stream, SecuredStream) and (
+            end := await self._shake_hands(client, client.stream)
+        ):
+            return end
+        if client.owed and not await self._flush(client):
+            return Disconnect.SEND_TIMEOUT
+        if self._is_late(client) and b"\n" not in client.received:
+            # It was handed over for that, and must not queue behind those that are punctual.
+            client.late = client.answer(client.received, trio.current_time())
+        self._expect_more(client, client.since)
+        while True:
+            data = client.received or client.stream.receive_now(RECEIVE_BYTES)
+            client.received = b""
+            # Another piece of a line does not give it more time.
+            piece = data and client.first_byte is not None and b"\n" not in data
+            if client.late and (data is None or piece) and (end := await self._give_up(client)):
+                return end
+            client.late = False
+            with trio.CancelScope() as client.scope:
+                if end := await self._converse(client, data):
+                    return end
+
+    def _is_late(self, client: Client) -> bool:
+        """Whether a line has had its time."""
+        began = client.first_byte
+        return began is not None and trio.current_time() >= began + self._service.timeouts.line
+
+    async def _shake_hands(self, client: Client, stream: SecuredStream) -> Disconnect | None:
+        """Let what comes before the first line be done, in the time of a line. Why, if it ends here."""
+        while True:
+            self._deadlines.expect(client, Wait.HANDSHAKE, client.since)
+            with trio.CancelScope() as client.scope:
+                try:
+                    await stream.begin()
+                except HandshakeError as exc:
+                    self._service.log.debug("handshake failed", peer=client.peer, why=str(exc))
+                    return Disconnect.HANDSHAKE
+                return None
+            now = trio.current_time()
+            stood_still = now - self._deadlines.of(Wait.HANDSHAKE, client.since) > 2 * LONGEST_PAUSE
+            if not (stood_still and stream.may_go_on()):
+                overdue = now >= client.since + self._service.timeouts.line
+                return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
+            client.since = now
+
+    async def _converse(self, client: Client, data: bytes | None) -> Disconnect | None:
+        """Answer `data`, and whatever comes, until the client is late. Why, if its connection ends before."""
+        wait_readable, receive_now = client.stream.wait_readable, client.stream.receive_now
+        answer, now = client.answer, trio.current_time
+        while True:
+            if data is not None:
+                sent = answer(data, now())
+                if (not sent or client.end is not None or client.protocol.more) and (
+                    end := await self._go_on(client, sent=sent)
+                ):
+                    return end
+                if self._draining and now() >= self._deadlines.drain.began + DRAIN_WINDOW:
+                    data = receive_now(RECEIVE_BYTES)
+                    if data is not None:
+                        client.received = data  # it is accounted for, should the grace time end now
+                        await self._give_way(client)
+                        continue
+                    if client.first_byte is None:
+                        return Disconnect.DRAIN
+                self._expect_more(client, now())
+            await wait_readable()
+            data = receive_now(RECEIVE_BYTES)
+            if client.late:  # it was to be, but something came at the same time
+                client.received = data or b""
+                return None
+
+    async def _give_way(self, client: Client) -> None:
+        """Let others have their turn, while there is more to be done for this client."""
+        self._deadlines.forget(client)
+        await trio.lowlevel.checkpoint()
+
+    def _expect_more(self, client: Client, since: float) -> None:
+        if client.first_byte is None:
+            self._deadlines.expect(client, Wait.REQUEST, since)
+        else:
+            self._deadlines.expect(client, Wait.LINE, client.first_byte)
+
+    async def _go_on(self, client: Client, *, sent: bool) -> Disconnect | None:
+        """Take the steps that what was read still needs. Why, if the connection ends with them."""
+        while True:
+            if not sent and not await self._flush(client):
+                return Disconnect.SEND_TIMEOUT
+            if client.end is not None or not client.protocol.more:
+                return client.end
+            await self._give_way(client)
+            sent = client.answer(b"", trio.current_time())
+
+    async def _flush(self, client: Client) -> bool:
+        """Wait for the client to take its answers. False if it does not."""
+        self._deadlines.expect(client, Wait.SEND, trio.current_time())
+        outer, client.scope = client.scope, trio.CancelScope()
+        with client.scope:
+            await client.stream.flush()
+        client.scope = outer
+        if not client.stream.flush_now():
+            client.lost(SendError.TIMEOUT)
+            return False
+        client.sent()
+        client.late = False
+        if client.first_byte is not None:
+            client.first_byte = trio.current_time()  # nothing was read meanwhile: the line begins anew
+        return True
+
+    async def _give_up(self, client: Client) -> Disconnect | None:
+        """Decide about a client that kept quiet for too long. Why, if that is the end of it."""
+        now = trio.current_time()
+        line = client.first_byte is not None
+        if now < self._deadlines.of(Wait.LINE if line else Wait.REQUEST, client.since):
+            self._expect_more(client, client.since)  # it has got more time meanwhile
+            return None
+        if self._is_late(client):
+            sent = client.give_up(Connection.line_timeout)
+        elif self._draining:
+            sent = client.give_up(Connection.drain)
+        else:
+            return Disconnect.IDLE
+        return client.end if sent or await self._flush(client) else Disconnect.SEND_TIMEOUT
+
+    async def _part(self, client: Client) -> None:
+        """Let the client have what it was told last, and see it close."""
+        self._deadlines.expect(client, Wait.CLOSE, trio.current_time())
+        # The client may be gone by now, or reset: it ended for the reason that it had before.
+        with trio.CancelScope() as client.scope, suppress(trio.BrokenResourceError):
+            await client.stream.finish()

@@ -1,0 +1,64 @@
+"""What all connections of one server share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from triojam.core.admission import Admission, Policy, parse_networks
+from triojam.core.counters import Counters
+from triojam.core.protocol import Rules
+from triojam.serving.deadlines import Timeouts
+from triojam.settings.fields import Settings
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """By what clients are admitted, served, counted and timed.
+
+    rules, timeouts, log: may be replaced at any time; they are for the lines and waits that are not over yet.
+    jam: renders the current time as a whole answer line.
+    """
+
+    rules: Rules
+    timeouts: Timeouts
+    counters: Counters
+    admission: Admission
+    jam: Callable[[], bytes]
+    log: FilteringBoundLogger
+
+    def apply(self, settings: Settings) -> None:
+        """Serve by other settings from now on."""
+        self.rules = make_rules(settings)
+        self.timeouts = make_timeouts(settings)
+        self.admission.set_policy(make_policy(settings))
+
+
+def make_rules(settings: Settings) -> Rules:
+    """Return what the settings let a connection do."""
+    return Rules(
+        max_line_bytes=settings.max_line_bytes,
+        error_budget=settings.error_budget,
+        reply_to_rejected=settings.on_reject == "reply",
+    )
+
+
+def make_policy(settings: Settings) -> Policy:
+    """Return whom the settings let in, and with how much."""
+    return Policy(
+        allow=parse_networks(settings.allow),
+        deny=parse_networks(settings.deny),
+        connections_per_source=settings.connections_per_source,
+        rate_per_source=settings.rate_per_source,
+        burst_per_source=settings.burst_per_source,
+    )
+
+
+def make_timeouts(settings: Settings) -> Timeouts:
+    """Return how long the settings let a client take; there, 0 is none."""
+    return Timeouts(
+        idle=settings.idle_timeout or math.inf,
+        line=settings.line_timeout or math.inf,
+        send=settings.send_timeout or math.inf,
+    )

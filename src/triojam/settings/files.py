@@ -1,0 +1,174 @@
+"""The files that settings name: certificates, which become TLS contexts, and the password file.
+
+Each file is read as bytes, up to a limit, and an error blames the setting that names the file.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
+
+# Larger files are refused: a mistake, or /dev/zero.
+LONGEST_FILE = 1024 * 1024
+
+# Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
+# the server compute for 150 ms (CVE-2022-40735).
+GROUPS = "X25519:P-256:P-384"
+# The group that every client has, where Python can set only one; OpenSSL's name of P-256.
+ONLY_GROUP = "prime256v1"
+
+# The costs that are taken: 14 is about a second. A cost of minutes would keep every user out.
+_LEAST_COST, _MOST_COST = 4, 14
+# 16 bytes of salt and 23 of hash in bcrypt's own base64, where two bits of the salt's last letter count.
+_HASH = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+
+
+class Contexts(NamedTuple):
+    """How to encrypt the connections of the time port and of the metrics listener; None = not at all."""
+
+    time: ssl.SSLContext | None = None
+    web: ssl.SSLContext | None = None
+
+
+class Files(NamedTuple):
+    """The content of the files. hashes: of each user's password."""
+
+    contexts: Contexts
+    hashes: Mapping[bytes, bytes]
+
+
+class _PassphraseError(Exception):
+    """The key is protected by a passphrase."""
+
+
+def load_files(settings: Settings) -> Files:
+    """Read all files that the settings name and the server uses. Raises SettingError."""
+    contexts = load_contexts(
+        certificate=settings.tls_certificate,
+        key=settings.tls_key,
+        client_ca=settings.tls_client_ca,
+        time=settings.tls_port is not None,
+        web=settings.metrics_tls and settings.metrics_port is not None,
+    )
+    return Files(contexts, load_hashes(settings.metrics_passwords))
+
+
+def read_bounded(path: str) -> bytes:
+    """Read a file of at most LONGEST_FILE bytes. Raises OSError, or ValueError with the reason."""
+    with open(path, "rb") as file:  # noqa: PTH123  # Path("") would be the current folder
+        content = file.read(LONGEST_FILE + 1)
+    if len(content) > LONGEST_FILE:
+        raise ValueError(f"longer than {LONGEST_FILE} bytes")
+    return content
+
+
+def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -> Contexts:
+    """Read the files and make the contexts that are asked for.
+
+    certificate, key, client_ca: paths; no key = it stands in the certificate's file, no client_ca = clients
+        of the time port need no certificate.
+
+    Raises SettingError.
+    """
+    if not (time or web):
+        return Contexts()
+    time_context = _make_context(certificate, key)
+    # Not with the time port's client authority: a scraper is not one of its clients.
+    web_context = _make_context(certificate, key)
+    web_context.set_alpn_protocols(["http/1.1"])
+    if client_ca:
+        _read("tls_client_ca", client_ca, CLIENT_CA)
+        try:
+            time_context.load_verify_locations(cafile=client_ca)
+        except ssl.SSLError as exc:
+            raise _fault("tls_client_ca", client_ca, CLIENT_CA, exc) from exc
+        time_context.verify_mode = ssl.CERT_REQUIRED
+    return Contexts(time_context if time else None, web_context if web else None)
+
+
+def load_hashes(path: str) -> dict[bytes, bytes]:
+    """Read the password file: the bcrypt hash of each user. No path, no users.
+
+    Raises SettingError, which says what is wrong with which line, and never shows the line.
+    """
+    if not path:
+        return {}
+    content = _read("metrics_passwords", path, PASSWORDS)
+    try:
+        text = content.decode("utf-8-sig")
+    except ValueError as exc:
+        raise _fault("metrics_passwords", path, PASSWORDS, "not a text file in UTF-8") from exc
+    hashes: dict[bytes, bytes] = {}
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
+        if not line or line.startswith("#"):
+            continue
+        user, _, hashed = line.partition(":")
+        if why := _why_not(user, hashed) or ("a user for the second time" if user.encode() in hashes else ""):
+            raise _fault("metrics_passwords", path, PASSWORDS, f"line {number}: {why}")
+        hashes[user.encode()] = hashed.encode()
+    if not hashes:
+        raise _fault("metrics_passwords", path, PASSWORDS, "no users")
+    return hashes
+
+
+def _make_context(certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if hasattr(context, "set_groups"):  # Python 3.15
+        context.set_groups(GROUPS)
+    else:
+        context.set_ecdh_curve(ONLY_GROUP)
+    # A client may not make the server compute keys again and again on one connection.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    # Every line says where it ends: the end of TCP alone is an end, too. OpenSSL 1.1 knows only that way.
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    # A ticket comes unasked after the handshake, and unread input turns a client's close into a reset.
+    context.num_tickets = 0
+    _check_certificates(certificate)
+    if key:
+        _read("tls_key", key, KEY)
+    try:
+        context.load_cert_chain(certificate, key or None, password=_refuse_passphrase)
+    except (ssl.SSLError, _PassphraseError) as exc:
+        raise _fault("tls_key", key, KEY, exc) from exc
+    return context
+
+
+def _check_certificates(path: str) -> None:
+    """Look at the certificate's file alone: an error about it and the key does not say which is at fault."""
+    _read("tls_certificate", path, CERTIFICATE)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+    except ssl.SSLError as exc:
+        raise _fault("tls_certificate", path, CERTIFICATE, exc) from exc
+
+
+def _read(setting: str, path: str, expected: str) -> bytes:
+    try:
+        return read_bounded(path)
+    except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError
+        raise _fault(setting, path, expected, exc) from exc
+
+
+def _fault(setting: str, path: str, expected: str, why: Exception | str) -> SettingError:
+    if isinstance(why, ssl.SSLError):
+        why = (why.reason or "not PEM").replace("_", " ").lower()
+    elif isinstance(why, OSError):
+        why = (why.strerror or str(why)).lower()
+    return SettingError(setting, path, f"{expected} ({why})" if path and str(why) else expected)
+
+
+def _refuse_passphrase() -> str:
+    """Refuse the request for a passphrase: OpenSSL itself would ask on the terminal."""
+    raise _PassphraseError("it is protected by a passphrase")
+
+
+def _why_not(user: str, hashed: str) -> str:
+    if not user or not user.isprintable():
+        return "no user before a colon"
+    if (match := _HASH.fullmatch(hashed)) is None:
+        return "no bcrypt hash after the user and a colon"
+    cost = int(match[1])
+    return "" if _LEAST_COST <= cost <= _MOST_COST else f"a cost of {cost}"
