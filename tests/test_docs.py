@@ -1,31 +1,46 @@
-"""What the README and its neighbours say, held to what is so."""
+"""The pages: each table is held to the code, and each example is run or checked."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import yaml
 from prometheus_client.metrics_core import Metric
 
 import triojam
 import triojam.__main__
+from tests.conftest import Start
+from tests.docs_pages import (
+    PAGES,
+    ROOT,
+    block,
+    blocks,
+    commands,
+    read,
+    section,
+    table,
+)
+from tests.fuzz.__main__ import GUIDED
+from tests.scrape import fetch
 from triojam import Settings
 from triojam.cli import client, main
+from triojam.cli.lab import FaultName
 from triojam.core.counters import Counters
 from triojam.core.protocol import Connection, Outcome, Rules
+from triojam.errors import ConfigurationError, ListenError
 from triojam.web.kernel_clock import KernelClock
 from triojam.web.metrics import CountersCollector
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
 JAM = b"JAM hh:mm:ss\r\n"
 
 
@@ -35,33 +50,8 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
 
 
-def section(heading: str) -> str:
-    """Return the text of one second-level section of the README."""
-    (text,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
-    return str(text)
-
-
-def table(heading: str) -> list[list[str]]:
-    """Return the cells of the first table of a section, without its head."""
-    (first, *_) = re.findall(r"(?:^\|.*\n)+", section(heading), re.MULTILINE)
-    return [[cell.strip() for cell in line.strip("|\n").split("|")] for line in first.splitlines()[2:]]
-
-
-def block(language: str, *, within: str) -> str:
-    """Return the one fenced block of this language in a section."""
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", section(within), re.DOTALL | re.MULTILINE)
-    return str(text)
-
-
-def commands(heading: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of a section's console block, and what it is said to print."""
-    for text in block("console", within=heading).split("$ ")[1:]:
-        command, _, output = text.partition("\n")
-        yield command, output
-
-
 def as_cell(value: object) -> str:
-    """Return a default as the README shows it."""
+    """Return a default as the table of settings shows it."""
     if isinstance(value, float):
         return f"`{value:g}`"
     if isinstance(value, bool):
@@ -70,7 +60,7 @@ def as_cell(value: object) -> str:
 
 
 def test_settings_table() -> None:
-    """The README lists each setting: its default, what it does, what it takes, whether SIGHUP applies it."""
+    """The table has each setting: its default, what it does, what it takes, whether SIGHUP applies it."""
     expected = [
         [
             f"`{each.name}`",
@@ -82,30 +72,17 @@ def test_settings_table() -> None:
         for each in fields(Settings)
     ]
     rendered = "\n".join(f"| {' | '.join(row)} |" for row in expected)
-    assert table("Settings") == expected, f"the table is to be:\n{rendered}"
+    assert table("docs/settings.md", "All settings") == expected, f"the table should be:\n{rendered}"
 
 
-@pytest.mark.parametrize("setting", [each.name for each in fields(Settings)])
-def test_help_shows(
-    setting: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`--help` shows the flag and the variable of every setting."""
-    monkeypatch.setenv("COLUMNS", "300")
-    assert main.main(["--help"]) == 0
-    words = re.findall(r"[\w-]+", capsys.readouterr().out)
-    assert "--" + setting.replace("_", "-") in words
-    assert "TRIOJAM_" + setting.upper() in words
-
-
-def test_file_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's settings file and its `triojam check` give what is printed there."""
-    file = tmp_path / "triojam.toml"
-    file.write_text(block("toml", within="Settings"), "utf-8")
-    ((command, printed),) = commands("Settings")
-    match = re.fullmatch(r"TRIOJAM_GRACE=20 \.venv/bin/triojam check --config triojam\.toml (.*)", command)
+def test_check_example(tmp_path: Path) -> None:
+    """`triojam check` prints what docs/settings.md shows for its settings file."""
+    (tmp_path / "triojam.toml").write_text(block("docs/settings.md", "The file", "toml"), "utf-8")
+    ((command, printed),) = commands("docs/settings.md", "Check the settings")
+    match = re.fullmatch(r"TRIOJAM_GRACE=20 triojam (check --config triojam\.toml .*)", command)
     assert match
     run = subprocess.run(
-        [sys.executable, "-m", "triojam", "check", "--config", "triojam.toml", *match[1].split()],
+        [sys.executable, "-m", "triojam", *match[1].split()],
         env=os.environ | {"TRIOJAM_GRACE": "20"},
         cwd=tmp_path,
         check=True,
@@ -116,6 +93,23 @@ def test_file_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [line.split() for line in run.stdout.splitlines()] == [
         line.split() for line in printed.splitlines()
     ]
+
+
+@pytest.mark.parametrize("text", [each for page in PAGES for each in blocks("toml", read(page))])
+def test_toml_examples(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every TOML example is a settings file that the server takes."""
+    file = tmp_path / "triojam.toml"
+    file.write_text(text, "utf-8")
+    assert main.main(["check", "--config", str(file)]) == 0
+    assert capsys.readouterr().out.count(f" in {file}\n") == len(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("text", [each for page in PAGES for each in blocks("yaml", read(page))])
+def test_yaml_examples(text: str) -> None:
+    """Every YAML example is a scrape configuration with the port of the metrics."""
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    ((target,),) = [each["targets"] for each in job["static_configs"]]
+    assert target.endswith(f":{DEFAULTS['metrics_port']}")
 
 
 def live_metrics() -> list[Metric]:
@@ -144,7 +138,7 @@ def labels_cell(metric: Metric) -> str:
 
 
 def test_metrics_table() -> None:
-    """The README lists every metric with its type, its labels, their values, and its help text."""
+    """The table has every metric with its type, its labels, their values, and its help text."""
     expected = [
         [
             f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`",
@@ -155,16 +149,24 @@ def test_metrics_table() -> None:
         for metric in live_metrics()
     ]
     rendered = "\n".join(f"| {' | '.join(row)} |" for row in expected)
-    assert table("Metrics") == expected, f"the table is to be:\n{rendered}"
+    assert table("docs/metrics.md", "The metrics") == expected, f"the table should be:\n{rendered}"
 
 
-def test_queries_ask_for_what_there_is() -> None:
-    """Every series that the README's queries name is one that a server has."""
-    series = {sample.name for metric in live_metrics() for sample in metric.samples}
-    _, _, queries = section("Metrics").partition("**The accounts balance.**")
-    queried = set(re.findall(r"\btriojam_\w+", queries + section("Stop it")))
-    assert queried - series == set()
-    assert len(queried) > 8
+@pytest.mark.parametrize("page", PAGES)
+def test_named_metrics_exist(page: str) -> None:
+    """Every metric that a page names, in a query for example, is one that a server has."""
+    metrics = live_metrics()
+    known = {sample.name for metric in metrics for sample in metric.samples} | {each.name for each in metrics}
+    assert set(re.findall(r"(?<![\w:])triojam_\w+\b(?!:)", read(page))) - known == set()
+
+
+async def test_http_paths(start_plain: Start) -> None:
+    """The metrics listener answers each path of the table."""
+    running = await start_plain(metrics_port=0)
+    assert running.server is not None
+    for path, _ in table("docs/metrics.md", "Paths"):
+        reply = await fetch(running.server.metrics_addresses[0], path.strip("`"), method="HEAD")
+        assert reply.status == 200, path
 
 
 def code(text: str) -> bytes:
@@ -188,9 +190,9 @@ def decide(cell: str) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize(("sent", "answer", "then", "counted"), table("The protocol"))
+@pytest.mark.parametrize(("sent", "answer", "then", "counted"), table("README.md", "The protocol"))
 def test_protocol_table(sent: str, answer: str, then: str, counted: str) -> None:
-    """A row of the README's protocol table says what the protocol does."""
+    """A row of the protocol table says what the protocol does."""
     outcome = decide(sent)
     assert b"".join(outcome.answers) == (b"" if answer == "none" else code(answer))
     assert (outcome.end is not None) == {"closed": True, "stays open": False}[then]
@@ -203,41 +205,40 @@ def test_protocol_table(sent: str, answer: str, then: str, counted: str) -> None
     assert ends <= {f"disconnect `{outcome.end}`"}
 
 
-@pytest.mark.parametrize(("command", "printed"), list(commands("Talk to it")))
+@pytest.mark.parametrize(("command", "printed"), list(commands("README.md", "Talk to it")))
 def test_nc_exchange(command: str, printed: str) -> None:
-    """The README's exchange with nc is what the protocol answers."""
-    sent = re.search(r"(?:printf '(.*)'|echo (\w+)) \| nc -?\w* ?127\.0\.0\.1 45000", command)
+    """The exchange with nc is what the protocol answers."""
+    sent = re.search(r"printf '(.*)' \| nc (?:-q1 )?127\.0\.0\.1 45000", command)
     assert sent
-    data = sent[1].encode().decode("unicode_escape") if sent[1] else f"{sent[2]}\n"
-    outcome = Connection(Rules()).receive(data.encode(), lambda: JAM)
+    data = sent[1].encode().decode("unicode_escape").encode()
+    outcome = Connection(Rules()).receive(data, lambda: JAM)
     shown = re.sub(r"\d\d:\d\d:\d\d", "hh:mm:ss", printed)
     assert b"".join(outcome.answers).decode() == shown.replace("\n", "\r\n")
 
 
 def test_defaults_in_prose() -> None:
-    """The limits that the README's protocol section states are the defaults."""
-    defaults: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
-    text = section("The protocol")
-    assert f"at most {defaults['max_line_bytes']} bytes long" in text
-    assert f"silence for {defaults['line_timeout']:g} s" in text
-    assert f"{defaults['error_budget']} times `HELLO" in text
-    assert ("says nothing for a minute" in text) == (defaults["idle_timeout"] == 60)
+    """The limits that the README states are the defaults."""
+    text = section("README.md", "The protocol")
+    assert f"at most {DEFAULTS['max_line_bytes']} bytes long" in text
+    assert f"silence for {DEFAULTS['line_timeout']:g} s" in text
+    assert f"{DEFAULTS['error_budget']} times `HELLO" in text
+    assert ("says nothing for a minute" in text) == (DEFAULTS["idle_timeout"] == 60)
 
 
-def test_ports() -> None:
-    """The README's ports are the default ones, wherever they stand."""
-    defaults: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
-    target = f'targets: ["{defaults["metrics_host"]}:{defaults["metrics_port"]}"]'
-    assert target in block("yaml", within="Scrape it")
-    assert set(re.findall(r"\b45\d\d\d\b", README)) == {
-        str(defaults["port"]),
-        str(defaults["metrics_port"]),
+def test_first_line_and_ports() -> None:
+    """The README shows this version's first line, and no other ports than the default ones."""
+    text = read("README.md")
+    assert f"triojam {triojam.__version__}: serving on port {DEFAULTS['port']} " in text
+    assert f"http://{DEFAULTS['metrics_host']}:{DEFAULTS['metrics_port']}/" in text
+    assert {int(port) for port in re.findall(r"\b45\d\d\d\b", text)} == {
+        DEFAULTS["port"],
+        DEFAULTS["metrics_port"],
     }
 
 
 def test_embedding_example() -> None:
     """The README's program runs, prints the time, and ends."""
-    program = block("python", within="Embed it")
+    program = block("README.md", "Embed it", "python")
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         check=True,
@@ -249,9 +250,39 @@ def test_embedding_example() -> None:
     assert run.stderr == ""
 
 
+def test_exit_statuses() -> None:
+    """The tables of exit statuses have the statuses that the commands return."""
+    signalled = [128 + signal.SIGINT, 128 + signal.SIGTERM]
+    expected = [0, ListenError.exit_status, ConfigurationError.exit_status, *signalled]
+    assert [int(status) for status, _ in table("docs/operate.md", "Stop")] == expected
+    rows = table("docs/clients.md", "Exit statuses")
+    clients = {0, client.FAILED, client.UNBALANCED, client.INTERRUPTED}
+    assert {int(status) for status, *_ in rows} == clients | {ConfigurationError.exit_status}
+
+
+def test_figures_agree() -> None:
+    """The README's speeds are rows of docs/performance.md, whose figures are those of the measurement."""
+    rows = table("docs/performance.md", "Compared with other servers")
+    assert all(row in rows for row in table("README.md", "How fast it is"))
+    measured = read("docs/benchmarks/comparison.md")
+    for shape, rate, *_ in rows:
+        server = "triojam, portable" if shape.startswith("portable") else "**triojam**"
+        assert f"| {server} | {rate} |" in measured, shape
+    for server, memory in table("docs/performance.md", "Memory"):
+        assert f"| {server} | {memory} |" in measured
+
+
+def test_names_in_tables() -> None:
+    """The tables of fuzzers and of the lab's faults have each of them."""
+    targets = [row[0].strip("`") for row in table("docs/testing.md", "Fuzzing")]
+    assert targets == ["connection", *GUIDED]
+    faults = [row[0].strip("`") for row in table("dashboards/README.md", "The lab")]
+    assert faults == list(get_args(FaultName))
+
+
 def test_changelog_is_of_this_version() -> None:
     """The newest heading of the changelog is the version of the package."""
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    newest = re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)
     assert newest
     assert newest[1] == triojam.__version__
 
@@ -269,64 +300,3 @@ def test_dependencies_are_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==(\d+!)?[\w.]+", line)] == []
     assert names - {line.partition("==")[0] for line in lines} == set()
-
-
-@pytest.mark.parametrize("page", ["reliability.md", "threat-model.md"])
-def test_the_tests_that_are_named_exist(page: str) -> None:
-    """Each test that a page of the docs gives as its proof is there."""
-    text = (ROOT / "docs" / page).read_text("utf-8")
-    named = re.findall(r"`(test_\w+)::(test_\w+)`", text)
-    assert named
-    for file, function in named:
-        source = (ROOT / "tests" / f"{file}.py").read_text("utf-8")
-        assert f"def {function}(" in source, f"{page} names {file}::{function}"
-
-
-def test_links_lead_somewhere() -> None:
-    """Every relative link in the project's pages leads to a file, and its anchor to a heading."""
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "dashboards" / "README.md"]
-    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text("utf-8")):
-            path, _, anchor = link.partition("#")
-            target = page.parent / path if path else page
-            assert target.is_file(), link
-            if anchor:
-                headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
-                assert anchor in {each.lower().replace(",", "").replace(" ", "-") for each in headings}, link
-
-
-def test_the_flags_of_the_clients(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every flag that the README has for a client is one of its own, in the recordings, too."""
-    monkeypatch.setenv("COLUMNS", "300")
-    known = {}
-    for command in main.CLIENT_COMMANDS:
-        assert main.main([command, "--help"]) == 0
-        known[command] = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
-    text = section("Ask, watch, load")
-    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
-    assert said <= set().union({"--help"}, *known.values())
-    for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
-        program, command, *words = line.split()
-        assert program == "triojam"
-        assert {word for word in words if word.startswith("--")} <= known[command]
-
-
-def test_the_exit_statuses_of_load() -> None:
-    """The README's table has the statuses that the command returns."""
-    rows = re.findall(r"^\| (\d+) \|", section("Ask, watch, load"), re.MULTILINE)
-    statuses = (0, client.FAILED, client.UNBALANCED, client.INTERRUPTED)
-    assert [int(row) for row in rows] == list(statuses)
-
-
-def test_faults_name_their_tests() -> None:
-    """Each row of docs/faults.md names tests, each of which there is."""
-    page = (ROOT / "docs" / "faults.md").read_text("utf-8")
-    rows = re.findall(r"^\| \d+ \|.*\|$", page, re.MULTILINE)
-    assert rows
-    for row in rows:
-        named = re.findall(r"`(tests/\w+\.py)::(test_\w+)`", row)
-        assert len(named) == row.count("::") > 0
-        for file, test in named:
-            assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)

@@ -18,6 +18,7 @@ import trustme
 import triojam
 from tests.attack.hostile import record_hello
 from tests.conftest import Start, _starter
+from tests.docs_pages import block, commands
 from tests.process import COMMAND, environment, serving
 from tests.programs import require_program
 from tests.scrape import Address
@@ -37,7 +38,6 @@ from tests.support import (
     trusting,
     until,
 )
-from tests.test_docs import block, commands
 from triojam.core.reasons import Disconnect, Rejection, Reload, SendError
 from triojam.serving.deadlines import FAREWELL
 from triojam.serving.listeners import prepare
@@ -598,16 +598,16 @@ async def test_openssl(version: str, tmp_path: Path) -> None:
     assert printed.startswith("JAM ")
 
 
-async def test_readme(tmp_path: Path) -> None:
-    """What the README says to type makes a certificate, serves with it, and is answered by both clients."""
+async def test_documented_example(tmp_path: Path) -> None:
+    """The commands of docs/operate.md make a certificate, serve with it, and get an answer."""
     openssl = require_program("openssl", "openssl")
-    make, serve = block("sh", within="Encrypt it").splitlines()
+    make, serve = block("docs/operate.md", "TLS", "sh").splitlines()
     made, _ = await run("sh", "-c", f"cd {tmp_path} && {make.replace('openssl', openssl, 1)}")
     assert made == 0
     flags = serve.removeprefix("triojam ").replace("4501", "0").replace("server.", f"{tmp_path}/server.")
     async with serving(*flags.split()) as program:
         port = program.log[-1]["tls"][0].rpartition(":")[2]
-        for command, printed in commands("Encrypt it"):
+        for command, printed in commands("docs/operate.md", "TLS"):
             command = command.replace("triojam", " ".join(COMMAND)).replace("4501", port)  # noqa: PLW2901  # as typed
             status, answer = await run("sh", "-c", f"cd {tmp_path} && {command}")
             assert status == 0

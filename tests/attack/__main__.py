@@ -11,7 +11,7 @@ from tests.attack.hostile import OVER_TLS, PLAIN
 from tests.attack.measure import GRACE, WATCHDOG, Impact, measure, quantile
 
 TRANSPORTS = ("lane", "portable", "tls")
-# What each attack may do at most: see docs/threat-model.md. In seconds, and in MiB.
+# What each attack may do at most: see docs/testing.md, "Attacks". In seconds, and in MiB.
 WAIT, BURNED, NEWCOMER, GROWN = 0.1, 0.03, 0.2, 60.0
 
 HEADER = (

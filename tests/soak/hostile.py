@@ -1,6 +1,6 @@
 """Hostile clients, and merely broken ones. One visit each; they come again until they are cancelled.
 
-What each proves: docs/threat-model.md. What it must leave on the server's counters: `EXPECTED` in judge.
+What each proves: docs/robustness.md. What it must leave on the server's counters: `EXPECTED` in judge.
 """
 
 import itertools
