@@ -14,7 +14,7 @@ WHOLE = "*/core/protocol.py,*/serving/client.py,*/serving/handler.py"
 
 PYTEST = (sys.executable, "-m", "coverage", "run", "-m", "pytest")
 # Most of what these do is wait for Prometheus: a whole run has them beside the others.
-BESIDE = ("tests/test_lab.py",)
+BESIDE = ("tests/lab/test_lab.py",)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.standing import Inventory, at_rest
-from tests.support import Running, start_lane, start_memory, start_tcp, start_tls, until
+from tests.helpers.invariants import Inventory, at_rest
+from tests.helpers.servers import Running, start_lane, start_memory, start_tcp, start_tls, until
 
 Start = Callable[..., Awaitable[Running]]
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.process import CLIENT_CORE, SERVER_CORE
 
-from tests.idle import memory
-from tests.process import environment
-from tests.support import authority, certificate_file
+from tests.helpers.idle import memory
+from tests.helpers.program import environment
+from tests.helpers.servers import authority, certificate_file
 
 ASK_EVERY, COME_EVERY, SCRAPE_EVERY = 0.005, 0.1, 1.0
 WARM_UP = 2.0

@@ -26,7 +26,7 @@ from tests.fuzz.accounts import counted
 from tests.fuzz.oracle import Law
 from tests.fuzz.peer import Peer
 from tests.fuzz.world import ZONES, World
-from tests.support import Running, start_lane, start_memory, start_tcp, start_tls
+from tests.helpers.servers import Running, start_lane, start_memory, start_tcp, start_tls
 
 # Every transport that the machine runs over.
 TRANSPORTS: dict[str, Callable[..., Awaitable[Running]]] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from tests.fuzz.oracle import Oracle
-from tests.support import TlsClient, raw
+from tests.helpers.servers import TlsClient, raw
 
 # l_onoff = 1, l_linger = 0: close() sends RST (socket(7), SO_LINGER).
 LINGER_NONE = struct.pack("ii", 1, 0)

@@ -15,7 +15,7 @@ from tests.fuzz.accounts import count_descriptors, counted
 from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.fuzz.peer import Peer
 from tests.fuzz.portal import Portal, settled
-from tests.support import NOW, Running
+from tests.helpers.servers import NOW, Running
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Rejection
 from triojam.serving import fast_lane

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from tests.scrape import Address
+from tests.helpers.scrape import Address
 
 JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 DAY = 86_400

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 import trustme
 
-from tests.process import COMMAND
+from tests.helpers.program import COMMAND
 from tests.soak.clients import Client, GoodbyeError, Target, comes_until_the_end
 from tests.soak.honest import REQUEST
 from tests.soak.record import Restarts

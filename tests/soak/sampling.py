@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.scrape import Address, Reply, Scrape, fetch
+from tests.helpers.scrape import Address, Reply, Scrape, fetch
 
 USER, PASSWORD = "soak", "rather secret"
 AUTHORIZATION = "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode()

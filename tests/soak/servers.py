@@ -13,8 +13,8 @@ import bcrypt
 import trio
 import trustme
 
-from tests.process import COMMAND, launched
-from tests.scrape import Address
+from tests.helpers.program import COMMAND, launched
+from tests.helpers.scrape import Address
 from tests.soak.sampling import PASSWORD, USER
 
 # Deadlines short enough for many to pass in every round, and limits that honest clients never reach.

@@ -6,11 +6,11 @@ table of sources has a fixed size, and the least recently used one gives way; wi
 is no table at all.
 """
 
-import socket
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from socket import AF_INET, AF_INET6, inet_pton
 
 from triojam.core.reasons import Refusal
 
@@ -221,8 +221,8 @@ def _packed(host: str) -> bytes:
     """Return an address as 4 or 16 bytes; one that is no address, as none at all."""
     try:
         if ":" not in host:
-            return socket.inet_pton(socket.AF_INET, host)
-        address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+            return inet_pton(AF_INET, host)
+        address = inet_pton(AF_INET6, host.partition("%")[0])
     except OSError:
         return b""
     return address.removeprefix(_MAPPED)

@@ -1,0 +1,1 @@
+"""The clients ask and watch."""

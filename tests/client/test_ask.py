@@ -1,0 +1,216 @@
+"""Asking one server: what comes out, and the words for each way in which it fails."""
+
+import ssl
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from operator import add
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+import triojam
+from tests.helpers.bad_servers import (
+    Behaviour,
+    closes_at_once,
+    resets_at_once,
+    says,
+    silent,
+    start_bad,
+    tells,
+)
+from tests.helpers.servers import NOW, settings_for_test, start_tcp
+from triojam.client.render import format_offset
+from triojam.client.session import DEFAULT_PORT, Target
+from triojam.client.time_of_day import fold, second_of_day
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("time.example.org", "time.example.org", 45000),
+        ("192.0.2.1:4500", "192.0.2.1", 4500),
+        ("::1", "::1", 45000),
+        ("[fe80::1%eth0]:7", "fe80::1%eth0", 7),
+        ("[::1]", "::1", 45000),
+    ],
+)
+def test_target(text: str, host: str, port: int) -> None:
+    """A server is named as people write addresses."""
+    assert Target.parse(text) == Target(host, port)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":45000", "host:", "host:0", "host:65536", "[::1", "http://host", "a b", "[]:1"]
+)
+def test_no_target(text: str) -> None:
+    """What is no address is refused, with what it takes."""
+    with pytest.raises(ValueError, match="HOST or HOST:PORT"):
+        Target.parse(text)
+
+
+def test_default_port() -> None:
+    """Clients ask where servers listen."""
+    assert triojam.Settings().port == DEFAULT_PORT
+
+
+async def test_ask(nursery: trio.Nursery) -> None:
+    """An answer has the time, an offset that is right within its bound, and the address."""
+    server = await start_tcp(nursery)
+    assert server.server is not None
+    host, port = server.server.addresses[0]
+    answer = await triojam.ask(str(host), int(port), now=lambda: NOW + 3, zone=UTC)
+    assert answer.time == "12:34:56"
+    assert answer.address == f"127.0.0.1:{port}"
+    assert abs(answer.offset - -3) <= answer.bound
+    assert 0.5 <= answer.bound == 0.5 + answer.round_trip / 2
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("ahead", [-40_000.0, -0.75, 0.0, 0.3, 12.0, 43_000.0])
+async def test_offset(nursery: trio.Nursery, ahead: float) -> None:
+    """Whatever the offset, also over midnight, the truth is within the bound."""
+    for wall in (1_700_006_399.9, 1_700_051_696.25):  # the first is just before midnight
+        address = await start_bad(nursery, tells(partial(add, wall, ahead)))
+        answer = await triojam.ask(*address, now=partial(add, wall, 0.0), zone=UTC)
+        assert abs(answer.offset - ahead) <= answer.bound
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_zone(nursery: trio.Nursery) -> None:
+    """A server that answers in another zone is right, if one says which."""
+    east = timezone(timedelta(hours=7))
+    local = time.time() + 7 * 3600
+    address = await start_bad(nursery, tells(lambda: local))
+    assert abs((await triojam.ask(*address, now=lambda: local - 7 * 3600, zone=east)).offset) < 1
+    assert abs((await triojam.ask(*address, now=lambda: local - 7 * 3600, zone=UTC)).offset - 7 * 3600) < 1
+    nursery.cancel_scope.cancel()
+
+
+BAD: list[tuple[Behaviour, type[triojam.AskError], str]] = [
+    (silent, triojam.SilentError, "said nothing for 0.2 s without an answer"),
+    (says(b"JAM 12:3"), triojam.SilentError, "said nothing for 0.2 s after part of an answer, 'JAM 12:3'"),
+    (closes_at_once, triojam.ClosedError, "closed the connection without an answer|reset the connection"),
+    (resets_at_once, triojam.ClosedError, "reset the connection"),
+    (says(b"JAM 12:3", then_closes=True), triojam.ClosedError, "after part of an answer, 'JAM 12:3'"),
+    (tells(time.time, resets_every=1), triojam.ClosedError, "reset the connection"),
+    (
+        says(b"JAM 24:00:00\r\n"),
+        triojam.WrongTimeError,
+        "answered with 'JAM 24:00:00', which is no time of day",
+    ),
+    (says(b"JAM 12:34:56\n"), triojam.StrangerError, r"answered with something else: 'JAM 12:34:56\\n'"),
+    (says(b"hello\x1b[31m\r\n"), triojam.StrangerError, r"answered with something else: 'hello\\x1b\[31m'"),
+    (says(b"x" * 600), triojam.StrangerError, "answered with something else: 'xxxxx"),
+    (says(b"ERROR busy: later\r\n"), triojam.RefusedError, "answered with 'ERROR busy: later'"),
+    (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), triojam.StrangerError, "speaks HTTP"),
+    (says(b"\x15\x03\x01\x00\x02\x02\n"), triojam.StrangerError, "speaks TLS"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "kind", "words"), BAD)
+async def test_bad_servers(
+    nursery: trio.Nursery, behaviour: Behaviour, kind: type[triojam.AskError], words: str
+) -> None:
+    """Each way of being no time server has a type of its own, and words."""
+    address = await start_bad(nursery, behaviour)
+    with pytest.raises(kind, match=words):
+        await triojam.ask(*address, patience=0.2)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_metrics_port_is_recognised(nursery: trio.Nursery) -> None:
+    """An HTTP server that waits for more is found out."""
+    server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
+    host, port = server.metrics_addresses[0]
+    with pytest.raises(triojam.StrangerError, match=r"speaks HTTP, not TIME: is it the metrics port\?$"):
+        await triojam.ask(str(host), int(port), patience=0.2)
+    nursery.cancel_scope.cancel()
+
+
+async def test_unreachable() -> None:
+    """A closed port, and a name that is none, are said in words."""
+    (free,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = free.socket.getsockname()[1]
+    await free.aclose()
+    with pytest.raises(triojam.UnreachableError, match=r"^connection refused$"):
+        await triojam.ask("127.0.0.1", port)
+    for name in ("no such name.invalid", "x" * 64):
+        with pytest.raises(triojam.UnreachableError, match=r"\w"):
+            await triojam.ask(name)
+
+
+async def test_a_name_with_several_addresses(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the first address of a name does not answer, the next one is asked."""
+    _, port = await start_bad(nursery, tells(time.time))
+
+    class Resolver(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *_args: object, **_more: object) -> Any:
+            kind = trio.socket.AF_INET, trio.socket.SOCK_STREAM, 6, ""
+            return [(*kind, ("127.0.0.2", 1)), (*kind, ("127.0.0.1", port))]
+
+        async def getnameinfo(self, *_args: object, **_more: object) -> tuple[str, str]:
+            raise AssertionError
+
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    assert (await triojam.ask("time.example.org", port)).address == f"127.0.0.1:{port}"
+    nursery.cancel_scope.cancel()
+
+
+async def test_tls(nursery: trio.Nursery) -> None:
+    """Over TLS it asks whom it trusts, and says so of whom it does not, or who does not speak it."""
+    authority = trustme.CA()
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(secured)
+
+    async def handle(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        try:
+            async for _ in stream:
+                await stream.send_all(b"JAM 12:34:56\r\n")
+        except trio.BrokenResourceError:
+            pass
+
+    listeners = await nursery.start(
+        partial(trio.serve_ssl_over_tcp, handle, 0, secured, host="127.0.0.1", https_compatible=True)
+    )
+    port = listeners[0].transport_listener.socket.getsockname()[1]
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    assert (await triojam.ask("localhost", port, tls=trusting)).time == "12:34:56"
+    with pytest.raises(triojam.UntrustedError, match="its certificate is not trusted"):
+        await triojam.ask("localhost", port, tls=ssl.create_default_context())
+    with pytest.raises(triojam.StrangerError, match="does not speak TLS"):
+        await triojam.ask(*await start_bad(nursery, says(b"ERROR bad_terminator: x\r\n")), tls=trusting)
+    nursery.cancel_scope.cancel()
+
+
+def test_second_of_day() -> None:
+    """It is what the zone's clock shows, with the fraction."""
+    moment = datetime(2026, 3, 29, 23, 59, 59, 500_000, tzinfo=UTC).timestamp()
+    assert second_of_day(moment, UTC) == 86_399.5
+    assert second_of_day(moment, timezone(timedelta(hours=-3, minutes=-30))) == 86_399.5 - 3.5 * 3600
+
+
+@pytest.mark.parametrize(
+    ("seconds", "folded"), [(0, 0), (86_399, -1), (-86_399, 1), (43_199, 43_199), (130_000, 43_600)]
+)
+def test_fold(seconds: float, folded: float) -> None:
+    """The shorter way around the clock."""
+    assert fold(seconds) == (folded if folded < 43_200 else folded - 86_400)
+
+
+@pytest.mark.parametrize(
+    ("offset", "bound", "shown"),
+    [
+        (0.26, 0.5001, "+0.26 s ± 0.51 s"),
+        (-12.0, 0.5, "-12.00 s ± 0.50 s"),
+        (0.0, 0.5045, "+0.00 s ± 0.51 s"),
+        (-0.0000004, 0.0002, "+0.00 ms ± 0.21 ms"),
+        (3.0001234, 0.00026, "+3.00012 s ± 0.00027 s"),
+    ],
+)
+def test_the_shown_bound_holds(offset: float, bound: float, shown: str) -> None:
+    """What is printed contains all that was known to be possible."""
+    assert format_offset(offset, bound) == shown

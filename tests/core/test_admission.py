@@ -1,0 +1,367 @@
+"""Who is let in, and how much they may ask: the decisions alone, and a server that keeps to them."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import Start
+from tests.helpers.program import serving
+from tests.helpers.servers import JAM, Running, receive_all, receive_exactly, start_lane, until
+from triojam.core.admission import ANYONE, MOST_SOURCES, Admission, Policy, parse_networks
+from triojam.core.protocol import REFUSALS, Rules
+from triojam.core.reasons import Disconnect, HandoverCause, Refusal, Rejection
+from triojam.settings.fields import SettingError, Settings
+
+RATE_LIMITED = Rules().error_line(Rejection.RATE_LIMITED)
+PER_SOURCE = REFUSALS[Refusal.PER_SOURCE]
+
+
+def make_admission(*, allow: str = "", deny: str = "", **limits: Any) -> Admission:
+    """Make an admission of networks as an operator writes them."""
+    return Admission(Policy(allow=parse_networks(allow), deny=parse_networks(deny), **limits))
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "host", "refusal"),
+    [
+        ("", "", "192.0.2.1", None),
+        ("", "192.0.2.0/24", "192.0.2.1", Refusal.DENIED),
+        ("", "192.0.2.0/24", "192.0.3.1", None),
+        ("192.0.2.0/24", "", "192.0.2.255", None),
+        ("192.0.2.0/24", "", "192.0.3.1", Refusal.DENIED),
+        ("192.0.2.0/24", "", "2001:db8::1", Refusal.DENIED),
+        ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", Refusal.DENIED),
+        ("10.0.0.0/8, 10.1.2.0/24", "10.1.0.0/16", "10.1.2.3", None),
+        ("10.1.2.3", "0.0.0.0/0", "10.1.2.3", None),
+        ("", "0.0.0.0/0", "10.1.2.3", Refusal.DENIED),
+        ("", "0.0.0.0/0", "::1", None),
+        ("", "2001:db8::/32", "2001:db8:1::1", Refusal.DENIED),
+        ("", "fe80::/10", "fe80::1%eth0", Refusal.DENIED),
+        ("", "192.0.2.0/24", "::ffff:192.0.2.1", Refusal.DENIED),
+        ("", "::ffff:192.0.2.0/120", "192.0.2.1", Refusal.DENIED),
+    ],
+)
+def test_the_longest_network_decides(allow: str, deny: str, host: str, refusal: Refusal | None) -> None:
+    """The longest network that holds an address decides; once some are allowed, the others are denied."""
+    assert make_admission(allow=allow, deny=deny).refusal(host, full=False) == refusal
+
+
+def test_connections_are_counted_by_source() -> None:
+    """A source over its limit is refused, another beside it is not; one that leaves makes room."""
+    admission = make_admission(connections_per_source=2)
+    first = [admission.enter("192.0.2.1") for _ in range(2)]
+    assert admission.refusal("192.0.2.1", full=False) is Refusal.PER_SOURCE
+    assert admission.refusal("192.0.2.2", full=False) is None
+    admission.leave(first[0])
+    assert admission.refusal("192.0.2.1", full=False) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+    ],
+)
+def test_what_a_source_is(one: str, other: str, *, same: bool) -> None:
+    """An IPv4 address is a source, however it is spelt, and so is an IPv6 /64."""
+    admission = make_admission(connections_per_source=1)
+    assert (admission.enter(one) is admission.enter(other)) == same
+
+
+def test_a_burst_then_the_rate() -> None:
+    """A source may have its burst at once; then a token comes back each interval, up to the burst again."""
+    admission = make_admission(rate_per_source=2.0, burst_per_source=3)
+    source = admission.enter("192.0.2.1")
+    at_once = [admission.take(source, 100.0) for _ in range(4)]
+    later = [admission.take(source, now) for now in (100.4, 100.5, 100.6, 101.0)]
+    much_later = [admission.take(source, 1000.0) for _ in range(4)]
+    assert at_once == [True, True, True, False]
+    assert later == [False, True, False, True]
+    assert much_later == [True, True, True, False]
+
+
+def test_tokens_are_taken_together_or_not_at_all() -> None:
+    """What is asked for together is let through together; if there are too few, none is taken."""
+    admission = make_admission(rate_per_source=1.0, burst_per_source=3)
+    source = admission.enter("192.0.2.1")
+    assert admission.beyond_rate([(7, 4)], {7: source}, 5.0)
+    assert not admission.beyond_rate([(7, 3)], {7: source}, 5.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2), st.integers(1, 4)), max_size=50),
+    st.floats(0.1, 50),
+    st.integers(1, 10),
+)
+def test_the_bucket_is_a_token_bucket(asks: list[tuple[float, int]], rate: float, burst: int) -> None:
+    """Whatever the moments, as much is let through as a bucket of counted tokens would let through."""
+    admission = make_admission(rate_per_source=rate, burst_per_source=burst)
+    source = admission.enter("192.0.2.1")
+    now, tokens = 1000.0, float(burst)
+    for pause, requests in asks:
+        now += pause
+        tokens = min(burst, tokens + pause * rate)
+        if abs(tokens - requests) < 1e-3:  # on the edge, either is right
+            return
+        taken = not admission.beyond_rate([(7, requests)], {7: source}, now)
+        assert taken == (tokens > requests)
+        tokens -= requests * taken
+
+
+def test_the_table_is_bounded() -> None:
+    """A million IPv6 sources leave a full table, and the others are counted as evicted."""
+    admission = make_admission(rate_per_source=1.0)
+    for number in range(1_000_000):
+        admission.leave(admission.enter(f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1"))
+    assert len(admission._sources) == MOST_SOURCES
+    assert admission.evictions == 1_000_000 - MOST_SOURCES
+
+
+def fill(admission: Admission) -> None:
+    """Let as many sources come and go as the table has room for."""
+    for number in range(MOST_SOURCES):
+        admission.leave(admission.enter(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+
+
+def test_the_least_recently_used_gives_way() -> None:
+    """A source that came again is kept, one that did not is forgotten, its empty bucket with it."""
+    admission = make_admission(rate_per_source=1.0, burst_per_source=1)
+    old, kept = (admission.enter(host) for host in ("192.0.2.1", "192.0.2.2"))
+    for source in (old, kept):
+        assert admission.take(source, 0.0)
+        admission.leave(source)
+    for number in range(MOST_SOURCES):  # one more than there is room for beside these two, and another
+        admission.leave(admission.enter("192.0.2.2"))
+        admission.leave(admission.enter(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+    assert admission.enter("192.0.2.2") is kept
+    assert admission.enter("192.0.2.1") is not old
+
+
+def test_a_source_with_open_connections_is_passed_over() -> None:
+    """Many other sources do not make the server forget the connections that one has open."""
+    admission = make_admission(connections_per_source=1)
+    admission.enter("192.0.2.1")
+    for _ in range(2):
+        fill(admission)
+    assert admission.refusal("192.0.2.1", full=False) is Refusal.PER_SOURCE
+
+
+def test_a_table_full_of_open_connections_is_bounded_all_the_same() -> None:
+    """When every source has a connection open, one of them gives way; its connections may leave later."""
+    admission = make_admission(connections_per_source=1)
+    sources = [
+        admission.enter(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        for number in range(MOST_SOURCES + 100)
+    ]
+    assert len(admission._sources) == MOST_SOURCES
+    for source in sources:
+        admission.leave(source)
+    assert {source.connections for source in sources} == {0}
+
+
+def test_without_limits_by_source_there_is_no_table() -> None:
+    """What limits nothing by source remembers nothing of any; of those known, only who is connected stays."""
+    admission = make_admission(deny="192.0.2.0/24")
+    assert admission.enter("10.0.0.1") is ANYONE
+    admission.set_policy(Policy(rate_per_source=1.0))
+    gone, there = admission.enter("10.0.0.1"), admission.enter("10.0.0.2")
+    admission.leave(gone)
+    admission.set_policy(Policy())
+    assert list(admission._sources.values()) == [there]
+
+
+def test_a_network_in_both_lists_is_an_error() -> None:
+    """What is allowed and denied at once is no setting."""
+    with pytest.raises(SettingError, match="for deny: expected networks"):
+        Settings(allow="10.0.0.0/8, 192.0.2.0/24", deny="192.0.2.0/24")
+
+
+async def test_denied(start_socket: Start) -> None:
+    """A client of a denied network is closed without a byte, and counted."""
+    server = await start_socket(deny="127.0.0.0/8")
+    with trio.fail_after(20):
+        assert await server.refuses(b"")
+    assert server.counters.connections_rejected[Refusal.DENIED] == 1
+    assert server.counters.connections_open == 0
+
+
+async def test_too_many_connections_of_one_source(start_socket: Start) -> None:
+    """One more than a source may have is told so; those inside go on; another source is let in."""
+    server = await start_socket(connections_per_source=2)
+    inside = [await server.connect() for _ in range(2)]
+    await until(lambda: server.counters.connections_open == 2)
+    assert await server.refuses(PER_SOURCE)
+    for client in inside:
+        await client.send_all(b"TIME\r\n")
+        assert await receive_exactly(client, len(JAM)) == JAM
+    assert await ask_from("127.0.0.2", server) == JAM
+    assert server.counters.connections_rejected[Refusal.PER_SOURCE] == 1
+    await inside[0].aclose()
+    await until(lambda: server.counters.connections_open == 1)
+    assert await server.ask(b"TIME\r\n") == JAM
+
+
+async def ask_from(host: str, server: Running) -> bytes:
+    """Ask once from another address of this machine."""
+    assert server.server is not None
+    address, port = server.server.addresses[0]
+    stream = await trio.open_tcp_stream(address, port, local_address=host)
+    async with stream:
+        await stream.send_all(b"TIME\r\n")
+        await stream.send_eof()
+        return await receive_all(stream)
+
+
+async def test_too_many_requests_of_one_source(start_socket: Start) -> None:
+    """Requests beyond the burst are answered with an error, each; another source is answered as ever."""
+    server = await start_socket(rate_per_source=0.001, burst_per_source=3)
+    assert await server.ask(b"TIME\r\n" * 5) == JAM * 3 + RATE_LIMITED * 2
+    assert await server.ask(b"TIME\r\n") == RATE_LIMITED
+    assert await ask_from("127.0.0.2", server) == JAM
+    assert server.counters.rejected[Rejection.RATE_LIMITED] == 3
+
+
+@pytest.mark.parametrize("line", [b"HELLO\r\n", b"TIME\n", b"TIMEX\r\n"])
+async def test_every_line_takes_a_token(start_socket: Start, line: bytes) -> None:
+    """A line that is rejected has used up the source's rate like any other; QUIT has not."""
+    server = await start_socket(rate_per_source=0.001, burst_per_source=1)
+    answers = await server.ask(line + b"TIME\r\nQUIT\r\n")
+    assert answers.endswith(RATE_LIMITED)
+    assert not answers.startswith(RATE_LIMITED)
+    await until(lambda: server.counters.disconnects[Disconnect.QUIT] == 1)
+
+
+async def test_a_line_in_pieces_beyond_the_rate(start_socket: Start) -> None:
+    """A line that comes in pieces is held against the rate when it is whole."""
+    server = await start_socket(rate_per_source=0.001, burst_per_source=1)
+    client = await server.connect()
+    await client.send_all(b"TIME\r\nTI")
+    assert await receive_exactly(client, len(JAM)) == JAM
+    await until(server.midline)
+    await client.send_all(b"ME\r\n")
+    assert await receive_exactly(client, len(RATE_LIMITED)) == RATE_LIMITED
+    assert server.counters.request_receive.count == 1
+
+
+async def test_within_the_rate_nobody_is_bothered(start_socket: Start) -> None:
+    """A client within its rate stays where it is served best."""
+    server = await start_socket(rate_per_source=1_000_000, burst_per_source=100, connections_per_source=100)
+    assert await server.ask(b"TIME\r\n" * 50) == JAM * 50
+    assert sum(server.counters.handovers.values()) == 0
+
+
+async def test_limits_that_come_with_a_reload_are_for_those_who_are_there(start_socket: Start) -> None:
+    """Connections that were open before a limit was set are counted and limited like others."""
+    server = await start_socket()
+    assert server.server is not None
+    client = await server.connect()
+    await client.send_all(b"TIME\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
+    settings = server.server._settings
+    server.server.reload(
+        replace(settings, connections_per_source=1, rate_per_source=0.001, burst_per_source=1)
+    )
+    assert await server.refuses(PER_SOURCE)
+    await client.send_all(b"TIME\r\n" * 2)
+    assert await receive_exactly(client, len(JAM + RATE_LIMITED)) == JAM + RATE_LIMITED
+    await client.aclose()
+    await until(lambda: server.counters.connections_open == 0)
+    server.server.reload(replace(settings, deny="127.0.0.1"))
+    assert await server.refuses(b"")
+
+
+async def test_a_reload_counts_who_is_with_the_handler(start_socket: Start) -> None:
+    """Whoever is with the handler when a limit comes is counted, and makes room when it leaves."""
+    server = await start_socket()
+    assert server.server is not None
+    client = await server.connect()
+    await client.send_all(b"HELLO\r\n")
+    await receive_exactly(client, 5)
+    server.server.reload(replace(server.server._settings, connections_per_source=1))
+    assert await server.refuses(PER_SOURCE)
+    await client.aclose()
+    await until(lambda: server.counters.connections_open == 0)
+    assert await server.ask(b"TIME\r\n") == JAM
+
+
+async def test_a_reload_counts_who_is_being_handed_over(nursery: trio.Nursery) -> None:
+    """Whoever is on the way from the lane to the handler when a limit comes is counted, too."""
+    server = await start_lane(nursery)
+    assert server.lane is not None
+    assert server.server is not None
+    await server.connect()
+    await until(lambda: server.counters.connections_open == 1)
+    server.lane._hand_over(next(iter(server.lane._active)), HandoverCause.LINE)
+    server.server.reload(replace(server.server._settings, connections_per_source=1))
+    server.lane._wake()
+    assert await server.ask(b"", end=False) == PER_SOURCE
+    await server.close_clients()
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_start_of_a_line_behind_too_many_requests(start_socket: Start) -> None:
+    """A line that has begun behind requests beyond the rate goes on where it was."""
+    server = await start_socket(rate_per_source=0.001, burst_per_source=1)
+    assert server.server is not None
+    client = await server.connect()
+    await client.send_all(b"TIME\r\n" * 2 + b"TI")
+    assert await receive_exactly(client, len(JAM + RATE_LIMITED)) == JAM + RATE_LIMITED
+    await until(server.midline)
+    server.server.reload(replace(server.server._settings, rate_per_source=0.0))
+    await client.send_all(b"ME\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
+
+
+@pytest.mark.parametrize("served", [b"TIME\r\n", b"HELLO\r\n"], ids=["by the lane", "by the handler"])
+async def test_limits_that_go_and_come_back(start_socket: Start, served: bytes) -> None:
+    """Connections that were open before the limits by source were lifted count when they are set again."""
+    server = await start_socket(connections_per_source=1)
+    client = await server.connect()
+    await client.send_all(served)
+    await receive_exactly(client, 5)
+    for limit in (0, 1):
+        server.reload(connections_per_source=limit)
+    assert await server.refuses(PER_SOURCE)
+    await client.aclose()
+    await until(lambda: server.counters.connections_open == 0)
+    assert await server.ask(b"TIME\r\n") == JAM
+
+
+async def test_our_own_client_is_always_let_in(start_socket: Start) -> None:
+    """A client that the server itself has announced gets its answer, whatever the policy and the cap say."""
+    server = await start_socket(
+        max_connections=1, connections_per_source=1, rate_per_source=0.001, burst_per_source=1
+    )
+    assert await server.ask(b"TIME\r\n") == JAM
+    await until(lambda: server.counters.connections_open == 0)
+    await server.connect()
+    await until(lambda: server.counters.connections_open == 1)
+    assert server.server is not None
+    server.server.reload(replace(server.server._settings, deny="127.0.0.0/8"))
+    with trio.socket.socket() as probe:
+        await probe.bind(("127.0.0.1", 0))
+        server.server._service.admission.own.add(probe.getsockname())
+        await probe.connect(server.server.addresses[0])
+        await probe.send(b"TIME\r\n")
+        assert await probe.recv(100) == JAM
+
+
+async def test_the_file_may_have_lists(tmp_path: Path) -> None:
+    """In the file, networks may be an array; the metrics show what has been refused."""
+    file = tmp_path / "triojam.toml"
+    file.write_text('allow = ["192.0.2.0/24", "2001:db8::/32"]\n')
+    async with serving("--config", str(file)) as program:
+        async with await program.connect() as client:
+            with suppress(trio.BrokenResourceError):
+                assert await receive_all(client) == b""
+        seen = await program.scrape()
+        assert seen.total("triojam_connections_rejected_total", reason="denied") == 1

@@ -1,0 +1,139 @@
+"""A real Prometheus, which scrapes a running server that real clients use."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trio
+
+from tests.helpers.program import Program, launched, serving
+from tests.helpers.requirements import require_program
+from tests.helpers.scrape import Address, fetch
+from tests.helpers.servers import PATIENCE, receive_all
+
+PACKAGE = "prometheus"
+
+CONFIGURATION = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: triojam
+    static_configs: [{{targets: ["{host}:{port}"]}}]
+"""
+
+# What one client sends in one connection, how many requests that is, and how many of them get a time.
+VISITS = [
+    (b"TIME\r\n", 1, 1),
+    (b"TIME\r\n" * 500, 500, 500),
+    (b"TIME threading \r\n" * 3, 3, 3),
+    (b"HELLO\r\nTIME\r\n", 2, 1),
+    (b"TIME\n", 1, 0),
+    (b"TIME\r\nQUIT\r\nTIME\r\n", 1, 1),
+    (b"TIME", 1, 0),
+    (b"x" * 600, 1, 0),
+    (b"", 0, 0),
+]
+ROUNDS = 20
+REQUESTS = ROUNDS * sum(requests for _, requests, _ in VISITS)
+RESPONSES = ROUNDS * sum(responses for _, _, responses in VISITS)
+
+
+@pytest.fixture
+def prometheus() -> str:
+    """The program."""
+    return require_program("prometheus", PACKAGE)
+
+
+@pytest.fixture
+def promtool() -> str:
+    """The program."""
+    return require_program("promtool", PACKAGE)
+
+
+async def use(program: Program) -> None:
+    """Make all the visits, those of a round at the same time."""
+
+    async def visit(data: bytes, times: int) -> None:
+        async with await program.connect() as client:
+            await client.send_all(data)
+            await client.send_eof()
+            assert (await receive_all(client)).count(b"JAM ") == times
+
+    for _ in range(ROUNDS):
+        async with trio.open_nursery() as nursery:
+            for data, _, times in VISITS:
+                nursery.start_soon(visit, data, times)
+
+
+@asynccontextmanager
+async def scraping(prometheus: str, target: Address, folder: Path) -> AsyncIterator[Address]:
+    """Run a Prometheus that scrapes `target`; its own address."""
+    configuration = folder / "prometheus.yml"
+    configuration.write_text(CONFIGURATION.format(host=target[0], port=target[1]))
+    command = [
+        prometheus,
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--web.listen-address=127.0.0.1:0",
+    ]
+    async with launched(command, {}) as process:
+        assert process.stderr is not None
+        log = b""
+        with trio.fail_after(PATIENCE):
+            # 2.x logs msg="Listening on" address=127.0.0.1:1234, 3.x with quotes around the address.
+            while (found := re.search(rb'"Listening on" address="?127\.0\.0\.1:(\d+)"?\s', log)) is None:
+                data = await process.stderr.receive_some()
+                assert data, log
+                log += data
+        yield "127.0.0.1", int(found[1])
+
+
+async def query(server: Address, expression: str) -> float | None:
+    """Return the one value of an expression, or None while there is none."""
+    reply = await fetch(server, f"/api/v1/query?query={quote(expression)}")
+    if reply.status == 503:  # still starting
+        return None
+    result = json.loads(reply.body)["data"]["result"]
+    return float(result[0]["value"][1]) if result else None
+
+
+async def test_prometheus_counts_what_the_clients_sent(prometheus: str, tmp_path: Path) -> None:
+    """sum(triojam_requests_total) in a real Prometheus is what the clients sent, and so is all the rest."""
+    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+        await use(program)
+        with trio.fail_after(PATIENCE):
+            while await query(server, "sum(triojam_requests_total)") != REQUESTS:  # noqa: ASYNC110  # as below
+                await trio.sleep(0.1)  # nobody tells when Prometheus has scraped
+        for expression, value in {
+            "sum(triojam_responses_total)": RESPONSES,
+            "sum(triojam_rejected_total)": REQUESTS - RESPONSES,
+            "sum(triojam_response_send_errors_total)": 0,
+            "sum(triojam_connections_total)": ROUNDS * len(VISITS),
+            "sum(triojam_disconnects_total)": ROUNDS * len(VISITS),
+            "triojam_request_duration_seconds_count": RESPONSES,
+            "triojam_ready": 1,
+            'up{job="triojam"}': 1,
+        }.items():
+            assert await query(server, expression) == value, expression
+        skew = await query(server, "abs(time() - triojam_clock_seconds)")
+        assert skew is not None
+        assert skew < PATIENCE
+
+
+async def test_promtool_has_no_complaint(promtool: str) -> None:
+    """`promtool check metrics` accepts a live scrape without a word."""
+    async with serving() as program:
+        await use(program)
+        reply = await fetch(program.web, "/metrics")
+        with trio.fail_after(PATIENCE):
+            ended = await trio.run_process(
+                [promtool, "check", "metrics"],
+                stdin=reply.body,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+            )
+    assert (ended.stdout, ended.stderr, ended.returncode) == (b"", b"", 0)

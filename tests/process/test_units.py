@@ -1,0 +1,86 @@
+"""The units in deploy/: what systemd says of them, and that their sandbox leaves the server what it needs."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.helpers.program import serving
+from tests.helpers.requirements import require_program
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SERVICE = DEPLOY / "triojam.service"
+MOST_EXPOSED = 1.6
+
+
+def analyze(*words: str) -> str:
+    """Return what systemd-analyze prints."""
+    program = require_program("systemd-analyze", "systemd")
+    run = subprocess.run([program, "--no-pager", *words], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def assignments(unit: Path, name: str) -> list[str]:
+    """Return each value that a unit gives to `name`, in their order."""
+    return re.findall(rf"^{name}=(.*)$", unit.read_text("utf-8"), re.MULTILINE)
+
+
+def expanded(names: list[str]) -> Iterator[str]:
+    """Yield the system calls that are meant, those of groups among them."""
+    for name in names:
+        if name.startswith("@"):
+            lines = analyze("syscall-filter", name).splitlines()[1:]
+            yield from expanded([line.strip() for line in lines if not line.strip().startswith("#")])
+        elif name:
+            yield name
+
+
+def allowed_calls(unit: Path) -> set[str]:
+    """Return what the unit's filter lets through: lists add up, and ~ takes away (systemd.exec(5))."""
+    allowed = set(expanded(["@default"]))
+    for value in assignments(unit, "SystemCallFilter"):
+        calls = set(expanded(value.removeprefix("~").split()))
+        allowed = allowed - calls if value.startswith("~") else allowed | calls
+    return allowed
+
+
+def test_exposure() -> None:
+    """Systemd rates the service's exposure at 1.6 or better."""
+    (figure,) = re.findall(
+        r"Overall exposure level for triojam.service: ([\d.]+)",
+        analyze("security", "--offline=true", str(SERVICE)),
+    )
+    assert float(figure) <= MOST_EXPOSED
+
+
+def test_what_would_take_metrics_away_stays_off() -> None:
+    """The clock stays readable, and so does /proc/stat, which the start of the process is told from."""
+    assert not assignments(SERVICE, "ProtectClock")
+    assert not assignments(SERVICE, "ProcSubset")
+
+
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    """Neither unit has a name or a value that systemd does not know."""
+    for unit in DEPLOY.glob("triojam.*"):
+        text = unit.read_text("utf-8").replace("/opt/triojam/bin/triojam", sys.executable)
+        (tmp_path / unit.name).write_text(text)
+    told = analyze("verify", *map(str, sorted(tmp_path.iterdir())))
+    assert "triojam" not in told
+
+
+async def test_the_sandbox_leaves_what_a_server_needs() -> None:
+    """Under the unit's own filter a server answers, is scraped, reads the kernel's clock and drains.
+
+    A call that is not allowed kills it here, where under systemd it would only fail.
+    """
+    calls = sorted(allowed_calls(SERVICE))
+    assert "clock_settime" not in calls
+    assert {"adjtimex", "clock_adjtime"} <= set(calls)
+    async with serving(before=[sys.executable, "-m", "tests.helpers.seccomp", *calls, "--"]) as program:
+        async with await program.connect() as client:
+            await client.send_all(b"TIME\r\nHELLO\r\n")
+            assert (await client.receive_some()).startswith(b"JAM ")
+        seen = await program.scrape()
+        assert seen.total("triojam_clock_synchronized") in (0, 1)

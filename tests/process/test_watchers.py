@@ -1,0 +1,92 @@
+"""The tasks that watch from inside, on a clock that jumps."""
+
+import trio
+from trio.testing import MockClock
+
+from tests.helpers.servers import Events
+from triojam.core.counters import Counters
+from triojam.process.watchers import (
+    CLOCK_INTERVAL,
+    CROWD,
+    LAG_INTERVAL,
+    TRIM_INTERVAL,
+    give_back_memory,
+    report_traffic,
+    trim_heap,
+    watch_clock,
+    watch_lag,
+)
+
+
+async def test_clock_steps(autojump_clock: MockClock) -> None:
+    """A move of the wall clock by more than half a second is counted, once; slewing is not."""
+    counters = Counters()
+    offset = [0.0]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_clock, counters, lambda: trio.current_time() + offset[0])
+        for step, steps in ((0.0, 0), (3600.0, 1), (0.0, 1), (-3600.0, 2), (0.4, 2)):
+            offset[0] += step
+            await trio.sleep(2 * CLOCK_INTERVAL)
+            assert counters.clock_steps == steps
+        nursery.cancel_scope.cancel()
+
+
+async def test_loop_lag(mock_clock: MockClock) -> None:
+    """A probe that wakes late is observed by how much."""
+    counters = Counters()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_lag, counters)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(LAG_INTERVAL + 0.3)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert counters.loop_lag.count == 1
+    assert 0.29 < counters.loop_lag.sum < 0.31
+
+
+async def test_traffic_report(autojump_clock: MockClock) -> None:
+    """The totals are logged every ten seconds while they move, and not while they do not."""
+    counters, events = Counters(), Events()
+    log = events.make_logger("info")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report_traffic, counters, lambda: log)
+        await trio.sleep(60)
+        assert not events
+        counters.requests = counters.responses = 5
+        await trio.sleep(60)
+        (event,) = events
+        assert event["event"] == "traffic"
+        assert (event["requests"], event["responses"], event["rejected"]) == (5, 5, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_accept_errors_are_reported(autojump_clock: MockClock) -> None:
+    """Accept errors make one warning an interval, however many there were."""
+    counters, events = Counters(), Events()
+    log = events.make_logger("info")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report_traffic, counters, lambda: log)
+        await trio.sleep(1)
+        for error in counters.accept_errors:
+            counters.accept_errors[error] += 100
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert [(each["event"], each["errors"]) for each in events] == [("accepting failed", 400)]
+
+
+async def test_memory_is_given_back_when_a_crowd_has_gone(autojump_clock: MockClock) -> None:
+    """The heap is trimmed once for each crowd that goes, and for no other reason."""
+    counters = Counters()
+    trimmed: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_back_memory, counters, lambda: trimmed.append(counters.connections_open))
+        for connections in (CROWD - 1, 0, 10 * CROWD, 10 * CROWD, 9 * CROWD + 1, 9 * CROWD, 9 * CROWD, 0, 0):
+            counters.connections_open = connections
+            await trio.sleep(TRIM_INTERVAL)
+        nursery.cancel_scope.cancel()
+    assert trimmed == [9 * CROWD, 0]
+
+
+def test_the_heap_can_be_trimmed() -> None:
+    """With any C library it is no error to ask for it."""
+    trim_heap()

@@ -1,0 +1,1 @@
+"""A client of the time port, from accept to close."""

@@ -1,0 +1,672 @@
+"""TLS on both listeners: handshakes good and bad, certificates that change, and clients that are not ours."""
+
+import re
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import thread_time
+
+import pytest
+import trio
+import trustme
+
+import triojam
+from tests.attack.hostile import record_hello
+from tests.conftest import Start, _starter
+from tests.helpers.pages import block, commands
+from tests.helpers.program import COMMAND, environment, serving
+from tests.helpers.requirements import require_program
+from tests.helpers.scrape import Address
+from tests.helpers.servers import (
+    JAM,
+    PATIENCE,
+    Running,
+    TlsClient,
+    authority,
+    certificate,
+    certificate_file,
+    open_tls,
+    raw,
+    receive_all,
+    receive_exactly,
+    start_tls,
+    trusting,
+    until,
+)
+from triojam.core.reasons import Disconnect, Rejection, Reload, SendError
+from triojam.serving.deadlines import FAREWELL
+from triojam.serving.listeners import prepare
+from triojam.serving.streams import RECEIVE_BYTES, TcpStream
+from triojam.serving.tls import MOST_UNSAID, TlsStream
+from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, SettingError
+from triojam.settings.files import load_contexts
+
+
+@pytest.fixture
+async def tls(nursery: trio.Nursery) -> AsyncIterator[Callable[..., object]]:
+    """Start servers over TLS only; afterwards all must be accounted for."""
+    async for starter in _starter(start_tls, nursery):
+        yield starter
+
+
+def tls_address(running: Running) -> Address:
+    """Return the address of the TLS port."""
+    assert running.server is not None
+    return running.server.tls_addresses[0]
+
+
+async def pair() -> tuple[TlsClient, TlsStream]:
+    """Make both ends of a TLS connection that have shaken hands."""
+    context = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=False).time
+    assert context is not None
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        tcp = await trio.open_tcp_stream(*listening.getsockname())
+        sock, _ = listening.accept()
+    prepare(sock)
+    server = TlsStream(TcpStream(sock), lambda: context, trio.CapacityLimiter(1))
+    client = TlsClient(tcp, trusting())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.begin)
+        await client.tls.do_handshake()
+    return client, server
+
+
+async def test_a_record_that_is_cut_counts_once_all_of_it_is_sent() -> None:
+    """Of a send that is not done nothing counts as taken, and what follows it can be decrypted."""
+    client, server = await pair()
+    async with client, server:
+        sent = 0
+        while server.send_now(bytes(10_000)):
+            sent += 10_000
+        assert server.taken == 0
+        assert len(await receive_exactly(client, sent)) == sent
+        await server.flush()
+        assert server.send_now(b"more")
+        assert (await receive_exactly(client, 10_004))[-4:] == b"more"
+
+
+async def received_now(server: TlsStream) -> bytes:
+    """Receive what there is, waiting for it if need be."""
+    while (data := server.receive_now(RECEIVE_BYTES)) is None:
+        await server.wait_readable()
+    return data
+
+
+async def test_records_are_received_one_at_a_time() -> None:
+    """Each record that has arrived is there without another wait, and in pieces if it is asked for so."""
+    client, server = await pair()
+    async with client, server:
+        for number in range(100):
+            await client.send_all(b"TIME%02d" % number)
+        assert [await received_now(server) for _ in range(100)] == [b"TIME%02d" % n for n in range(100)]
+        assert server.receive_now(RECEIVE_BYTES) is None
+        await client.send_all(bytes(20_000))
+        assert sum([len(await received_now(server)) for _ in range(5)]) <= 20_000
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_broken_record_is_told_and_what_came_before_is_answered(
+    tls: Start, version: ssl.TLSVersion
+) -> None:
+    """A good request in the same segment as a broken record gets its answer; then an alert goes out."""
+    running = await tls()
+    context = trusting()
+    context.minimum_version = context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with await trio.open_tcp_stream(*tls_address(running)) as tcp:
+        while True:
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+            await tcp.send_all(outgoing.read())
+            incoming.write(await tcp.receive_some())
+        client.write(b"TIME\r\n")
+        broken = b"\x17\x03\x03\x00\x20" + bytes(32)
+        await tcp.send_all(outgoing.read() + broken)
+        incoming.write(await receive_all(tcp))
+        assert client.read() == JAM
+        with pytest.raises(ssl.SSLError, match="ALERT_BAD_RECORD_MAC"):
+            client.read()
+    await until(lambda: running.counters.disconnects[Disconnect.RESET] == 1)
+    assert running.counters.responses == 1
+
+
+# Every group that OpenSSL may offer in TLS 1.3 (RFC 8446, 4.2.7), beyond those of post-quantum key exchange.
+GROUPS = [
+    "P-256", "P-384", "P-521", "X25519", "X448",
+    "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192",
+]  # fmt: skip
+# What a hello may cost the event loop, in seconds of CPU time; the largest group of finite fields costs 0.15.
+HELLO_BUDGET = 0.01
+
+
+@pytest.mark.parametrize("listener", ["time", "web"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_group_is_dear(group: str, listener: str) -> None:
+    """A hello that offers one group alone is cheap to answer, or refused, on both TLS listeners."""
+    require_program("openssl", "openssl")
+    hello = record_hello(group)
+    contexts = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=True)
+    context: ssl.SSLContext = getattr(contexts, listener)
+    spent = []
+    for _ in range(3):
+        incoming = ssl.MemoryBIO()
+        incoming.write(hello)
+        server = context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+        began = thread_time()
+        with pytest.raises(ssl.SSLError) as ended:
+            server.do_handshake()
+        spent.append(thread_time() - began)
+    assert isinstance(ended.value, ssl.SSLWantReadError) or group != "P-256"
+    assert min(spent) < HELLO_BUDGET
+
+
+@pytest.mark.parametrize("groups", ["P-256", "X25519:P-256", "P-384:P-256"])
+async def test_clients_of_every_kind_find_a_group(groups: str, tmp_path: Path) -> None:
+    """What openssl, Python, browsers, Go and Java offer has the group that is served, first or not."""
+    openssl = require_program("openssl", "openssl")
+    async with secured() as (_, address):
+        command = (
+            f"printf 'TIME\\r\\nQUIT\\r\\n' | {openssl} s_client -quiet -groups {groups} -connect {address}"
+        )
+        status, printed = await run("sh", "-c", command)
+    assert (status, printed[:4]) == (0, "JAM ")
+
+
+async def test_a_client_that_asks_for_keys_and_takes_none_is_cut_off() -> None:
+    """What TLS has to say to a client that does not listen is bounded."""
+    client, server = await pair()
+    async with server:
+        while server.send_now(bytes(10_000)):
+            pass
+        server._outgoing.write(bytes(MOST_UNSAID))
+        assert server.receive_now(RECEIVE_BYTES) is None
+        server._outgoing.write(b"x")
+        with pytest.raises(trio.BrokenResourceError):
+            server.receive_now(RECEIVE_BYTES)
+    await trio.aclose_forcefully(client)
+
+
+async def test_no_memory_for_one_handshake(tls: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails as one connection is to be encrypted ends that connection alone."""
+    running = await tls()
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "wrap_bio", fail)
+        async with await trio.open_tcp_stream(*tls_address(running)) as unlucky:
+            await unlucky.send_all(b"\x16\x03\x01\x02\x00\x01")
+            await until(lambda: running.counters.internal_errors == 1)
+    running.internal_errors = 1
+    assert await running.ask(b"TIME\r\n") == JAM
+
+
+async def test_few_handshakes_compute_in_one_turn(tls: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many hellos are there at once, others have their turn after every four of them."""
+    running = await tls()
+    hello = b"\x16\x03\x01\x02\x00\x01" + bytes(600)
+    computed, most = 0, 0
+    do_handshake = ssl.SSLObject.do_handshake
+
+    def counting(self: ssl.SSLObject) -> None:
+        nonlocal computed
+        computed += 1
+        do_handshake(self)
+
+    monkeypatch.setattr(ssl.SSLObject, "do_handshake", counting)
+    clients = [socket.create_connection(tls_address(running)) for _ in range(60)]
+    for client in clients:
+        client.sendall(hello)
+    while running.counters.disconnects[Disconnect.HANDSHAKE] < len(clients):
+        before = computed
+        await trio.lowlevel.checkpoint()
+        most = max(most, computed - before)
+        for client in clients:
+            client.close()
+    assert computed >= len(clients)
+    assert most <= 8  # four a turn, and two turns may lie between two of this task's
+
+
+async def test_the_first_answer_does_not_wait_for_a_delayed_acknowledgement(tls: Start) -> None:
+    """With Nagle's algorithm on, a new TLS 1.3 connection is answered at once: the best of ten in 20 ms."""
+    running = await tls()
+    waits = []
+    for _ in range(10):
+        tcp = await trio.open_tcp_stream(*tls_address(running))
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        async with TlsClient(tcp, trusting()) as client:
+            await client.tls.do_handshake()
+            began = trio.current_time()
+            await client.send_all(b"TIME\r\n")
+            assert await receive_exactly(client, len(JAM)) == JAM
+            waits.append(trio.current_time() - began)
+    assert min(waits) < 0.02  # a delayed acknowledgement takes 40 ms at least
+
+
+async def test_a_reload_during_a_handshake(tls: Start) -> None:
+    """A handshake goes by the timeouts in force, and one that is late has timed out, not been drained."""
+    running = await tls(line_timeout=60)
+    async with await trio.open_tcp_stream(*tls_address(running)) as client:
+        await client.send_all(b"\x16\x03\x01\x02\x00\x01")
+        await until(lambda: running.counters.connections_open == 1)
+        running.reload(line_timeout=0.05)
+        assert await receive_all(client) == b""
+    await until(lambda: running.counters.disconnects[Disconnect.LINE_TIMEOUT] == 1)
+
+
+async def test_close_notify_is_an_end_of_one_direction(tls: Start) -> None:
+    """A client that ends its side of TLS alone gets every answer, and the end of the server's side."""
+    running = await tls()
+    client = await running.connect()
+    assert isinstance(client, TlsClient)
+    await client.send_all(b"TIME\r\n" * 1000)
+    await client.tls._retry(client.tls._ssl_object.unwrap, ignore_want_read=True)
+    assert await receive_exactly(client, 1000 * len(JAM)) == JAM * 1000
+    with pytest.raises(trio.BrokenResourceError) as ended:  # Trio knows no end after an end
+        await client.receive_some()
+    assert isinstance(ended.value.__cause__, ssl.SSLZeroReturnError)
+    await until(lambda: running.counters.disconnects[Disconnect.EOF] == 1)
+
+
+async def test_closing_at_once(tls: Start) -> None:
+    """A client that closes as soon as it has shaken hands has come to an ordinary end."""
+    running = await tls()
+    for _ in range(20):
+        await (await running.connect()).aclose()
+    await until(lambda: running.counters.connections_open == 0)
+    assert running.counters.disconnects[Disconnect.EOF] == 20
+
+
+async def test_the_last_answer_survives_unread_input(tls: Start) -> None:
+    """After its last answer the server ends TLS, then TCP, and does not reset a client that still sends."""
+    running = await tls()
+    client = await running.connect()
+    await client.send_all(b"x" * 100_000)
+    assert (await receive_all(client)).startswith(b"ERROR too_long: ")
+    assert await raw(client).receive_some() == b""
+
+
+@pytest.mark.parametrize("how", ["close_notify", "FIN"])
+async def test_the_end_within_a_line(tls: Start, how: str) -> None:
+    """Either end of the stream in the middle of a line is a line cut off."""
+    running = await tls()
+    client = await running.connect()
+    await client.send_all(b"TIME\r\nTI")
+    await (client.aclose() if how == "close_notify" else client.send_eof())
+    await until(lambda: running.counters.connections_open == 0)
+    assert running.counters.requests == 2
+    assert running.counters.rejected[Rejection.INCOMPLETE] == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_versions_that_are_spoken(tls: Start, version: ssl.TLSVersion) -> None:
+    """TLS 1.2 and 1.3 are answered."""
+    running = await tls()
+    context = trusting()
+    context.minimum_version = context.maximum_version = version
+    async with await open_tls(tls_address(running), context) as client:
+        assert client.tls.version() == version.name.replace("_", ".")
+        await client.send_all(b"TIME\r\n")
+        assert await receive_exactly(client, len(JAM)) == JAM
+        # In TLS 1.3 a ticket would come unasked.
+        assert version == ssl.TLSVersion.TLSv1_2 or not client.tls.session.has_ticket
+
+
+async def test_older_versions_are_refused(tls: Start) -> None:
+    """TLS 1.1 is refused with the alert that says so, and counted."""
+    running = await tls()
+    context = trusting()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.deprecated_call():
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(trio.BrokenResourceError) as failed:
+        await open_tls(tls_address(running), context)
+    assert "PROTOCOL_VERSION" in str(failed.value.__cause__)
+    await until(lambda: running.counters.disconnects[Disconnect.HANDSHAKE] == 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"TIME\r\n", Disconnect.HANDSHAKE),
+        (b"GET / HTTP/1.1\r\n\r\n", Disconnect.HANDSHAKE),
+        (b"\x16\x03\x01\x02\x00\x01" + bytes(600), Disconnect.HANDSHAKE),
+        (b"\x16\x03\x01\x02\x00\x01\x00", Disconnect.HANDSHAKE),  # the end within a hello
+        (b"", Disconnect.EOF),  # a probe
+    ],
+)
+async def test_no_handshake(tls: Start, sent: bytes, reason: Disconnect) -> None:
+    """What is no hello ends that connection and is counted; a debug line says why, not what was sent."""
+    running = await tls()
+    async with await trio.open_tcp_stream(*tls_address(running)) as client:
+        await client.send_all(sent)
+        await client.send_eof()
+        received = await receive_all(client)
+    assert received[:2] in (b"", b"\x15\x03")  # nothing, or an alert
+    await until(lambda: running.counters.disconnects[reason] == 1)
+    assert running.counters.requests == running.counters.internal_errors == 0
+    for event in running.events:
+        assert event["level"] == "debug" or event["event"] == "serving"
+        assert "TIME" not in str(event)
+    assert len(running.events.named("handshake failed")) == (reason is Disconnect.HANDSHAKE)
+
+
+async def test_a_hello_on_the_plain_port(start_plain: Start) -> None:
+    """A TLS client on the plain port is told so in plain text, which is no TLS; it touches nobody else."""
+    running = await start_plain(idle_timeout=0.5)
+    assert running.server is not None
+    with pytest.raises(trio.BrokenResourceError):
+        await open_tls(running.server.addresses[0], trusting())
+    assert await running.ask(b"TIME\r\n") == JAM
+    assert running.counters.internal_errors == 0
+
+
+async def test_a_slow_handshake_holds_nobody_up(tls: Start) -> None:
+    """A handshake has the time of a line, and others are served meanwhile."""
+    running = await tls(line_timeout=1.0)
+    hello = b"\x16\x03\x01\x02\x00\x01"
+    slow = [await trio.open_tcp_stream(*tls_address(running)) for _ in range(20)]
+    for client in slow[::2]:
+        await client.send_all(hello)
+    assert await running.ask(b"TIME\r\n") == JAM
+    assert running.counters.disconnects[Disconnect.LINE_TIMEOUT] == 0
+    for client in slow:
+        assert await receive_all(client) == b""
+        await client.aclose()
+    await until(lambda: running.counters.disconnects[Disconnect.LINE_TIMEOUT] == 20)
+
+
+async def test_a_drain_lets_a_handshake_finish_and_no_longer(tls: Start) -> None:
+    """A client in its handshake when the server stops has until shortly before the grace time ends."""
+    running = await tls(grace=FAREWELL + 0.3)
+    async with await trio.open_tcp_stream(*tls_address(running)) as client:
+        await until(lambda: running.counters.connections_open == 1)
+        running.drain()
+        assert await receive_all(client) == b""
+    with trio.fail_after(PATIENCE):
+        await running.finished.wait()
+    assert running.counters.disconnects[Disconnect.DRAIN] == 1
+
+
+async def test_requests_in_many_records_are_answered_in_a_drain(tls: Start) -> None:
+    """A drain answers every request that has arrived, however many records they came in."""
+    running = await tls()
+    client = await running.connect()
+    await client.send_all(b"TIME\r\n")
+    assert await receive_exactly(client, len(JAM)) == JAM
+    for _ in range(3000):
+        await client.send_all(b"TIME\r\n")
+    running.drain()
+    assert await receive_all(client) == JAM * 3000
+
+
+async def test_a_client_certificate_is_demanded(tls: Start, tmp_path: Path) -> None:
+    """With tls_client_ca, only clients whose certificate it signed get in; others are told and counted."""
+    clients = trustme.CA()
+    file = tmp_path / "clients.pem"
+    clients.cert_pem.write_to_path(str(file))
+    running = await tls(tls_client_ca=str(file))
+    for issuer in (None, authority()):
+        context = trusting()
+        if issuer is not None:
+            issuer.issue_cert("client@example.org").configure_cert(context)
+        with pytest.raises(trio.BrokenResourceError):
+            await presented(tls_address(running), context)
+    await until(lambda: running.counters.disconnects[Disconnect.HANDSHAKE] == 2)
+    context = trusting()
+    clients.issue_cert("client@example.org").configure_cert(context)
+    async with await open_tls(tls_address(running), context) as client:
+        await client.send_all(b"TIME\r\n")
+        assert await receive_exactly(client, len(JAM)) == JAM
+
+
+async def presented(address: Address, context: ssl.SSLContext | None = None) -> bytes:
+    """Ask, and return the certificate that the connection got to see."""
+    async with await open_tls(address, context or trusting()) as client:
+        await client.send_all(b"TIME\r\n")
+        # In TLS 1.3 the client's side of the handshake ends before the server has looked at its certificate.
+        assert len(await receive_exactly(client, len(JAM))) == len(JAM)
+        shown = client.tls.getpeercert(binary_form=True)
+        assert isinstance(shown, bytes)
+        return shown
+
+
+async def test_a_reload_reads_the_files_again(tls: Start, tmp_path: Path) -> None:
+    """New handshakes get the file's new certificate; who is connected stays; a bad file changes nothing."""
+    file = tmp_path / "server.pem"
+    file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
+    running = await tls(tls_certificate=str(file))
+    assert running.server is not None
+    old = await running.connect()
+    before = await presented(tls_address(running))
+    renewed = authority().issue_cert("localhost")
+    file.write_bytes(renewed.private_key_and_cert_chain_pem.bytes())
+    assert await presented(tls_address(running)) == before
+    running.server.reload(running.server._settings)
+    after = await presented(tls_address(running))
+    assert after != before
+    file.write_bytes(b"not a certificate")
+    with pytest.raises(SettingError, match="tls_certificate"):
+        running.server.reload(replace(running.server._settings, error_budget=1))
+    assert running.server._settings.error_budget != 1
+    assert await presented(tls_address(running)) == after
+    await old.send_all(b"TIME\r\n")
+    assert await receive_exactly(old, len(JAM)) == JAM
+
+
+async def test_who_does_not_take_answers_is_reset(tls: Start) -> None:
+    """At the send timeout, what arrived whole is counted as delivered, and the connection is reset."""
+    running = await tls(send_timeout=0.3)
+    client = await running.connect()
+    async with trio.open_nursery() as nursery:
+
+        async def flood() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await client.send_all(b"TIME\r\n" * 1_000_000)
+
+        nursery.start_soon(flood)
+        await until(lambda: running.counters.disconnects[Disconnect.SEND_TIMEOUT] == 1)
+    assert running.counters.send_errors[SendError.TIMEOUT] > 0
+
+
+def write(folder: Path) -> dict[str, Path]:
+    """Write files that are right and wrong in every way."""
+    leaf, other = certificate(), authority().issue_cert("other")
+    protected = subprocess.run(
+        [require_program("openssl", "openssl"), "ec", "-aes128", "-passout", "pass:secret"],
+        input=leaf.private_key_pem.bytes(),
+        capture_output=True,
+        check=True,
+    ).stdout
+    contents = {
+        "certificate": b"".join(each.bytes() for each in leaf.cert_chain_pems),
+        "key": leaf.private_key_pem.bytes(),
+        "other_key": other.private_key_pem.bytes(),
+        "protected": protected,
+        "both_protected": protected + b"".join(each.bytes() for each in leaf.cert_chain_pems),
+        "noise": b"\x00\xff\n",
+        "empty": b"",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in [*contents, "missing", "."]}
+
+
+@pytest.mark.parametrize(
+    ("files", "culprit", "takes"),
+    [
+        ({}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "missing"}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "."}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "noise"}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "empty"}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "key"}, "tls_certificate", CERTIFICATE),
+        ({"certificate": "certificate"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "missing"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "noise"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "certificate"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "other_key"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "protected"}, "tls_key", KEY),
+        ({"certificate": "both_protected"}, "tls_key", KEY),
+        ({"certificate": "certificate", "key": "key", "client_ca": "missing"}, "tls_client_ca", CLIENT_CA),
+        ({"certificate": "certificate", "key": "key", "client_ca": "noise"}, "tls_client_ca", CLIENT_CA),
+        ({"certificate": "certificate", "key": "key", "client_ca": "key"}, "tls_client_ca", CLIENT_CA),
+    ],
+)
+def test_files_that_cannot_be_used(files: dict[str, str], culprit: str, takes: str, tmp_path: Path) -> None:
+    """Whatever is wrong with the files, the setting at fault is named, with what it takes."""
+    paths = write(tmp_path)
+    given = {
+        name: str(paths[files[name]]) if name in files else "" for name in ("certificate", "key", "client_ca")
+    }
+    for time in (True, False):
+        with pytest.raises(SettingError) as refused:
+            load_contexts(**given, time=time, web=True)
+        assert (refused.value.name, refused.value.value) == (culprit, given[culprit.removeprefix("tls_")])
+        assert refused.value.takes.startswith(takes)
+        assert "\n" not in str(refused.value)
+
+
+def test_key_and_certificate_may_share_a_file() -> None:
+    """No key setting is needed for a file that has both."""
+    contexts = load_contexts(certificate=certificate_file(), key="", client_ca="", time=True, web=False)
+    assert contexts.time is not None
+    assert contexts.web is None
+    assert load_contexts(certificate="", key="", client_ca="", time=False, web=False) == (None, None)
+
+
+async def get(address: Address, path: str) -> bytes:
+    """Fetch a page over TLS."""
+    async with await open_tls(address, trusting()) as client:
+        await client.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return await receive_all(client)
+
+
+async def test_metrics(tls: Start) -> None:
+    """With metrics_tls the metrics listener answers over TLS, and to nobody else; bad clients are no news."""
+    running = await tls(metrics_port=0, metrics_tls=True)
+    assert running.server is not None
+    address = running.server.metrics_addresses[0]
+    for noise in (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b""):
+        async with await trio.open_tcp_stream(*address) as client:
+            await client.send_all(noise)
+            await client.send_eof()
+            assert b"HTTP" not in await receive_all(client)
+    page = await get(address, "/metrics")
+    assert page.startswith(b"HTTP/1.1 200")
+    assert b"triojam_requests_total 0.0" in page
+    assert {each["event"] for each in running.events} <= {"serving", "connection ended"}
+
+
+@asynccontextmanager
+async def secured(*words: str) -> AsyncIterator[tuple[trio.Process, str]]:
+    """Run a whole process with a TLS port: (process, address of that port)."""
+    files = ("--tls-port", "0", "--tls-certificate", certificate_file())
+    async with serving(*files, *words) as program:
+        (address,) = program.log[-1]["tls"]
+        yield program.process, address
+
+
+async def run(*command: str) -> tuple[int, str]:
+    """Run a command, without input: (exit status, what it wrote to stdout)."""
+    with trio.fail_after(PATIENCE):
+        ended = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False, env=environment()
+        )
+    return ended.returncode, ended.stdout.decode()
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_openssl(version: str, tmp_path: Path) -> None:
+    """The openssl program trusts the server, and TIME gets JAM."""
+    openssl = require_program("openssl", "openssl")
+    trusted = tmp_path / "ca.pem"
+    authority().cert_pem.write_to_path(str(trusted))
+    async with secured() as (_, address):
+        command = f"printf 'TIME\\r\\nQUIT\\r\\n' | {openssl} s_client -quiet -verify_return_error {version}"
+        status, printed = await run("sh", "-c", f"{command} -CAfile {trusted} -connect {address}")
+    assert status == 0
+    assert printed.startswith("JAM ")
+
+
+async def test_documented_example(tmp_path: Path) -> None:
+    """The commands of docs/operate.md make a certificate, serve with it, and get an answer."""
+    openssl = require_program("openssl", "openssl")
+    make, serve = block("docs/operate.md", "TLS", "sh").splitlines()
+    made, _ = await run("sh", "-c", f"cd {tmp_path} && {make.replace('openssl', openssl, 1)}")
+    assert made == 0
+    flags = serve.removeprefix("triojam ").replace("4501", "0").replace("server.", f"{tmp_path}/server.")
+    async with serving(*flags.split()) as program:
+        port = program.log[-1]["tls"][0].rpartition(":")[2]
+        for command, printed in commands("docs/operate.md", "TLS"):
+            command = command.replace("triojam", " ".join(COMMAND)).replace("4501", port)  # noqa: PLW2901  # as typed
+            status, answer = await run("sh", "-c", f"cd {tmp_path} && {command}")
+            assert status == 0
+            assert re.sub(r"\d+", "0", answer.split()[-1]) == re.sub(r"\d+", "0", printed.split()[-1])
+
+
+async def test_our_own_clients(tmp_path: Path) -> None:
+    """`triojam ask --tls --ca` and `watch` are answered."""
+    trusted = tmp_path / "ca.pem"
+    authority().cert_pem.write_to_path(str(trusted))
+    async with secured() as (_, address):
+        port = address.rpartition(":")[2]
+        for command in (["ask"], ["ask", "--precise"], ["watch", "--count", "1"]):
+            status, printed = await run(
+                *COMMAND, *command, "--tls", "--ca", str(trusted), f"localhost:{port}"
+            )
+            assert status == 0, printed
+    assert "1 answered, 0 failed" in printed
+
+
+async def test_a_process_reloads_its_certificate(tmp_path: Path) -> None:
+    """SIGHUP reads the files again; one that is missing is a reload that failed, and nothing else."""
+    file = tmp_path / "server.pem"
+    file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
+    async with serving("--tls-port", "0", "--tls-certificate", str(file)) as program:
+        host, _, port = program.log[-1]["tls"][0].rpartition(":")
+        address = (host, int(port))
+        before = await presented(address)
+        file.write_bytes(authority().issue_cert("localhost").private_key_and_cert_chain_pem.bytes())
+        program.process.send_signal(signal.SIGHUP)
+        await program.logged("settings reloaded")
+        after = await presented(address)
+        assert after != before
+        file.unlink()
+        program.process.send_signal(signal.SIGHUP)
+        failed = await program.logged("settings not reloaded, the old ones stay")
+        assert "tls_certificate" in failed["reason"]
+        assert await presented(address) == after
+        assert (await program.scrape()).total("triojam_config_reloads_total", result=Reload.FAILURE) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["check"]])
+@pytest.mark.parametrize("wanted", ["--tls-port=0", "--metrics-tls"])
+async def test_a_process_without_a_certificate(command: list[str], wanted: str) -> None:
+    """TLS without a certificate is one line that names the setting, and exit status 2, also of `check`."""
+    ended = await trio.run_process(
+        [*COMMAND, *command, wanted, "--port=0", "--metrics-port=0"],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env=environment(),
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == b""
+    assert ended.stderr.decode() == f"triojam: invalid value '' for tls_certificate: expected {CERTIFICATE}\n"
+
+
+async def test_ask_over_tls(tls: Start) -> None:
+    """`triojam.ask` gets its answer in the same process, too."""
+    running = await tls()
+    _, port = tls_address(running)
+    assert (await triojam.ask("localhost", port, tls=trusting())).time == "12:34:56"

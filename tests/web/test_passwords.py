@@ -1,0 +1,109 @@
+"""The file of users and hashes: what it may be, and how a password is held against it."""
+
+from pathlib import Path
+
+import bcrypt
+import pytest
+import trio
+
+from tests.cli.test_settings import assert_refused, start
+from tests.helpers.servers import until
+from triojam.settings.fields import PASSWORDS, SettingError
+from triojam.settings.files import load_hashes
+from triojam.web.auth import Passwords
+
+KEY = bytes(32)
+
+
+def hashed(password: str | bytes, *, cost: int = 4) -> str:
+    """Hash as `htpasswd -B` does; cheaply, unless a test is about the cost."""
+    secret = password.encode() if isinstance(password, str) else password
+    return "$2y$" + bcrypt.hashpw(secret, bcrypt.gensalt(cost)).decode()[4:]
+
+
+GOOD = f"alice:{hashed('x')}"
+
+
+@pytest.mark.parametrize("version", ["2a", "2b", "2y"])
+def test_every_kind_of_file(version: str, tmp_path: Path) -> None:
+    """Each version of a hash will do; comments, empty lines, CRLF and a BOM are no users; UTF-8 is."""
+    line = f"jürgen:${version}${hashed('grün')[4:]}"
+    file = tmp_path / "passwords"
+    file.write_bytes(f"\ufeff# who may scrape\r\n\r\n  {line}  \r\n#bob:x\r\n".encode())
+    ((user, hash_),) = load_hashes(str(file)).items()
+    assert user == "jürgen".encode()
+    assert bcrypt.checkpw("grün".encode(), hash_)
+
+
+async def test_the_whole_password_counts() -> None:
+    """Bcrypt looks at 72 bytes; a password that goes on after them is wrong, and a NUL ends none."""
+    longest = b"x" * 72
+    passwords = Passwords({b"a": hashed(longest).encode(), b"b": hashed("b").encode()}, key=KEY)
+    assert await passwords.verify(b"a", longest)
+    assert not await passwords.verify(b"a", longest + b"y")
+    assert not await passwords.verify(b"b", b"b\0c")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "(no users)"),
+        ("# alice\n\n", "(no users)"),
+        (f"{GOOD}\n\nbob\n", "(line 3: no bcrypt hash after the user and a colon)"),
+        (f"# x\n{GOOD}x", "(line 2: no bcrypt hash"),
+        (GOOD[:-1], "(line 1: no bcrypt hash"),
+        ("alice:secret", "(line 1: no bcrypt hash"),
+        ("alice:$apr1$r31.....$HqJZimcKQFAMYayBlzkrA/", "(line 1: no bcrypt hash"),
+        ("alice:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "(line 1: no bcrypt hash"),
+        (GOOD.replace("$04$", "$03$"), "(line 1: a cost of 3)"),
+        (GOOD.replace("$04$", "$15$"), "(line 1: a cost of 15)"),
+        (GOOD.replace("alice", ""), "(line 1: no user before a colon)"),
+        (GOOD.replace("alice", "a\x1bb"), "(line 1: no user before a colon)"),
+        (f"{GOOD}\n{GOOD}", "(line 2: a user for the second time)"),
+    ],
+)  # fmt: skip
+def test_an_unusable_file(content: str, why: str, tmp_path: Path) -> None:
+    """A file that would let in nobody, or not whom it seems to, is an error that shows no part of it."""
+    file = tmp_path / "passwords"
+    file.write_text(content)
+    with pytest.raises(SettingError) as caught:
+        load_hashes(str(file))
+    text = str(caught.value)
+    assert text.startswith(f"invalid value {str(file)!r} for metrics_passwords: expected {PASSWORDS} ")
+    assert why in text
+    for part in ("$04$", "apr1", "SHA", "secret"):
+        assert part not in text
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    """A file that is not UTF-8, and a path that can be none, are errors as well."""
+    file = tmp_path / "passwords"
+    file.write_bytes(b"j\xfcrgen:x")
+    for path, why in ((str(file), "not a text file in UTF-8"), ("a\0b", "embedded null byte")):
+        with pytest.raises(SettingError, match=why):
+            load_hashes(path)
+
+
+def test_a_process_refuses_an_unusable_file(tmp_path: Path) -> None:
+    """A process that is to serve with such a file writes one line, and exits with status 2."""
+    file = tmp_path / "passwords"
+    file.write_text(f"{GOOD}\nbob:x\n")
+    ended = start("--metrics-passwords", str(file), "--port", "0", "--metrics-port", "0")
+    assert_refused(ended, "--metrics-passwords:", str(file), PASSWORDS, "line 2")
+
+
+async def test_a_reload_while_hashing() -> None:
+    """A password that was being looked at when its line went away is wrong, and not remembered."""
+    passwords = Passwords({b"alice": hashed("secret", cost=10).encode()}, key=KEY)
+    right: list[bool] = []
+
+    async def verify() -> None:
+        right.append(await passwords.verify(b"alice", b"secret"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(verify)
+        await until(passwords._hashing.locked)
+        passwords.replace({})
+    assert right == [False, False]
+    assert not passwords.remembers(b"alice", b"secret")

@@ -1,0 +1,1 @@
+"""A process, from outside."""

@@ -1,0 +1,446 @@
+"""The clients as whole programs: what they print, how they end, and that they can be interrupted."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
+from tests.helpers.program import COMMAND, Program, environment, launched, serving
+from tests.helpers.servers import PATIENCE
+
+FAST = ("--timeout", "0.3")
+
+
+async def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    with trio.fail_after(3 * PATIENCE):
+        ended = await trio.run_process(
+            [*COMMAND, *words],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=environment(**variables),
+        )
+    return subprocess.CompletedProcess(words, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+async def interrupted(words: Sequence[str], ready: Callable[[], Awaitable[None]]) -> tuple[int, str]:
+    """Run a command, interrupt it once `ready` returns, and return its status and what it printed."""
+    async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            await ready()
+            process.send_signal(signal.SIGINT)
+            printed = b"".join([data async for data in process.stdout])
+            return await process.wait(), printed.decode()
+
+
+async def asked(program: Program, times: int) -> None:
+    """Wait until a server has had so many requests."""
+    while (await program.scrape()).total("triojam_requests_total") < times:
+        await trio.lowlevel.checkpoint()
+
+
+async def everything(terminal: int) -> bytes:
+    """Read a terminal until nobody has it open any more."""
+    drawn = b""
+    async with trio.lowlevel.FdStream(terminal) as screen:
+        with trio.fail_after(PATIENCE):
+            try:
+                while data := await screen.receive_some():
+                    drawn += data
+            except trio.BrokenResourceError:
+                pass  # so a terminal says it
+    return drawn
+
+
+def at(address: tuple[str, int]) -> str:
+    """Return an address as a word of the command line."""
+    return f"{address[0]}:{address[1]}"
+
+
+async def test_ask() -> None:
+    """Each server has its aligned line, with the reason in words if it gave no time."""
+    async with serving() as program:
+        server, web = at(program.address), at(program.web)
+        good = await run("ask", server, f"localhost:{program.address[1]}")
+        assert (good.returncode, good.stderr) == (0, "")
+        lines = good.stdout.splitlines()
+        pattern = r"\S+ +\d\d:\d\d:\d\d  [+-]\d\.\d\d s ± 0\.5\d s +round trip [\d.]+ [µm]s +127\.0\.0\.1:\d+"
+        assert all(re.fullmatch(pattern, line) for line in lines)
+        assert len({line.index("round trip") for line in lines}) == 1
+        mixed = await run("ask", *FAST, server, "127.0.0.1:1", web)
+        assert mixed.returncode == 1
+        assert [line.split(maxsplit=1)[1] for line in mixed.stdout.splitlines()[1:]] == [
+            "connection refused",
+            "speaks HTTP, not TIME: is it the metrics port?",
+        ]
+        both = json.loads((await run("ask", "--json", server, "127.0.0.1:1")).stdout)
+        assert both[0].keys() == {"server", "time", "offset", "bound", "round_trip", "address"}
+        assert both[1] == {
+            "server": "127.0.0.1:1", "error": "UnreachableError", "reason": "connection refused"
+        }  # fmt: skip
+
+
+async def test_ask_precise() -> None:
+    """The offset of a server on this machine is 0, within a bound of far less than a second."""
+    async with serving() as program:
+        (found,) = json.loads((await run("ask", "--precise", "--json", at(program.address))).stdout)
+        assert abs(found["offset"]) <= found["bound"] < 0.1
+
+
+async def test_ask_imports_little() -> None:
+    """What only a server, or a plot, needs is not even imported."""
+    code = "import sys; from triojam.cli import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
+    done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
+    modules = done.stdout.decode().split()
+    assert "triojam.client.ask" in modules
+    assert not {"hypercorn", "starlette", "matplotlib", "triojam.server"} & set(modules)
+
+
+async def test_settings_of_a_server_are_not_for_clients() -> None:
+    """A variable that configures a server, even wrongly, changes nothing for a client."""
+    async with serving() as program:
+        assert (await run("ask", at(program.address), TRIOJAM_PORT="x", TRIOJAM_NONSENSE="1")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("ask", "a b"), "invalid value 'a b' for SERVERS: expected HOST or HOST:PORT"),
+        (
+            ("ask", "--timezone", "Nowhere"),
+            "invalid value 'Nowhere' for --timezone: expected system or an IANA time zone name",
+        ),
+        (("ask", "--ca", "/nonexistent"), "invalid value '/nonexistent' for --ca: expected a PEM file"),
+        (("ask", "--timeout", "0"), "invalid value '0' for --timeout: expected a number above 0"),
+        (("load", "--mix", "QUIT:1"), "invalid value 'QUIT:1' for --mix: expected KIND:WEIGHT"),
+        (
+            ("load", "--connections", "many"),
+            "invalid value 'many' for --connections: expected a whole number",
+        ),
+        (
+            ("load", "--metrics", "ftp://x"),
+            "invalid value 'ftp://x' for --metrics: expected HOST:PORT or a URL",
+        ),
+        (
+            ("load", "--plot", "x.gif"),
+            "invalid value 'x.gif' for --plot: expected a file name that ends in .svg or .png",
+        ),
+        (("watch", "--colour"), "--colour"),
+    ],
+)
+async def test_bad_usage(words: tuple[str, ...], said: str) -> None:
+    """A word that is wrong is one line on stderr, which names it, and exit status 2."""
+    done = await run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("triojam: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+async def test_watch_on_a_pipe() -> None:
+    """On a pipe each answer is a line, and a summary follows."""
+    async with serving() as program:
+        server = at(program.address)
+        done = await run("watch", server, "127.0.0.1:1", "--count", "2", "--interval", "0.05")
+    *lines, good, bad = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert sorted(line.split()[0] for line in lines) == ["127.0.0.1:1"] * 2 + [server] * 2
+    assert "127.0.0.1:1  connection refused" in lines
+    assert re.fullmatch(rf"{server}: 2 answered, 0 failed; round trip .* to .*, median .*", good)
+    assert bad == "127.0.0.1:1: 0 answered, 2 failed"
+
+
+async def test_watch_on_a_terminal() -> None:
+    """On a terminal it is a table, drawn anew each time; Ctrl-C ends it with the summary and status 130."""
+    async with serving() as program:
+        ours, theirs = pty.openpty()
+        async with launched(
+            [*COMMAND, "watch", at(program.address), "--interval", "0.05"], {"TERM": "xterm"}, stdout=theirs
+        ) as process:
+            os.close(theirs)
+            screen = trio.lowlevel.FdStream(ours)
+            drawn = b""
+            with trio.fail_after(PATIENCE):
+                while not re.search(rb"failed(?s:.*)\xe2\x96\x88", drawn):  # a bar of the sparkline
+                    drawn += await screen.receive_some()
+                process.send_signal(signal.SIGINT)
+                try:
+                    while data := await screen.receive_some():
+                        drawn += data
+                except trio.BrokenResourceError:
+                    pass  # so a terminal says that nobody has it open any more
+                assert await process.wait() == 130
+            await screen.aclose()
+    assert re.search(rb" answered, 0 failed; round trip ", drawn)
+
+
+async def test_interrupted_ask(nursery: trio.Nursery) -> None:
+    """Ctrl-C prints what there is so far, and the status is 130."""
+    heard = trio.Event()
+
+    async def hears(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            heard.set()
+
+    address = at(await start_bad(nursery, hears))
+    status, printed = await interrupted(["ask", address, "--timeout", "60"], heard.wait)
+    assert (status, printed) == (130, f"{address}  interrupted\n")
+    nursery.cancel_scope.cancel()
+
+
+async def test_interrupted_watch() -> None:
+    """Ctrl-C prints the summary, and the status is 130."""
+    async with serving() as program:
+        server = at(program.address)
+        status, printed = await interrupted(
+            ["watch", server, "--interval", "0.05"], partial(asked, program, 2)
+        )
+    assert status == 130
+    assert re.search(rf"\n{server}: \d+ answered, 0 failed; ", printed)
+
+
+async def test_interrupted_load() -> None:
+    """Ctrl-C prints the result so far, which still balances, and the status is 130."""
+    async with serving() as program:
+        words = ["load", at(program.address), "--duration", "60", "--metrics", at(program.web)]
+        status, printed = await interrupted(words, partial(asked, program, 100))
+    assert status == 130
+    assert "The balance closes." in printed
+    assert re.search(r"failed +0\n", printed)
+
+
+async def test_load_reconciles_a_million() -> None:
+    """A million requests are a million to the server, too."""
+    async with serving() as program:
+        words = ("--requests", "1000000", "--pipeline", "16", "--metrics", at(program.web))
+        done = await run("load", at(program.address), *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
+    assert rows["sent"] == ["1,000,000"]
+    assert rows["client"] == ["1,000,000", "1,000,000", "0", "0", "0"]
+    assert rows["server"] == ["1,000,000", "1,000,000", "0", "0"]
+    assert "The balance closes." in done.stdout
+
+
+async def test_load_reconciles_a_mix(tmp_path: Path) -> None:
+    """Rejected and cut lines balance as well; the result is a file, too, and a picture."""
+    file, svg, png = (tmp_path / name for name in ("result.json", "plot.svg", "plot.png"))
+    words = ["--requests", "20000", "--mix", "TIME:90,HELLO:5,split:5", "--json", str(file)]
+    async with serving() as program:
+        words += ["--metrics", f"http://{at(program.web)}/metrics"]
+        done = await run("load", at(program.address), *words, "--plot", str(svg))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (
+            await run("load", at(program.address), "--requests", "10", "--plot", str(png))
+        ).returncode == 0
+    result = json.loads(file.read_text("utf-8"))
+    assert (result["sent"], result["answered"], result["rejected"]) == (20_000, 19_000, 1000)
+    assert result["failed"] == {}
+    assert result["server_counted"] == {
+        "requests": 20_000, "responses": 19_000, "rejected": 1000, "send_errors": 0, "restarts": 0
+    }  # fmt: skip
+    assert result["latency"].keys() == {"p50", "p75", "p90", "p99", "p99.9", "p99.99", "p100"}
+    assert result["timeline"][-1]["settled"] == 20_000
+    assert "<svg" in svg.read_text("utf-8")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_load_when_somebody_else_asks() -> None:
+    """Requests that the load has not sent leave the balance open, and the status is 3."""
+    async with serving() as program, await program.connect() as stranger:
+        words = ["load", at(program.address), "--duration", "1", "--metrics", at(program.web)]
+        async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            await asked(program, 100)
+            await stranger.send_all(b"TIME\r\nHELLO\r\n")
+            printed = b"".join([data async for data in process.stdout]).decode()
+            assert await process.wait() == 3
+    assert "The balance does not close: sent, but not counted: -2, which is less than none" in printed
+
+
+async def test_load_over_a_restart() -> None:
+    """A restart in the middle is named with what was lost; nothing is hidden, and the status is 1."""
+    async with serving() as first:
+        port, web = str(first.address[1]), str(first.web[1])
+        words = ["load", at(first.address), "--duration", "4", "--rate", "2000", "--metrics", at(first.web)]
+        async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            await asked(first, 1000)
+            first.process.kill()
+            await first.process.wait()
+            async with serving(ports=("--host", "127.0.0.1", "--port", port, "--metrics-port", web)):
+                printed = b"".join([data async for data in process.stdout]).decode()
+                assert await process.wait() == 1
+    assert re.search(r"failed +[1-9]\d*  (reset|closed) ", printed)
+    assert re.search(r"no connection +[1-9]\d*  connection refused", printed)
+    (lost,) = re.findall(r"The server was restarted once: ([\d,]+) requests are in no reading", printed)
+    numbers = {
+        line.split()[0]: int(line.split()[1].replace(",", ""))
+        for line in printed.splitlines()
+        if line.startswith(("sent", "server"))
+    }
+    assert int(lost.replace(",", "")) == numbers["sent"] - numbers["server"] > 0
+
+
+BAD: list[tuple[Behaviour, str]] = [
+    (silent, "said nothing for 0.3 s without an answer"),
+    (closes_at_once, "the connection"),
+    (says(b"JAM 12:3", then_closes=True), "after part of an answer, 'JAM 12:3'"),
+    (says(b"JAM 99:00:00\r\n"), "answered with 'JAM 99:00:00', which is no time of day"),
+    (says(b"what?\r\n"), "answered with something else: 'what?'"),
+    (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "speaks HTTP, not TIME"),
+    (says(b"\x15\x03\x03\x00\x02\x02\n"), "speaks TLS"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "words"), BAD)
+async def test_load_of_a_bad_server(nursery: trio.Nursery, behaviour: Behaviour, words: str) -> None:
+    """A server that is none gets one line that says so, and the status is 1."""
+    address = at(await start_bad(nursery, behaviour))
+    done = await run("load", address, *FAST)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"triojam: {address}: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_load_of_a_server_that_resets(nursery: trio.Nursery) -> None:
+    """Resets are named and counted, and the status is 1."""
+    address = await start_bad(nursery, tells(lambda: time.time() - time.timezone, resets_every=10))
+    done = await run("load", at(address), "--requests", "1000", "--connections", "1", TZ="UTC")
+    assert done.returncode == 1
+    assert re.search(r"failed +100  reset 100\n", done.stdout)
+    nursery.cancel_scope.cancel()
+
+
+async def test_load_without_metrics_to_read(nursery: trio.Nursery) -> None:
+    """Metrics that cannot be read, or are another program's, end it before it begins, in one line."""
+    async with serving() as program:
+        for metrics, words in (("127.0.0.1:1", "Connection refused"), (at(program.address), "")):
+            done = await run("load", at(program.address), "--metrics", metrics)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+            assert f"triojam: http://{metrics}/metrics: " in done.stderr
+            assert words in done.stderr
+
+
+async def test_load_shows_progress_on_a_terminal_only() -> None:
+    """A bar with rate, errors and p99 on a terminal's stderr; the result alone on stdout."""
+    async with serving() as program:
+        ours, theirs = pty.openpty()
+        async with launched(
+            [*COMMAND, "load", at(program.address), "--duration", "1.2"],
+            {"TERM": "xterm"},
+            stdout=theirs,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            drawn = await everything(ours)
+            assert await process.wait() == 0
+    assert re.search(rb"/s  0 failed  p99 [\d.]+ [\xc2\xb5m]+s", drawn)
+    assert b"sent " in drawn
+
+
+@pytest.mark.parametrize("command", ["ask", "watch", "load", "lab"])
+async def test_help_has_three_examples(command: str) -> None:
+    """`--help` shows three whole commands, each of which is understood."""
+    done = await run(command, "--help")
+    assert done.returncode == 0
+    _, _, examples = done.stdout.partition("Examples:")
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    assert len(lines) == 3
+    assert all(line.startswith(f"triojam {command}") for line in lines)
+
+
+async def test_watch_shows_what_a_server_said_as_it_is(nursery: trio.Nursery) -> None:
+    """A server cannot style, or break, the table of those who watch it; IPv6 addresses are whole."""
+    address = at(await start_bad(nursery, says(b"[/red][bold]hi\r\n")))
+    ours, theirs = pty.openpty()
+    words = ["watch", address, "[abcd::1]:7", "--count", "1", *FAST]
+    variables = {"TERM": "xterm", "COLUMNS": "150"}
+    async with launched([*COMMAND, *words], variables, stdout=theirs) as process:
+        os.close(theirs)
+        drawn = await everything(ours)
+        assert await process.wait() == 1
+    assert b"'[/red][bold]hi'" in drawn
+    assert b"[abcd::1]:7" in drawn
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_who_has_seen_enough() -> None:
+    """When what is printed is not read any more, watch ends without a traceback."""
+    async with serving() as program:
+        watching = f"{sys.executable} -m triojam watch {at(program.address)} --interval 0.01 | head -2"
+        done = await trio.run_process(["sh", "-c", watching], capture_stdout=True, capture_stderr=True)
+        assert (done.stdout.count(b"\n"), done.stderr) == (2, b"")
+
+
+async def test_a_terminal_without_the_characters() -> None:
+    """Where ± cannot be printed, something else is, and nothing fails."""
+    async with serving() as program:
+        done = await run("ask", at(program.address), PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert " s \\xb1 " in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+async def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
+    """They are found out before the load, in one line that names them."""
+    file = tmp_path / "nowhere" / "result.svg"
+    done = await run("load", "127.0.0.1:1", option, str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    expected = "a file that can be written (no such file or directory)"
+    assert done.stderr == f"triojam: invalid value '{file}' for {option}: expected {expected}\n"
+
+
+async def test_interrupted_twice(nursery: trio.Nursery) -> None:
+    """A second Ctrl-C does not wait for answers, and does not lose the result either."""
+    heard = 0
+    both = trio.Event()
+
+    async def answers_once(stream: trio.abc.Stream) -> None:
+        nonlocal heard
+        async for _ in stream:
+            heard += 1
+            if heard == 1:
+                now = time.gmtime()
+                await stream.send_all(f"JAM {now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}\r\n".encode())
+            else:
+                both.set()
+
+    address = at(await start_bad(nursery, answers_once))
+    words = ["load", address, "--connections", "3", "--timeout", "60"]
+    async with launched([*COMMAND, *words], {"TZ": "UTC"}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            await both.wait()
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            printed = b"".join([data async for data in process.stdout]).decode()
+            assert await process.wait() == 130
+    assert re.search(r"failed +3  interrupted 3\n", printed)
+    nursery.cancel_scope.cancel()
+
+
+async def test_metrics_that_are_no_numbers(nursery: trio.Nursery) -> None:
+    """Metrics of a kind that no server has are one line, not a traceback."""
+    body = b"triojam_requests_total NaN\n"
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    metrics = at(await start_bad(nursery, says(reply, then_closes=True)))
+    async with serving() as program:
+        done = await run("load", at(program.address), "--metrics", metrics)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    nursery.cancel_scope.cancel()
