@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import trio
 
@@ -18,7 +17,6 @@ from tests.fuzz.portal import Portal, settled
 from tests.helpers.servers import NOW, Running
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Rejection
-from triojam.serving import fast_lane
 from triojam.serving.deadlines import DRAIN_WINDOW, FAREWELL, LINGER_SECONDS, ON_ITS_WAY
 
 IDLE, LINE, SEND, GRACE = 60.0, 10.0, 10.0, 8.0
@@ -41,8 +39,6 @@ class World:
     def __init__(self, start: Callable[..., Awaitable[Running]]) -> None:
         self._descriptors = count_descriptors()
         self.portal = Portal()
-        self._patch = patch.object(fast_lane, "_now", self.portal.clock.current_time)
-        self._patch.start()
         self._law = Law()
         self._zone = "UTC"
         self._wall = NOW
@@ -164,7 +160,6 @@ class World:
             if not self.failed:
                 self._end()
         finally:
-            self._patch.stop()
             self.portal.close()
         if not self.failed and count_descriptors() != self._descriptors:
             gc.collect()  # what an example before this one has left, if that one failed

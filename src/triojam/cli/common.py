@@ -50,6 +50,7 @@ def make_app_of(commands: Commands) -> App:
     app = App(
         name="triojam",
         version=__version__,
+        help_format="plaintext",
         exit_on_error=False,
         print_error=False,
         result_action="return_value",
@@ -65,7 +66,13 @@ def register_all(app: App, commands: Commands) -> None:
         epilogue = "\n".join(
             ["Examples:", "", *(f"    triojam {command.__name__} {each}" for each in examples)]
         )
-        app.command(command, config=(check_whole_numbers,), help_epilogue=epilogue)
+        text = unwrapped(command.__doc__ or "")
+        app.command(command, config=(check_whole_numbers,), help=text, help_epilogue=epilogue)
+
+
+def unwrapped(text: str) -> str:
+    """Make one line of each paragraph: the terminal's width is not that of the source."""
+    return "\n\n".join(" ".join(each.split()) for each in text.split("\n\n"))
 
 
 def check_whole_numbers(

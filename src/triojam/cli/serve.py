@@ -8,6 +8,7 @@ from cyclopts import App, Group, Parameter
 from cyclopts.config import Env
 
 from triojam.cli import client, lab
+from triojam.cli.common import unwrapped
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
 from triojam.settings.fields import SettingError, Settings
 from triojam.settings.sources import PREFIX
@@ -20,15 +21,15 @@ Plain `triojam` serves, like `triojam serve`; Ctrl-C stops it. Each flag below i
 and a key of the file that --config names. Durations are in seconds.
 """
 CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
-USAGE = "triojam [COMMAND] [OPTIONS]"
 
 
 def make_app() -> App:
     """Make the application that parses a command line and runs its command, which returns the exit status."""
     app = App(
         name="triojam",
-        help=HELP,
-        usage=f"Usage: {USAGE}",
+        help=unwrapped(HELP),
+        usage="Usage: triojam [COMMAND] [OPTIONS]",
+        help_format="plaintext",
         version=__version__,
         config=Env(PREFIX, command=False),  # for --help; an invocation adds the file
         exit_on_error=False,

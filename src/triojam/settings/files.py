@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
-
-# Larger files are refused: a mistake, or /dev/zero.
-LONGEST_FILE = 1024 * 1024
+from triojam.settings.sources import read_bounded
 
 # Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
 # the server compute for 150 ms (CVE-2022-40735).
@@ -53,15 +51,6 @@ def load_files(settings: Settings) -> Files:
         web=settings.metrics_tls and settings.metrics_port is not None,
     )
     return Files(contexts, load_hashes(settings.metrics_passwords))
-
-
-def read_bounded(path: str) -> bytes:
-    """Read a file of at most LONGEST_FILE bytes. Raises OSError, or ValueError with the reason."""
-    with open(path, "rb") as file:  # noqa: PTH123  # Path("") would be the current folder
-        content = file.read(LONGEST_FILE + 1)
-    if len(content) > LONGEST_FILE:
-        raise ValueError(f"longer than {LONGEST_FILE} bytes")
-    return content
 
 
 def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -> Contexts:

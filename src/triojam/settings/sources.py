@@ -11,10 +11,12 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from triojam.errors import invalid_value, unknown
 from triojam.settings.fields import Settings
-from triojam.settings.files import read_bounded
 
 PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"
+
+# Larger files are refused: a mistake, or /dev/zero.
+LONGEST_FILE = 1024 * 1024
 
 NONE = "none"
 # Whole numbers of TOML have 64 bits (TOML 1.0, "Integer"); Python's parser takes any.
@@ -31,6 +33,15 @@ def check_variables(names: Iterable[str]) -> None:
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in known:
             raise unknown("environment variable", name, known)
+
+
+def read_bounded(path: str) -> bytes:
+    """Read a file of at most LONGEST_FILE bytes. Raises OSError, or ValueError with the reason."""
+    with open(path, "rb") as file:  # noqa: PTH123  # Path("") would be the current folder
+        content = file.read(LONGEST_FILE + 1)
+    if len(content) > LONGEST_FILE:
+        raise ValueError(f"longer than {LONGEST_FILE} bytes")
+    return content
 
 
 def read_settings_file(path: str, named_by: str) -> dict[str, Any]:
