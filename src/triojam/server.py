@@ -196,8 +196,8 @@ class Server:
                 self._log.info(
                     "draining: not ready",
                     lame_duck=lame_duck,
-                    sentence=f"stopping: waits up to {lame_duck + grace:g} s for "
-                    f"{self.counters.connections_open:,} connections; a second Ctrl-C ends at once",
+                    sentence=f"stopping: the clients ({self.counters.connections_open:,} connected) have up "
+                    f"to {lame_duck + grace:g} s; a second Ctrl-C ends at once",
                 )
                 await trio.sleep(lame_duck)
                 self._handler.drain(ends)

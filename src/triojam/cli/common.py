@@ -64,7 +64,7 @@ def register_all(app: App, commands: Commands) -> None:
     for command, examples in commands.items():
         # Their own config: what configures a server is not for them.
         epilogue = "\n".join(
-            ["Examples:", "", *(f"    triojam {command.__name__} {each}" for each in examples)]
+            ["Examples:", "", *(f"    triojam {command.__name__} {each}".rstrip() for each in examples)]
         )
         text = unwrapped(command.__doc__ or "")
         app.command(command, config=(check_whole_numbers,), help=text, help_epilogue=epilogue)

@@ -1,0 +1,94 @@
+"""A server on a terminal: what a person reads from its start to its end."""
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from tests.helpers.program import COMMAND, FREE_PORTS, launched, serving
+from tests.helpers.servers import PATIENCE
+from triojam.version import __version__
+
+ESCAPES = re.compile(r"\x1b\[[\d;]*m")
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+
+class Terminal:
+    """The screen of a server, and its process."""
+
+    def __init__(self, stream: trio.lowlevel.FdStream, process: trio.Process) -> None:
+        self._stream = stream
+        self.process = process
+        self.text = ""
+
+    async def shows(self, pattern: str) -> re.Match[str]:
+        """Wait until a pattern is on the screen."""
+        with trio.fail_after(PATIENCE):
+            while (match := re.search(pattern, self.text)) is None:
+                self.text += ESCAPES.sub("", (await self._stream.receive_some()).decode())
+        return match
+
+
+@asynccontextmanager
+async def on_terminal(*words: str, **variables: str) -> AsyncIterator[Terminal]:
+    """Start a server whose stderr is a terminal."""
+    master, slave = os.openpty()
+    try:
+        async with (
+            trio.lowlevel.FdStream(master) as stream,
+            launched([*COMMAND, *words], {"TERM": "xterm"} | variables, stderr=slave) as process,
+        ):
+            yield Terminal(stream, process)
+    finally:
+        os.close(slave)
+
+
+async def test_the_start_is_one_line_in_local_time() -> None:
+    """The first line says the version, the ports, the page and how to stop, and has no microseconds."""
+    async with on_terminal(*FREE_PORTS, TZ="Asia/Jakarta") as terminal:
+        match = await terminal.shows(
+            rf"({STAMP}) \[info +\] triojam {re.escape(__version__)}: serving on 127\.0\.0\.1:\d+; "
+            r"metrics and live page at http://127\.0\.0\.1:\d+/ — Ctrl-C to stop\r\n"
+        )
+        assert "serving" not in terminal.text[: match.start()]
+        terminal.process.terminate()
+        await terminal.shows("stopped")
+
+
+async def test_the_first_ctrl_c_says_that_a_second_ends_at_once() -> None:
+    """The drain's first line says how long it may take, and how to cut it short; a second Ctrl-C does so."""
+    async with on_terminal(*FREE_PORTS, "--grace", "600", "--idle-timeout", "0") as terminal:
+        port = int((await terminal.shows(r"serving on 127\.0\.0\.1:(\d+);"))[1])
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            await client.send_all(b"TIME\r\nTI")
+            assert (await client.receive_some()).startswith(b"JAM ")
+            terminal.process.send_signal(signal.SIGINT)
+            await terminal.shows(
+                "stopping: waits up to 600 s for 1 connections; a second Ctrl-C ends at once"
+            )
+            terminal.process.send_signal(signal.SIGINT)
+            with trio.fail_after(PATIENCE):
+                assert await terminal.process.wait() == 128 + signal.SIGINT
+
+
+async def test_descriptors_are_mentioned_only_when_raised() -> None:
+    """A start at the hard limit says nothing about file descriptors; one below it says both limits."""
+    lowered = ["bash", "-c", 'ulimit -Sn 256; exec "$@"', "bash"]
+    async with serving(before=lowered) as program:
+        assert program.log[0]["event"] == "file descriptors raised"
+        assert program.log[0]["raised_from"] == 256
+        assert program.log[0]["limit"] > 256
+    fixed = ["bash", "-c", 'ulimit -n 1024; exec "$@"', "bash"]
+    async with serving(before=fixed) as program:
+        assert program.log[0]["event"] == "serving"
+
+
+async def test_json_keeps_the_fields_of_the_start() -> None:
+    """A program that reads the log finds the addresses in fields, none of which is called time."""
+    async with serving() as program:
+        started = program.log[0]
+        assert {"addresses", "tls", "metrics", "connections_limit", "version"} <= started.keys()
+        assert not {"time", "sentence"} & started.keys()
