@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -37,15 +38,13 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
         style = "console" if terminal else "json"
     server: Server | None = None
     stops: list[int] = []
-    reload_is_due = False  # a SIGHUP came while the settings were used for the first time
+    # A SIGHUP that comes while settings are read asks for one more reading, and so do several.
+    ask_for_reload, reloads = trio.open_memory_channel[None](1)
 
     def heed(signum: int, scope: trio.CancelScope) -> None:
-        nonlocal reload_is_due
         if signum in signals.HANGUP:
-            if server is None:
-                reload_is_due = True
-            else:
-                _reload(server, reread, manager)
+            with suppress(trio.WouldBlock):
+                ask_for_reload.send_nowait(None)
             return
         stops.append(signum)
         if server is None or len(stops) >= SECOND:
@@ -70,25 +69,31 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
             )
             if raised_from != descriptor_limit():
                 log.info("file descriptors raised", limit=descriptor_limit(), raised_from=raised_from)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.run)
-                if reload_is_due:
-                    _reload(server, reread, manager)
+            async with trio.open_nursery() as beside:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(server.run)
+                    beside.start_soon(_reload_when_asked, reloads, server, reread, manager)
+                beside.cancel_scope.cancel()
             return True
 
         drained = signals.run(serve, heed, signals.STOP | signals.HANGUP, ignore_afterwards=True)
     return 0 if drained else 128 + stops[-1]
 
 
-def _reload(server: Server, reread: Callable[[], Settings], manager: ServiceManager) -> None:
-    manager.reloading()
-    failure = ""
-    try:
-        server.reload(reread())
-    except ConfigurationError as exc:
-        failure = str(exc)
-        server.reload_failed(failure)
-    manager.reloaded(failure=failure)
+async def _reload_when_asked(
+    asked: trio.MemoryReceiveChannel[None],
+    server: Server,
+    reread: Callable[[], Settings],
+    manager: ServiceManager,
+) -> None:
+    async for _ in asked:
+        manager.reloading()
+        failure = ""
+        try:
+            await server.reload_from(reread)
+        except ConfigurationError as exc:
+            failure = str(exc)
+        manager.reloaded(failure=failure)
 
 
 def _raise_descriptor_limit() -> int:
@@ -96,5 +101,6 @@ def _raise_descriptor_limit() -> int:
     before = descriptor_limit()
     if sys.platform != "win32":
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with suppress(OSError, ValueError):  # a sandbox, or a system whose hard limit is no limit at all
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return before

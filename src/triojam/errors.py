@@ -1,6 +1,6 @@
 """Errors that are the operator's to mend, each with the exit status it means, and the one voice they have."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 # A longer text loses its middle: the culprit stands at the start, the expected value at the end.
@@ -24,9 +24,13 @@ class OperatorError(Exception):
 
 
 class ConfigurationError(OperatorError, ValueError):
-    """The settings, or where they come from, or a word of the command line, cannot be used."""
+    """The settings, or where they come from, or a word of the command line, cannot be used.
+
+    more: other errors that were found beside this one.
+    """
 
     exit_status = 2
+    more: "Sequence[ConfigurationError]" = ()
 
 
 class ListenError(OperatorError):
@@ -48,6 +52,12 @@ def invalid_value(value: object, name: str, expected: str) -> ConfigurationError
     except (ValueError, RecursionError):  # more digits than Python writes, or tables in each other
         shown = f"of type {type(value).__name__}"
     return ConfigurationError(f"invalid value {shown} for {name}: expected {expected}")
+
+
+def all_of(found: "Sequence[ConfigurationError]") -> ConfigurationError:
+    """Make one error of several: the first, which knows the others."""
+    first, *first.more = found
+    return first
 
 
 def unknown(what: str, word: str, known: Iterable[str], *, where: str = "") -> ConfigurationError:

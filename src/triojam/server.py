@@ -129,18 +129,41 @@ class Server:
         """Begin to stop: not ready, then the lame duck delay, then no new clients, then the grace time."""
         self._drain_asked.set()
 
-    def reload(self, settings: Settings) -> None:
-        """Apply what can change while serving, to lines, waits and handshakes to come.
+    async def reload_from(self, read: Callable[[], Settings]) -> None:
+        """Apply settings that are read anew, and all files that they name, outside of the event loop.
 
-        Raises SettingError for a file that cannot be used; then nothing has changed.
+        read: is called in another thread, and may take READ_SECONDS.
+
+        Raises ConfigurationError, whatever goes wrong; then the old settings stay, which is logged and counted.
         """
+        try:
+            with trio.fail_after(READ_SECONDS):
+                prepared = await trio.to_thread.run_sync(lambda: prepare(read()), abandon_on_cancel=True)
+            self._apply(prepared)
+        except Exception as exc:  # whatever a file may hold, the server serves on
+            failure = exc if isinstance(exc, ConfigurationError) else _unreadable(exc)
+            self.counters.config_reloads[Reload.FAILURE] += 1
+            self._log.error("settings not reloaded, the old ones stay", reason=str(failure))
+            raise failure from exc
+
+    def reload(self, settings: Settings) -> None:
+        """Apply settings, and the files that they name, at once.
+
+        Raises ConfigurationError for a file that cannot be used; then nothing has changed.
+        """
+        self._apply(prepare(settings))
+
+    def _apply(self, prepared: Prepared) -> None:
+        """Apply what can change while serving, to lines, waits and handshakes to come."""
+        settings, files = prepared
         changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
         kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
-        settings = replace(settings, **kept)
-        files = load_files(settings)
+        if settings.timezone == SYSTEM_ZONE:
+            reload_system_zone()
+        self._clock.set_zone(files.zone)
+        self._settings = settings = replace(settings, **kept)
         self._contexts = files.contexts
         self._passwords.replace(files.hashes)
-        self._settings = settings
         self._service.log = self._make_logger(settings.log_level)
         self._service.apply(settings)
         self._handler.settings_changed()
@@ -148,16 +171,10 @@ class Server:
             self._handler.enter_sources()
             if self._lane is not None:
                 self._lane.enter_sources()
-        self._clock.set_zone(settings.timezone)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
         applied = [f.name for f in changed if f.name not in kept]
         self._log.info("settings reloaded", changed=applied, need_restart=list(kept))
-
-    def reload_failed(self, reason: str) -> None:
-        """Record that new settings could not be read; the old ones stay."""
-        self.counters.config_reloads[Reload.FAILURE] += 1
-        self._log.error("settings not reloaded, the old ones stay", reason=reason)
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""

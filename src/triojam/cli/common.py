@@ -111,6 +111,8 @@ def in_our_words(
     if isinstance(exc, UnknownCommandError | UnusedCliTokensError):
         word = (exc.unused_tokens or [""])[0]
         known = list(commands)
+        if word in known:
+            return ConfigurationError(f"the command comes first: triojam {word} …")
         return unknown("command", word, known) if known else ConfigurationError(f"unexpected word {word!r}")
     if isinstance(exc, RepeatArgumentError):
         return ConfigurationError(f"more than one value for {exc.token.keyword}: expected one")

@@ -10,12 +10,10 @@ from cyclopts.argument import Argument, ArgumentCollection
 from cyclopts.config import Dict, Env
 
 from triojam.cli.common import check_whole_numbers, in_our_words, origin
-from triojam.errors import ConfigurationError, invalid_value
-from triojam.settings.fields import GROUPS, SettingError, Settings
+from triojam.errors import ConfigurationError, all_of, invalid_value
+from triojam.settings.fields import FIELDS, GROUPS, HINTS, SettingError, Settings, problems, wrong_value
 from triojam.settings.sources import (
     CONFIG_VARIABLE,
-    FIELDS,
-    HINTS,
     PREFIX,
     check_variables,
     read_settings_file,
@@ -69,11 +67,13 @@ class Invocation:
     file: str | None
     environ: Mapping[str, str]
     _given: dict[str, tuple[str, Token]] = field(default_factory=dict)
+    _flags: object = field(default_factory=Flags)
+    _was_read: bool = False
 
     def command(self) -> tuple[Callable[..., int], BoundArguments, Iterable[str]]:
         """Return the command that is meant, its arguments, and the parameters it wants from its caller.
 
-        Raises ConfigurationError.
+        Reads all sources. Raises ConfigurationError.
         """
         check_variables(self.environ)
         self.app.config = [
@@ -81,21 +81,27 @@ class Invocation:
             *self._file_source(),
             self._remember,
         ]
+        self._was_read = True
         try:
-            return self.app.parse_args(self.tokens, exit_on_error=False, print_error=False)
+            command, bound, wanted = self.app.parse_args(self.tokens, exit_on_error=False, print_error=False)
         except CycloptsError as exc:
             commands = [name for name in self.app if not name.startswith("-")]
             raise in_our_words(exc, commands, _expected) from exc
+        self._flags = bound.arguments.get("flags", NO_FLAGS)
+        return command, bound, wanted
 
     def read(self) -> Reading:
-        """Read the settings from all sources, anew. Raises ConfigurationError."""
-        _, bound, _ = self.command()
-        flags = bound.arguments.get("flags", NO_FLAGS)
+        """Return the settings as `command` has found them. Raises ConfigurationError."""
+        values = vars(self._flags)
+        if found := [self.blame(each) for each in problems(values)]:
+            raise all_of(found)
         origins = {name: where for name, (where, _) in self._given.items()}
-        try:
-            return Reading(Settings(**vars(flags)), origins)
-        except SettingError as exc:
-            raise self.blame(exc) from exc
+        return Reading(Settings(**values), origins)
+
+    def read_again(self) -> Reading:
+        """Read the settings from all sources, anew. Raises ConfigurationError."""
+        self.command()
+        return self.read()
 
     def blame(self, exc: SettingError) -> ConfigurationError:
         """Turn an error about a setting into one that says where its value came from."""
@@ -117,10 +123,13 @@ class Invocation:
         if self.file is None:
             return []
         named_by = CONFIG_VARIABLE if self.file == self.environ.get(CONFIG_VARIABLE) else "--config"
-        data = read_settings_file(self.file, named_by)
+        data = read_settings_file(self.file, named_by, again=self._was_read)
         return [Dict(data, source=self.file, use_commands_as_keys=False)]
 
 
 def _expected(argument: Argument) -> str | None:
-    each = FIELDS.get(argument.field_info.name)
-    return each.metadata["takes"] if each is not None else None
+    """Return what a setting takes, with a hint at what the value may mean."""
+    name = argument.field_info.name
+    if name not in FIELDS:
+        return None
+    return wrong_value(name, argument.tokens[-1].value if argument.tokens else "").takes

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from triojam.errors import OperatorError
+from triojam.errors import ConfigurationError, OperatorError
 from triojam.version import __version__
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 
 CLIENT_COMMANDS = ("ask", "watch", "load")
 LAB_COMMAND = "lab"
+CHECK_COMMAND = "check"  # shows every error, not only the first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
         return FAILED
     except OperatorError as exc:
-        print(f"triojam: {exc}", file=sys.stderr)
+        more = exc.more if isinstance(exc, ConfigurationError) and CHECK_COMMAND in words else ()
+        for each in (exc, *more):
+            print(f"triojam: {each}", file=sys.stderr)
         return exc.exit_status
     return status
 

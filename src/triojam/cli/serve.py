@@ -59,7 +59,7 @@ def make_app() -> App:
         from triojam.daemon import run  # noqa: PLC0415  # --help does without Trio and all the rest
 
         try:
-            return run(invocation.read().settings, reread=lambda: invocation.read().settings)
+            return run(invocation.read().settings, reread=lambda: invocation.read_again().settings)
         except SettingError as exc:
             raise invocation.blame(exc) from exc
 

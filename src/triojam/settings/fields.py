@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
-from zoneinfo import ZoneInfo
+from typing import Any, Literal, get_type_hints
 
 from triojam.core.admission import parse_networks
 from triojam.errors import ConfigurationError
+from triojam.settings.hints import hint
+from triojam.settings.zones import load_zone
 
 # The groups of `--help`, in their order.
 NETWORK, TLS, LIMITS, TIME, STOPPING, LOGGING = GROUPS = (
@@ -55,11 +56,9 @@ def _is_duration(value: float) -> bool:
 
 
 def _is_zone(value: str) -> bool:
-    if value == "system":
-        return True
     try:
-        ZoneInfo.no_cache(value)
-    except (ValueError, OSError, LookupError):  # no such zone, a path outside, or a file that is no zone
+        load_zone(value)
+    except ValueError:
         return False
     return True
 
@@ -210,13 +209,44 @@ class Settings:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            try:
-                valid = each.metadata["valid"](value)
-            except (TypeError, OverflowError):  # of a type that does not even compare, or beyond a float
-                valid = False
-            if not valid:
-                raise SettingError(each.name, value, each.metadata["takes"])
-        if not set(parse_networks(self.allow)).isdisjoint(parse_networks(self.deny)):
-            raise SettingError("deny", self.deny, OTHER_NETWORKS)
+        if found := list(problems({each.name: getattr(self, each.name) for each in fields(self)})):
+            raise found[0]
+
+
+def problems(values: Mapping[str, Any]) -> Iterator[SettingError]:
+    """Yield what is wrong with values of settings, each by itself and then between them."""
+    good = True
+    for each in fields(Settings):
+        if each.name in values and not is_valid(each.name, values[each.name]):
+            good = False
+            yield wrong_value(each.name, values[each.name])
+    if good:
+        yield from _contradictions({each.name: each.default for each in fields(Settings)} | dict(values))
+
+
+def is_valid(name: str, value: object) -> bool:
+    """Whether a setting takes a value."""
+    try:
+        return bool(FIELDS[name].metadata["valid"](value))
+    except (TypeError, OverflowError, AttributeError):  # of a type that does not even compare, for example
+        return False
+
+
+def wrong_value(name: str, value: object) -> SettingError:
+    """Make the error for a value that a setting does not take."""
+    return SettingError(name, value, FIELDS[name].metadata["takes"] + hint(name, value, HINTS[name]))
+
+
+def _contradictions(values: Mapping[str, Any]) -> Iterator[SettingError]:
+    if not set(parse_networks(values["allow"])).isdisjoint(parse_networks(values["deny"])):
+        yield SettingError("deny", values["deny"], OTHER_NETWORKS)
+    ports = [("port", values["host"]), ("tls_port", values["host"]), ("metrics_port", values["metrics_host"])]
+    for place, (name, host) in enumerate(ports):
+        for other, other_host in ports[:place]:
+            same_host = host == other_host or "*" in (host, other_host)
+            if values[name] and values[name] == values[other] and same_host:
+                yield SettingError(name, values[name], f"a port that differs from the setting {other}")
+
+
+FIELDS = {each.name: each for each in fields(Settings)}
+HINTS = get_type_hints(Settings)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
-from triojam.settings.sources import read_bounded
+from triojam.settings.reading import read_bounded
 
 # Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
 # the server compute for 150 ms (CVE-2022-40735).

@@ -4,26 +4,22 @@ A flag wins over an environment variable, a variable over the file, the file ove
 one line that names the key or variable and says what is expected.
 """
 
+import re
 import tomllib
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, Literal, get_origin, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, get_origin
 
-from triojam.errors import invalid_value, unknown
-from triojam.settings.fields import Settings
+from triojam.errors import ConfigurationError, all_of, invalid_value, unknown
+from triojam.settings.fields import FIELDS, HINTS, is_valid, wrong_value
+from triojam.settings.reading import read_bounded
 
 PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"
-
-# Larger files are refused: a mistake, or /dev/zero.
-LONGEST_FILE = 1024 * 1024
 
 NONE = "none"
 # Whole numbers of TOML have 64 bits (TOML 1.0, "Integer"); Python's parser takes any.
 _INTEGER_LIMIT = 2**63
 
-FIELDS = {each.name: each for each in fields(Settings)}
-HINTS = get_type_hints(Settings)
 _LISTS = {"allow", "deny"}  # may be arrays in the file
 
 
@@ -35,42 +31,46 @@ def check_variables(names: Iterable[str]) -> None:
             raise unknown("environment variable", name, known)
 
 
-def read_bounded(path: str) -> bytes:
-    """Read a file of at most LONGEST_FILE bytes. Raises OSError, or ValueError with the reason."""
-    with open(path, "rb") as file:  # noqa: PTH123  # Path("") would be the current folder
-        content = file.read(LONGEST_FILE + 1)
-    if len(content) > LONGEST_FILE:
-        raise ValueError(f"longer than {LONGEST_FILE} bytes")
-    return content
-
-
-def read_settings_file(path: str, named_by: str) -> dict[str, Any]:
+def read_settings_file(path: str, named_by: str, *, again: bool = False) -> dict[str, Any]:
     """Read a TOML file of settings, all of which are checked, and return them by name.
 
-    named_by: the flag or variable that names the file. Raises ConfigurationError.
+    named_by: the flag or variable that names the file. again: whether it was read before; a pipe cannot be
+    read a second time.
+
+    Raises ConfigurationError.
     """
     expected = "a TOML file with settings"
     try:
-        content = read_bounded(path)
+        content = read_bounded(path, any_kind=not again)
     except OSError as exc:
         raise invalid_value(path, named_by, f"{expected} ({(exc.strerror or str(exc)).lower()})") from exc
     except ValueError as exc:
         raise invalid_value(path, named_by, f"{expected} ({exc})") from exc
     try:
-        data = tomllib.loads(content.decode())
+        data = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:  # no UTF-8, no TOML, too many digits, or too deep
         raise invalid_value(path, named_by, f"{expected} ({exc})") from exc
     for key in _LISTS & data.keys():
         if isinstance(data[key], list) and all(isinstance(each, str) for each in data[key]):
             data[key] = ",".join(data[key])
-    for key, value in data.items():  # all of them, also those that a flag or variable overrides
-        if key not in FIELDS:
-            raise unknown("setting", key, FIELDS, where=f" in {path}")
-        metadata = FIELDS[key].metadata
-        plain = None if value == NONE and HINTS[key] == int | None else value
-        if not (_is_of_type(plain, HINTS[key]) and metadata["valid"](plain)):
-            raise invalid_value(value, f"{key} in {path}", metadata["takes"])
+    found = list(_problems(data, path))
+    if found:
+        raise all_of(found)
     return data
+
+
+def _problems(data: Mapping[str, Any], path: str) -> Iterator[ConfigurationError]:
+    """Yield what is wrong with each key, also where a flag or a variable overrides it."""
+    for key, value in data.items():
+        if key not in FIELDS:
+            yield unknown("setting", key, FIELDS, where=f" in {path}")
+            continue
+        plain = None if value == NONE and HINTS[key] == int | None else value
+        if not (_is_of_type(plain, HINTS[key]) and is_valid(key, plain)):
+            takes = wrong_value(key, value).takes
+            if isinstance(value, str) and re.fullmatch(r"[\d.]+|true|false", value):
+                takes += "; write it without quotes"
+            yield invalid_value(value, f"{key} in {path}", takes)
 
 
 def _is_of_type(value: object, hint: Any) -> bool:

@@ -1,0 +1,81 @@
+"""Time zones, read from files that may be cut off, replaced or no zones at all."""
+
+import importlib.resources
+import io
+import os
+import time
+import zoneinfo
+from datetime import tzinfo
+from pathlib import Path, PurePosixPath
+
+from triojam.settings.reading import read_bounded
+
+SYSTEM_ZONE = "system"
+# Where the C library finds the system's zone, unless TZ names another file (tzset(3)).
+_LOCAL = "/etc/localtime"
+_MAGIC = b"TZif"
+
+
+def load_zone(name: str) -> tzinfo | None:
+    """Read the zone of an IANA name anew; None for the system's. Raises ValueError that says why not."""
+    if name == SYSTEM_ZONE:
+        return None
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or {"..", "."} & set(path.parts) or "\0" in name:
+        raise ValueError("no such zone")
+    return _parse(_read(path), name)
+
+
+def reload_system_zone() -> None:
+    """Let the C library read the system's zone anew. Raises ValueError if the file is no zone.
+
+    The C library would serve UTC then, without an error.
+    """
+    variable = os.environ.get("TZ")
+    file = Path(_LOCAL if variable is None else variable.removeprefix(":"))
+    if file.is_absolute() and file.exists():
+        _parse(_bytes_of(file), str(file))
+    if hasattr(time, "tzset"):  # Windows has none
+        # While the value of TZ stays the same, tzset() need not look at the file.
+        os.environ["TZ"] = "UTC0"
+        time.tzset()
+        del os.environ["TZ"]
+        if variable is not None:
+            os.environ["TZ"] = variable
+        time.tzset()
+
+
+def _read(path: PurePosixPath) -> bytes:
+    """Return the content of a zone's file: the system's, or that of the package tzdata."""
+    for folder in zoneinfo.TZPATH:
+        file = Path(folder, path)
+        if file.exists():
+            return _bytes_of(file)
+    try:
+        packaged = importlib.resources.files("tzdata").joinpath("zoneinfo", *path.parts)
+        if packaged.is_file():
+            return packaged.read_bytes()
+    except (ImportError, OSError, ValueError):
+        pass
+    raise ValueError("no such zone")
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return read_bounded(str(file))
+    except OSError as exc:
+        raise ValueError((exc.strerror or str(exc)).lower()) from exc
+
+
+def _parse(content: bytes, name: str) -> tzinfo:
+    """Make a zone of a file's content (RFC 8536)."""
+    if not content.startswith(_MAGIC):
+        raise ValueError("not a file of a time zone")
+    # From version 2 on, the last line of the file is a footer. Without its end, Python's reader never ends.
+    if content[4:5] != b"\0" and not content.endswith(b"\n"):
+        raise ValueError("the file of the zone is cut off")
+    try:
+        return zoneinfo.ZoneInfo.from_file(io.BytesIO(content + b"\n"), key=name)
+    except Exception as exc:
+        # struct.error, IndexError and more: it was made for files that are right.
+        raise ValueError("the file of the zone is damaged") from exc
