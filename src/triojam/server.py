@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, cast
@@ -20,8 +20,10 @@ from structlog.typing import FilteringBoundLogger
 from triojam.core.addresses import describe_ports, format_address, reachable
 from triojam.core.admission import Admission
 from triojam.core.counters import Counters
-from triojam.core.reasons import Reload
-from triojam.process.logs import LoggerFactory, make_bridge, make_library_logger
+from triojam.core.reasons import Reload, WebRejection
+from triojam.core.seldom import Seldom
+from triojam.errors import ConfigurationError
+from triojam.process.logs import LoggerFactory, make_library_logger
 from triojam.process.self_check import ask_itself
 from triojam.process.sockets import Sockets, addresses, connection_limit, open_sockets
 from triojam.process.systemd import Passed, ServiceManager
@@ -32,13 +34,19 @@ from triojam.serving.handler import Handler
 from triojam.serving.listeners import ClientListener, DrainingListener
 from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
-from triojam.settings.fields import Settings
-from triojam.settings.files import Files, load_files
+from triojam.settings.fields import FIELDS, Settings
+from triojam.settings.files import Files, cannot_be_read, load_files
+from triojam.settings.zones import reload_system_zone
 from triojam.version import __version__
 from triojam.web.auth import Passwords
 from triojam.web.kernel_clock import read_kernel_clock
 from triojam.web.live_page import LivePage
 from triojam.web.metrics import CountersCollector, make_registry
+
+# How long all files of a reload may take to be read.
+READ_SECONDS = 10.0
+# A client may cause the same line again and again.
+LOG_SECONDS = 10.0
 
 
 class Server:
@@ -66,7 +74,7 @@ class Server:
         self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
-        self._clock = Clock(zone=settings.timezone, now=now)
+        self._clock = Clock(zone=files.zone, now=now)
         self._service = Service(
             rules=make_rules(settings),
             timeouts=make_timeouts(settings),
@@ -101,6 +109,8 @@ class Server:
             kernel_clock=read_kernel_clock,
             version=__version__,
         )
+        self._ignored: list[str] = []  # what the last reload would have changed, and cannot
+        self._web_failures = Seldom(LOG_SECONDS)
         self._drain_asked = trio.Event()
         self._accept_no_more = trio.Event()
 
@@ -130,40 +140,48 @@ class Server:
         self._drain_asked.set()
 
     async def reload_from(self, read: Callable[[], Settings]) -> None:
-        """Apply settings that are read anew, and all files that they name, outside of the event loop.
+        """Apply settings that are read anew, with all files that they name, outside of the event loop.
 
-        read: is called in another thread, and may take READ_SECONDS.
+        read: is called in another thread.
 
-        Raises ConfigurationError, whatever goes wrong; then the old settings stay, which is logged and counted.
+        Raises ConfigurationError, whatever goes wrong: the old settings stay. That is logged and counted.
         """
         try:
             with trio.fail_after(READ_SECONDS):
-                prepared = await trio.to_thread.run_sync(lambda: prepare(read()), abandon_on_cancel=True)
-            self._apply(prepared)
-        except Exception as exc:  # whatever a file may hold, the server serves on
-            failure = exc if isinstance(exc, ConfigurationError) else _unreadable(exc)
+                change = await trio.to_thread.run_sync(lambda: self._prepare(read()), abandon_on_cancel=True)
+            self._apply(*change)
+        except Exception as exc:
+            # Whatever stands in a file, and whatever kind of file it is, the server serves on.
+            failure = exc if isinstance(exc, ConfigurationError) else cannot_be_read(exc)
             self.counters.config_reloads[Reload.FAILURE] += 1
             self._log.error("settings not reloaded, the old ones stay", reason=str(failure))
             raise failure from exc
 
     def reload(self, settings: Settings) -> None:
-        """Apply settings, and the files that they name, at once.
+        """Apply settings, and the files that they name, to lines, waits and handshakes to come.
 
         Raises ConfigurationError for a file that cannot be used; then nothing has changed.
         """
-        self._apply(prepare(settings))
+        self._apply(*self._prepare(settings))
 
-    def _apply(self, prepared: Prepared) -> None:
-        """Apply what can change while serving, to lines, waits and handshakes to come."""
-        settings, files = prepared
-        changed = [f for f in fields(Settings) if getattr(settings, f.name) != self._value(f.name)]
-        kept: dict[str, Any] = {f.name: self._value(f.name) for f in changed if not f.metadata["reloads"]}
-        if settings.timezone == SYSTEM_ZONE:
+    def _prepare(self, settings: Settings) -> tuple[Settings, Files]:
+        """Read the files of new settings; settings that cannot change while serving stay as they are."""
+        kept: dict[str, Any] = {
+            name: self._value(name) for name, each in FIELDS.items() if not each.metadata["reloads"]
+        }
+        self._ignored = [name for name, value in kept.items() if getattr(settings, name) != value]
+        settings = replace(settings, **kept)
+        files = load_files(settings)
+        if files.zone is None:
             reload_system_zone()
-        self._clock.set_zone(files.zone)
-        self._settings = settings = replace(settings, **kept)
+        return settings, files
+
+    def _apply(self, settings: Settings, files: Files) -> None:
+        changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
+        self._settings = settings
         self._contexts = files.contexts
         self._passwords.replace(files.hashes)
+        self._clock.set_zone(files.zone)
         self._service.log = self._make_logger(settings.log_level)
         self._service.apply(settings)
         self._handler.settings_changed()
@@ -173,8 +191,7 @@ class Server:
                 self._lane.enter_sources()
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
-        applied = [f.name for f in changed if f.name not in kept]
-        self._log.info("settings reloaded", changed=applied, need_restart=list(kept))
+        self._log.info("settings reloaded", changed=changed, need_restart=self._ignored)
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""
@@ -264,31 +281,34 @@ class Server:
         return failure is None and not self.counters.draining
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
-        # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
-        from triojam.web import auth, http_server, routes  # noqa: PLC0415
+        from triojam.web import auth, http_server, routes  # noqa: PLC0415  # not for those without it
 
         in_clear = self._contexts.web is None and not all(
-            ip_address(host).is_loopback for host, _ in self.metrics_addresses
+            ip_address(address[0]).is_loopback for address in self.metrics_addresses
         )
         if self._passwords and in_clear:
             self._log.warning("passwords for the metrics listener cross the network in clear, without TLS")
-        app = routes.make_app(
+        answers = routes.Routes(
             registry=self._registry,
             not_ready=self.not_ready,
-            board=self._live_page,
+            page=self._live_page,
             stop=may_stop,
+            names=routes.own_names(self._settings.metrics_names),
         )
         guarded = auth.BasicAuth(
-            app, passwords=self._passwords, counters=self.counters, log=lambda: self._log
+            answers.answer, passwords=self._passwords, counters=self.counters, log=lambda: self._log
         )
-        await http_server.serve(
-            guarded,
-            self._sockets.web,
-            tls=lambda: self._contexts.web,
-            stop=may_stop,
-            error_log=make_bridge(lambda: self._log, name="triojam.web"),
-            task_status=task_status,
+        web = http_server.HttpServer(
+            guarded.answer, reject=self._reject_web, failed=self._web_failed, tls=lambda: self._contexts.web
         )
+        await web.serve([_plain(sock) for sock in self._sockets.web], stop=may_stop, task_status=task_status)
+
+    def _reject_web(self, reason: WebRejection) -> None:
+        self.counters.web_rejected[reason] += 1
+
+    def _web_failed(self) -> None:
+        if failures := self._web_failures.count(trio.current_time()):
+            self._log.exception("web request failed", failures=failures)
 
     def _start_sentence(self) -> str:
         """Say where everything is, in one line for a person at a terminal."""
@@ -350,7 +370,10 @@ async def open_server(  # noqa: PLR0913  # everything is wired here
 
     passed: sockets that stand in for those of the settings.
     """
-    files = load_files(settings)
+    try:
+        files = load_files(settings)
+    except Exception as exc:
+        raise exc if isinstance(exc, ConfigurationError) else cannot_be_read(exc) from exc
     passed = passed or {}
     sockets = await open_sockets(
         host=settings.host,

@@ -18,6 +18,7 @@ from triojam.core.reasons import (
     Rejection,
     Reload,
     SendError,
+    WebRejection,
 )
 
 Label = TypeVar("Label", bound=StrEnum)
@@ -85,6 +86,7 @@ class Counters:
         "requests",
         "responses",
         "send_errors",
+        "web_rejected",
     )
 
     def __init__(self) -> None:
@@ -101,6 +103,7 @@ class Counters:
         self.handovers = _zeros(HandoverCause)
         self.internal_errors = 0
         self.auth_failures = _zeros(AuthFailure)
+        self.web_rejected = _zeros(WebRejection)
         self.clock_steps = 0
         self.config_reloads = _zeros(Reload)
         self.ready = False

@@ -80,6 +80,16 @@ class AuthFailure(StrEnum):
     LIMITED = "limited"  # not even looked at: too many were wrong before
 
 
+class WebRejection(StrEnum):
+    """Why the metrics port turned away a connection or a request."""
+
+    BUSY = "busy"  # no place, and none that is idle
+    PER_SOURCE = "per_source"
+    BAD_REQUEST = "bad_request"  # no HTTP/1.1, or headers beyond the limit
+    BODY = "body"
+    TIMEOUT = "timeout"  # a request or an answer that took too long
+
+
 class Reload(StrEnum):
     """What became of a SIGHUP."""
 

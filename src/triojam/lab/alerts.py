@@ -1,21 +1,20 @@
 """The lab's alerts: rules whose minutes last seconds, and a receiver that makes a line of each alert."""
 
 import json
-import logging
 import re
+import socket
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
-from triojam.web import http_server
+from triojam.web.http_connection import Request, Response
+from triojam.web.http_server import HttpServer
 
 PATH = "/alerts"
+LONGEST_ALERTS = 4 * 1024 * 1024
 
 # A rate needs two scrapes in its window, and one may be late or lost.
 SHORTEST_WINDOW = 4.0
@@ -29,34 +28,26 @@ _TIMES = re.compile(
 
 
 async def receive(host: str, say: Callable[[str], None], *, task_status: trio.TaskStatus[str]) -> None:
-    """Say each alert that fires or resolves, until cancelled. Reports the URL at which it is told them."""
+    """Say each alert that fires or resolves, until cancelled. Reports the URL for Alertmanager's webhook."""
     said: dict[str, tuple[str, str]] = {}
 
-    async def alerts(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
         try:
-            told = [(_identity(each), render(each)) for each in (await request.json())["alerts"]]
-        except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-            return PlainTextResponse("this is for Alertmanager's webhook\n", 400)
+            told = [(_identity(each), render(each)) for each in json.loads(request.body)["alerts"]]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return Response(400, b"this is for Alertmanager's webhook\n")
         for (fingerprint, state), line in told:
-            if said.get(fingerprint) != state:  # it is told again when an answer is lost, or after a day
+            if said.get(fingerprint) != state:  # it is sent again when an answer is lost, or after a day
                 said[fingerprint] = state
                 say(line)
-        return PlainTextResponse("ok\n")
+        return Response()
 
-    sockets = [each.socket for each in await trio.open_tcp_listeners(0, host=host)]
-    port = sockets[0].getsockname()[1]
-
-    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        await http_server.serve(
-            Starlette(routes=[Route(PATH, alerts, methods=["POST"])]),
-            sockets,
-            stop=trio.Event(),
-            error_log=logging.getLogger("triojam.lab"),
-            task_status=task_status,
-        )
-
+    listeners = [socket.create_server((host, 0))]
+    port = listeners[0].getsockname()[1]
+    server = HttpServer(answer, longest_body=LONGEST_ALERTS)
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve)
+        await nursery.start(partial(server.serve, listeners, stop=trio.Event()))
         task_status.started(f"http://{host}:{port}{PATH}")
 
 

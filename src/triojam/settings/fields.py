@@ -71,6 +71,10 @@ def _are_networks(value: str) -> bool:
     return True
 
 
+def _are_names(value: str) -> bool:
+    return re.fullmatch(r"[\w.\s,-]*", value) is not None
+
+
 def _is_bool(value: bool) -> bool:  # noqa: FBT001  # the only argument
     return isinstance(value, bool)
 
@@ -115,6 +119,10 @@ class Settings:
     metrics_port: int | None = _setting(
         NETWORK, 45001, "TCP port of the metrics listener; 0 is any free port, none turns it off.",
         f"{PORT}, or none", _or_none(_is_port),
+    )  # fmt: skip
+    metrics_names: str = _setting(
+        NETWORK, "", "Host names, besides this machine's own, under which the metrics listener may be asked.",
+        "names separated by commas", _are_names,
     )  # fmt: skip
     tls_port: int | None = _setting(
         NETWORK, None, "TCP port of the time service over TLS; 0 is any free port, none turns it off.",

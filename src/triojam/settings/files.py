@@ -6,10 +6,13 @@ Each file is read as bytes, up to a limit, and an error blames the setting that 
 import re
 import ssl
 from collections.abc import Mapping
+from datetime import tzinfo
 from typing import NamedTuple
 
+from triojam.errors import ConfigurationError
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
 from triojam.settings.reading import read_bounded
+from triojam.settings.zones import load_zone
 
 # Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
 # the server compute for 150 ms (CVE-2022-40735).
@@ -31,10 +34,11 @@ class Contexts(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The content of the files. hashes: of each user's password."""
+    """The content of the files. hashes: of each user's password. zone: None = the system's."""
 
     contexts: Contexts
     hashes: Mapping[bytes, bytes]
+    zone: tzinfo | None
 
 
 class _PassphraseError(Exception):
@@ -50,7 +54,12 @@ def load_files(settings: Settings) -> Files:
         time=settings.tls_port is not None,
         web=settings.metrics_tls and settings.metrics_port is not None,
     )
-    return Files(contexts, load_hashes(settings.metrics_passwords))
+    return Files(contexts, load_hashes(settings.metrics_passwords), load_zone(settings.timezone))
+
+
+def cannot_be_read(exc: Exception) -> ConfigurationError:
+    """Make the error for what was not foreseen while files were read."""
+    return ConfigurationError(f"the settings and their files cannot be read: {type(exc).__name__}: {exc}")
 
 
 def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -> Contexts:

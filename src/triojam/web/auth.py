@@ -1,4 +1,4 @@
-"""Basic authentication (RFC 7617) in front of the web listener's application.
+"""Basic authentication (RFC 7617) in front of the answers of the metrics port.
 
 Guesses are limited per source, before any hashing. A password that was verified before passes without that
 limit: an attacker with the same address as a scraper, or behind the same proxy, cannot lock the scraper out.
@@ -12,17 +12,19 @@ from collections.abc import Callable, Mapping
 
 import bcrypt
 import trio
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from triojam.core.admission import Admission, Policy
 from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
+from triojam.core.seldom import Seldom
+from triojam.web.http_connection import Answer, Request, Response
 
 # Enough for typing errors. After that, one source has 8,640 guesses a day.
 GUESSES_AT_ONCE = 10
 SECONDS_PER_GUESS = 10
+# Passwords that are hashed or wait for it. Beyond these, a request with an unknown password is refused.
+MOST_WAITING = 4
 # Failures can be frequent, so not each of them gets a line in the log.
 SECONDS_PER_LOG_LINE = 10.0
 
@@ -43,6 +45,7 @@ class Passwords:
         self._key = key
         self._remembered: dict[bytes, bytes] = {}  # by user: the digest of the verified password
         self._hashing = trio.Lock()
+        self._waiting = 0
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -56,6 +59,11 @@ class Passwords:
         self._remembered = {user: self._remembered[user] for user, _ in same if user in self._remembered}
         self._hashes = dict(hashes)
 
+    @property
+    def busy(self) -> bool:
+        """Whether enough passwords wait to be verified: each may take a second."""
+        return self._waiting >= MOST_WAITING
+
     def remembers(self, user: bytes, password: bytes) -> bool:
         """Whether the password was verified before. This is fast: it computes no bcrypt hash."""
         remembered = self._remembered.get(user, b"")
@@ -68,15 +76,19 @@ class Passwords:
             return False
         known = self._hashes.get(user)
         hashed = known or self._decoy(user)
-        async with self._hashing:
-            if self.remembers(user, password):  # verified while this call waited
-                return True
-            matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed)
-            # A reload may have replaced the hashes meanwhile.
-            right = matches and known is not None and known == self._hashes.get(user)
-            if right:
-                self._remembered[user] = self._digest(user, password)
-            return right
+        self._waiting += 1
+        try:
+            async with self._hashing:
+                if self.remembers(user, password):  # verified while this call waited
+                    return True
+                matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed)
+        finally:
+            self._waiting -= 1
+        # A reload may have replaced the hashes meanwhile.
+        right = matches and known is not None and known == self._hashes.get(user)
+        if right:
+            self._remembered[user] = self._digest(user, password)
+        return right
 
     def _decoy(self, user: bytes) -> bytes:
         """Return the hash of some user, always the same for this name: its cost is that of a real hash."""
@@ -88,21 +100,21 @@ class Passwords:
 
 
 class BasicAuth:
-    """Passes requests with a right password on to `app`; without any passwords, all requests.
+    """Passes requests with a right password on to `answer`; without any passwords, all requests.
 
     log: returns the logger. now: returns seconds; any clock will do.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
+        answer: Answer,
         *,
         passwords: Passwords,
         counters: Counters,
         log: Callable[[], FilteringBoundLogger],
         now: Callable[[], float] = trio.current_time,
     ) -> None:
-        self._app = app
+        self._answer = answer
         self._passwords = passwords
         self._counters = counters
         self._log = log
@@ -110,39 +122,34 @@ class BasicAuth:
         self._guesses = Admission(
             Policy(rate_per_source=1 / SECONDS_PER_GUESS, burst_per_source=GUESSES_AT_ONCE)
         )
-        self._log_due = 0.0
-        self._unlogged = 0
+        self._told = Seldom(SECONDS_PER_LOG_LINE)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or answer 401, or 429 after too many guesses."""
-        failure = await self._failure(scope) if self._passwords else None
+    async def answer(self, request: Request) -> Response:
+        """Answer one request: 401 without a right password, 429 after too many guesses."""
+        failure = await self._failure(request) if self._passwords else None
         if failure is None:
-            await self._app(scope, receive, send)
-            return
+            return await self._answer(request)
         self._counters.auth_failures[failure] += 1
         if failure is AuthFailure.LIMITED:
             headers = {"Retry-After": str(SECONDS_PER_GUESS)}
-            refusal = PlainTextResponse("too many wrong passwords from there\n", 429, headers)
-        else:
-            refusal = PlainTextResponse("user and password, please\n", 401, _CHALLENGE)
-        await refusal(scope, receive, send)
+            return Response(429, b"too many wrong passwords from there\n", headers=headers)
+        return Response(401, b"user and password, please\n", headers=_CHALLENGE)
 
-    async def _failure(self, scope: Scope) -> AuthFailure | None:
+    async def _failure(self, request: Request) -> AuthFailure | None:
         """Return why the request is refused, or None."""
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not given:
+        given = request.headers.get("authorization")
+        if given is None:
             return AuthFailure.MISSING
-        host = (scope["client"] or ("",))[0]
-        credentials = parse_credentials(given[0]) if len(given) == 1 else None
+        credentials = parse_credentials(given.encode("latin-1"))
         if credentials is None:
-            self._report(AuthFailure.WRONG, host, b"")
+            self._report(AuthFailure.WRONG, request.source, b"")
             return AuthFailure.WRONG
         if self._passwords.remembers(*credentials):
             return None
-        source = self._guesses.enter(host)
+        source = self._guesses.enter(request.source)
         try:
             # Counted before the result is known: a source may send many guesses at once.
-            if not self._guesses.take(source, self._now()):
+            if self._passwords.busy or not self._guesses.take(source, self._now()):
                 failure = AuthFailure.LIMITED
             elif await self._passwords.verify(*credentials):
                 return None
@@ -150,23 +157,19 @@ class BasicAuth:
                 failure = AuthFailure.WRONG
         finally:
             self._guesses.leave(source)
-        self._report(failure, host, credentials[0])
+        self._report(failure, request.source, credentials[0])
         return failure
 
     def _report(self, failure: AuthFailure, host: str, user: bytes) -> None:
         """Log a failure, unless one was logged just before. The log shows only names of known users."""
-        self._unlogged += 1
-        if self._now() < self._log_due:
-            return
-        self._log().warning(
-            "web authentication failed",
-            reason=str(failure),
-            source=host,
-            user=user.decode() if user in self._passwords else None,
-            failures=self._unlogged,
-        )
-        self._unlogged = 0
-        self._log_due = self._now() + SECONDS_PER_LOG_LINE
+        if failures := self._told.count(self._now()):
+            self._log().warning(
+                "web authentication failed",
+                reason=str(failure),
+                source=host,
+                user=user.decode() if user in self._passwords else None,
+                failures=failures,
+            )
 
 
 def parse_credentials(header: bytes) -> tuple[bytes, bytes] | None:

@@ -1,158 +1,175 @@
-"""Serves an ASGI application with Hypercorn's Trio server, within limits.
+"""Serves HTTP on listening sockets: few connections, each with a place, and none that can hold up the others.
 
-Hypercorn's own worker accepts without a limit, and shields its sends from cancellation. So this module uses
-only its server for one connection, with a listener and streams of its own: few connections, a deadline for
-each send, and a stop that ends them all. A scraper cannot use up the descriptors or delay the process's end.
+When all places are taken, the connection that has been idle longest gives way. One source cannot take all of
+them, and one place more is kept for the source that got the last good answer: the scraper.
 """
 
-import logging
+import socket
 import ssl
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, cast
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
-from starlette.types import ASGIApp
 
-# Enough for scrapers and browsers, and within the descriptors that the time service leaves free.
+from triojam.core.admission import Admission, Policy, Source
+from triojam.core.reasons import WebRejection
+from triojam.web.http_connection import Answer, HttpConnection, Request, Response
+
+# A handful of scrapers and people, within the descriptors that are kept from the time service's clients.
 MOST_CONNECTIONS = 32
-# Pause of accepting after an error such as EMFILE, in seconds.
-ACCEPT_PAUSE = 0.1
-# Seconds for a client to send anything, and to receive a page. A scrape takes milliseconds.
-KEEP_ALIVE_SECONDS = 75.0  # longer than the usual scrape intervals, so that a scraper keeps its connection
-SEND_SECONDS = 10.0
-# Seconds for a page that is being sent when the server stops.
+# For one IPv4 address or IPv6 /64.
+MOST_A_SOURCE = 24
+# How long an answer that is on its way when the server stops may take.
 GRACEFUL_SECONDS = 1.0
-# Seconds to start the answer to a request that came just before the end of the stream.
-AFTER_THE_END_SECONDS = 0.1
+# After the last answer this much is read away: closing with unread input would reset the answer.
+LINGER_SECONDS, LINGER_BYTES = 1.0, 256 * 1024
+# How long accepting rests after an error such as EMFILE, and how many clients it takes in one step.
+ACCEPT_PAUSE = 0.1
+ACCEPTS_AT_ONCE = 16
 
 
-class _Stream(trio.abc.HalfCloseableStream):
-    """A TCP stream with a deadline for each send, even if the sender is shielded from cancellation."""
+@dataclass(eq=False, slots=True)
+class _Place:
+    """A connection. idle_since: when it began to wait for a request; None while it is served."""
 
-    def __init__(self, sock: trio.socket.SocketType, streams: set["_Stream"]) -> None:
-        self._inner = trio.SocketStream(sock)
-        self._streams = streams
-        self._sending = trio.CancelScope()
-        self.socket = sock  # Hypercorn asks it for its addresses
-        self.ended = trio.Event()  # nothing more can be received
-        streams.add(self)
+    host: str
+    source: Source
+    idle_since: float | None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        with trio.CancelScope(deadline=trio.current_time() + SEND_SECONDS) as self._sending:
-            await self._inner.send_all(data)
-        if self._sending.cancelled_caught:
-            raise trio.BrokenResourceError("the client does not take the page")
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._inner.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._inner.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data: bytes | bytearray = b""
-        try:
-            data = await self._inner.receive_some(max_bytes)
-        finally:
-            if not data:  # the end, or an exception
-                self.ended.set()
-        return data
-
-    async def aclose(self) -> None:
-        self._streams.discard(self)
-        await self._inner.aclose()
-
-    def close_at(self, deadline: float) -> None:
-        """Cancel the current send at `deadline`, if it still runs then."""
-        self._sending.deadline = min(self._sending.deadline, deadline)
+    def idle(self, waits: bool) -> None:  # noqa: FBT001  # the only argument
+        """Note that the connection begins or ends to wait for a request."""
+        self.idle_since = trio.current_time() if waits else None
 
 
-class _Listener(trio.abc.Listener[_Stream]):
-    """Accepts up to the limit, and closes other connections; an error only delays the next accept."""
+class HttpServer:
+    """Serves requests.
 
-    def __init__(self, sock: trio.socket.SocketType, streams: set[_Stream]) -> None:
-        self._socket = sock
-        self._streams = streams
-
-    async def accept(self) -> _Stream:
-        while True:
-            try:
-                sock, _ = await self._socket.accept()
-            except OSError:
-                if self._socket.fileno() == -1:
-                    raise trio.ClosedResourceError from None
-                await trio.sleep(ACCEPT_PAUSE)
-                continue
-            if len(self._streams) < MOST_CONNECTIONS:
-                return _Stream(sock, self._streams)
-            sock.close()
-
-    async def aclose(self) -> None:
-        self._socket.close()
-        await trio.lowlevel.checkpoint()
-
-
-async def serve(  # noqa: PLR0913  # one is for Trio
-    app: ASGIApp,
-    sockets: Iterable[trio.socket.SocketType],
-    *,
-    stop: trio.Event,
-    error_log: logging.Logger,
-    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve `app` on listening sockets, which are closed at the end, until `stop` is set.
-
-    tls: returns the TLS context for new connections, or None for plain HTTP.
-
-    Calls `task_status.started` when it accepts. An exception in the app answers 500 and goes to `error_log`.
+    answer: makes the response to a request. reject: counts what was turned away. failed: is called while an
+    exception of `answer` is handled. tls: returns how to encrypt new connections; None = not at all. longest_body: of a request, in bytes.
     """
-    config = Config()
-    config.errorlog = error_log
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.read_timeout = int(KEEP_ALIVE_SECONDS)
-    config.ssl_handshake_timeout = SEND_SECONDS
-    config.h2_max_concurrent_streams = 1
-    config.include_server_header = False
-    wrapped = ASGIWrapper(cast(ASGIFramework, app))
-    worker = WorkerContext(None)
-    streams: set[_Stream] = set()
 
-    async def handle(stream: _Stream) -> None:
-        async def converse() -> None:
-            secured = (context := tls()) and trio.SSLStream(stream, context, server_side=True)
-            await TCPServer(wrapped, config, worker, ConnectionState({}), cast(Any, secured or stream))
-            conversation.cancel_scope.cancel()
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        reject: Callable[[WebRejection], None] = lambda _reason: None,
+        failed: Callable[[], None] = lambda: None,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        longest_body: int = 0,
+    ) -> None:
+        self._answer = answer
+        self._reject = reject
+        self._failed = failed
+        self._tls = tls
+        self._longest_body = longest_body
+        self._places: set[_Place] = set()
+        self._sources = Admission(Policy(connections_per_source=MOST_A_SOURCE))
+        self._served_last = ""  # the host that got the last answer with status 200
 
-        try:
-            async with trio.open_nursery() as conversation:
-                conversation.start_soon(converse)
-                await stream.ended.wait()
-                # Without this, Hypercorn keeps the connection until the keep-alive timeout.
-                await trio.sleep(AFTER_THE_END_SECONDS)
-                conversation.cancel_scope.cancel()
-        except Exception:  # noqa: BLE001  # an error in one connection must not end the others
-            error_log.exception("web connection failed")
+    async def serve(
+        self,
+        sockets: Iterable[socket.socket],
+        *,
+        stop: trio.Event,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve on listening sockets, which are closed at the end, until `stop` is set.
 
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            listeners = [_Listener(sock, streams) for sock in sockets]
-            await accepting.start(
-                partial(trio.serve_listeners, handle, listeners, handler_nursery=connections)
-            )
-            task_status.started()
-            try:
+        Reports once it accepts.
+        """
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for sock in sockets:
+                    accepting.start_soon(self._accept, sock, connections)
+                task_status.started()
                 await stop.wait()
-            finally:
-                ends = trio.current_time() + (GRACEFUL_SECONDS if stop.is_set() else 0.0)
-                for stream in streams:
-                    stream.close_at(ends)
-            accepting.cancel_scope.cancel()
-        await worker.terminated.set()
-        connections.cancel_scope.deadline = ends
+                accepting.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + GRACEFUL_SECONDS
+            for place in self._places:
+                if place.idle_since is not None:
+                    place.scope.cancel()
+
+    async def _accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
+        with listening:
+            listening.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            while True:
+                await trio.lowlevel.wait_readable(listening)
+                if self._accept_some(listening, connections):
+                    await trio.sleep(ACCEPT_PAUSE)
+
+    def _accept_some(self, listening: socket.socket, connections: trio.Nursery) -> bool:
+        """Take the next connections; return whether accepting must pause."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                sock, address = listening.accept()
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            if (place := self._find_place(address[0])) is None:
+                sock.close()
+            else:
+                connections.start_soon(self._converse, sock, place)
+        return False
+
+    def _find_place(self, host: str) -> _Place | None:
+        if self._sources.refusal(host, full=False) is not None:
+            self._reject(WebRejection.PER_SOURCE)
+            return None
+        if len(self._places) >= MOST_CONNECTIONS + (host == self._served_last):
+            idle = [place for place in self._places if place.idle_since is not None]
+            if not idle:
+                self._reject(WebRejection.BUSY)
+                return None
+            longest = min(idle, key=lambda place: place.idle_since or 0.0)
+            longest.scope.cancel()
+            self._give_back(longest)
+        place = _Place(host, self._sources.enter(host), trio.current_time())
+        self._places.add(place)
+        return place
+
+    def _give_back(self, place: _Place) -> None:
+        if place in self._places:
+            self._places.remove(place)
+            self._sources.leave(place.source)
+
+    async def _converse(self, sock: socket.socket, place: _Place) -> None:
+        async def answer(request: Request) -> Response:
+            response = await self._answer(request)
+            if response.status == 200:
+                self._served_last = place.host
+            return response
+
+        tcp = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        context = self._tls()
+        stream: trio.abc.Stream = tcp
+        if context is not None:
+            stream = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
+        connection = HttpConnection(
+            stream,
+            place.host,
+            answer,
+            idle=place.idle,
+            reject=self._reject,
+            failed=self._failed,
+            longest_body=self._longest_body,
+        )
+        try:
+            # A client that breaks the connection, or TLS, ends it, and nothing else.
+            with place.scope, suppress(trio.BrokenResourceError, OSError):
+                await connection.run()
+                await _linger(tcp)
+        finally:
+            self._give_back(place)
+            await trio.aclose_forcefully(tcp)
+
+
+async def _linger(tcp: trio.SocketStream) -> None:
+    """End the sending side, and read away what the client still sends, within limits."""
+    await tcp.send_eof()
+    unread = LINGER_BYTES
+    with trio.move_on_after(LINGER_SECONDS):
+        while unread > 0 and (data := await tcp.receive_some()):
+            unread -= len(data)

@@ -100,6 +100,8 @@ TABLE = (
         "Log lines dropped because the reader of the log was too slow."),
     Row("web_auth_failures", COUNTER, "reason", lambda m: m.counters.auth_failures,
         "Requests to the metrics listener refused for their password, by reason."),
+    Row("web_rejected", COUNTER, "reason", lambda m: m.counters.web_rejected,
+        "Connections and requests that the metrics port turned away, by reason."),
     Row("client_table_evictions", COUNTER, "", lambda m: m.client_table_evictions,
         "Sources forgotten because the table of sources was full."),
 )  # fmt: skip

@@ -1,24 +1,26 @@
-"""The web application of the second listener: Prometheus metrics, health, readiness and the live page.
+"""What the metrics port answers: metrics, health, readiness and the live page.
 
 All that it knows about the server is a registry, the reason for not being ready, and the live page.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncGenerator, Callable, Collection
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import parse_qs
 
 import trio
-from prometheus_client import CollectorRegistry, make_asgi_app
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
+from triojam.web.http_connection import Request, Response
 from triojam.web.live_page import LivePage
 
 METHODS = ("GET", "HEAD")
@@ -28,99 +30,156 @@ MOST_STREAMS = 16
 STREAM_INTERVAL = 1.0
 
 
-class _Metrics:
-    """The client library's metrics app for a Route; mounted, it would redirect to `/metrics/`."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._app = make_asgi_app(registry)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
-
-
-class _ReadOnly:
-    """Answers 405 to every method except GET and HEAD, on every path."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in METHODS:
-            refusal = PlainTextResponse("GET and HEAD only\n", 405, headers={"Allow": ", ".join(METHODS)})
-            await refusal(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-def make_app(
-    *, registry: CollectorRegistry, not_ready: Callable[[], str | None], board: LivePage, stop: trio.Event
-) -> ASGIApp:
-    """Build the web application.
+class Routes:
+    """Answers requests.
 
     not_ready: returns why the server takes no new clients, or None. stop: ends the event streams.
+    names: host names that may stand in a request beside IP addresses and localhost, in lower case.
     """
 
-    async def healthz(_: Request) -> Response:
-        return PlainTextResponse("ok\n")  # an answer proves that the event loop runs
+    def __init__(
+        self,
+        *,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], str | None],
+        page: LivePage,
+        stop: trio.Event,
+        names: Collection[str] = (),
+    ) -> None:
+        self._registry = registry
+        self._not_ready = not_ready
+        self._page = page
+        self._stop = stop
+        self._names = {"localhost", *names}
+        self._streams = 0
+        self._html = files("triojam.web").joinpath("page.html").read_text("utf-8")
+        self._policy = _content_security_policy(self._html)
+        self._routes: dict[str, Callable[[Request], Response]] = {
+            "/": self._live,
+            "/events": self._events,
+            "/healthz": lambda _: _text("ok"),  # an answer proves that the event loop runs
+            "/metrics": self._metrics,
+            "/readyz": self._readyz,
+            "/status": self._status,
+        }
 
-    async def readyz(_: Request) -> Response:
-        reason = not_ready()
-        if reason is None:
-            return PlainTextResponse("ready\n")
-        return PlainTextResponse(f"not ready: {reason}\n", status_code=503)
+    async def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        await trio.lowlevel.checkpoint()
+        if not self._may_be_named(request.host):
+            return _text("this host has another name: see the setting metrics_names", 421)
+        if request.method not in METHODS:
+            return _text("GET and HEAD only", 405, {"Allow": ", ".join(METHODS)})
+        route = self._routes.get(request.path)
+        return route(request) if route is not None else _text("no such page", 404)
 
-    app = Starlette(
-        routes=[
-            *_live_routes(board, stop),
-            Route("/metrics", _Metrics(registry)),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-        ]
-    )
-    app.router.redirect_slashes = False  # it would redirect to the host in the request
-    return _ReadOnly(app)
-
-
-def _live_routes(board: LivePage, stop: trio.Event) -> list[Route]:
-    """Make the routes of the live page: the page, its content, and its content once a second."""
-    page = files("triojam.web").joinpath("page.html").read_text("utf-8")
-    policy = _content_security_policy(page)
-    streams = 0
-
-    async def live(_: Request) -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
-
-    def content() -> dict[str, Any]:
-        return board.snapshot() | {"history": board.history()}
-
-    async def status(_: Request) -> Response:
-        return JSONResponse(content(), headers={"Cache-Control": "no-store"})
-
-    async def events(request: Request) -> Response:
-        if streams >= MOST_STREAMS:
-            return PlainTextResponse("too many pages are open: ask /status\n", status_code=503)
-        body = stream() if request.method == "GET" else _nothing()
-        return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    async def stream() -> AsyncIterator[str]:
-        nonlocal streams
-        streams += 1
+    def _may_be_named(self, host: str | None) -> bool:
+        """Whether a request may name this host: a page in a browser reaches other names by DNS rebinding."""
+        if host is None:  # HTTP/1.0; browsers name a host
+            return True
+        name = re.sub(r":\d*$", "", host).strip("[]").partition("%")[0].rstrip(".").lower()
+        if name in self._names:
+            return True
         try:
-            data = content()
-            while not stop.is_set():
-                yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
-                with trio.move_on_after(STREAM_INTERVAL):
-                    await stop.wait()
-                data = board.snapshot() | {"sample": board.history()[-1]}
-        finally:
-            streams -= 1
+            return bool(ip_address(name))
+        except ValueError:
+            return False
 
-    return [Route("/", live), Route("/status", status), Route("/events", events)]
+    def _readyz(self, _request: Request) -> Response:
+        reason = self._not_ready()
+        return _text("ready") if reason is None else _text(f"not ready: {reason}", 503)
+
+    def _metrics(self, request: Request) -> Response:
+        names = set(parse_qs(request.query).get("name[]", ()))
+        registry: Collector = _Restricted(self._registry, names) if names else self._registry
+        try:
+            encode, content_type = choose_encoder(_plain(request.headers.get("accept", "")))
+            body = encode(registry)
+        except (ValueError, LookupError):  # a version that is none, for example
+            encode, content_type = choose_encoder("")
+            body = encode(registry)
+        headers = {"Vary": "Accept, Accept-Encoding"}
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, compresslevel=1)
+        return Response(200, body, content_type, headers)
+
+    def _live(self, _request: Request) -> Response:
+        headers = {"Content-Security-Policy": self._policy, "Cache-Control": "no-cache"}
+        return Response(200, self._html.encode(), "text/html; charset=utf-8", headers)
+
+    def _status(self, _request: Request) -> Response:
+        body = json.dumps(self._content(), separators=(",", ":")).encode()
+        return Response(200, body, "application/json", {"Cache-Control": "no-store"})
+
+    def _events(self, request: Request) -> Response:
+        if self._streams >= MOST_STREAMS:
+            return _text("too many pages are open: ask /status", 503)
+        headers = {"Cache-Control": "no-store"}
+        if request.method == "HEAD":
+            return Response(200, b"", "text/event-stream", headers)
+        self._streams += 1  # now, not when it begins: more requests may come in the same moment
+        return Response(200, b"", "text/event-stream", headers, self._stream(), self._stream_ended)
+
+    def _content(self) -> dict[str, Any]:
+        return self._page.snapshot() | {"history": self._page.history()}
+
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
+        data = self._content()
+        while not self._stop.is_set():
+            yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+            with trio.move_on_after(STREAM_INTERVAL):
+                await self._stop.wait()
+            data = self._page.snapshot() | {"sample": self._page.history()[-1]}
+
+    def _stream_ended(self) -> None:
+        self._streams -= 1
 
 
-async def _nothing() -> AsyncIterator[str]:
-    return
-    yield
+def own_names(more: str) -> set[str]:
+    """Return the names of this machine, and those in a list with commas, in lower case."""
+    name = socket.gethostname()
+    names = {name, name.partition(".")[0], *more.split(",")}
+    return {each.strip().lower() for each in names} - {""}
+
+
+class _Restricted:
+    """The metrics of a registry that have a sample with one of these names, or a name of the family."""
+
+    def __init__(self, registry: CollectorRegistry, names: set[str]) -> None:
+        self._registry = registry
+        self._names = names
+
+    def collect(self) -> Any:
+        for family in self._registry.collect():
+            wanted = [each for each in family.samples if each.name in self._names]
+            if family.name in self._names:
+                yield family
+            elif wanted:
+                family.samples = wanted
+                yield family
+
+
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header takes gzip (RFC 9110, 12.5.3)."""
+    weights: dict[str, float] = {}
+    for part in header.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        match = re.search(r"q\s*=\s*([\d.]+)", parameters)
+        try:
+            weights[coding.strip()] = float(match[1]) if match else 1.0
+        except ValueError:
+            weights[coding.strip()] = 0.0
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+def _plain(header: str) -> str:
+    """Return a header's value; one with anything but printable ASCII says nothing."""
+    return header if header.isascii() and header.isprintable() else ""
+
+
+def _text(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(status, f"{text}\n".encode(), headers=headers or {})
 
 
 def _content_security_policy(page: str) -> str:

@@ -1,0 +1,235 @@
+"""One HTTP/1.1 connection: h11 speaks the protocol, and every wait and every message has a bound.
+
+A request is answered only when all of it is in hand, and nothing is read while it is answered: a client that
+sends on has to wait, and a client that has ended its sending side gets its answer.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import h11
+import trio
+
+from triojam.core.reasons import WebRejection
+
+# How long a connection may say nothing before its first request, and between two requests: longer than the
+# usual scrape intervals, so that a scraper keeps its connection.
+FIRST_SECONDS, IDLE_SECONDS = 5.0, 75.0
+# From the first byte of a request to its end.
+REQUEST_SECONDS = 5.0
+# For one piece of an answer. A scrape takes milliseconds.
+SEND_SECONDS = 10.0
+# The request line and all headers together.
+LONGEST_HEAD = 16 * 1024
+RECEIVE_BYTES = 4096
+
+_KEPT = {h11.IDLE, h11.SEND_RESPONSE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request.
+
+    path, query: of its target, still percent-encoded. host: without its port; None if it names none.
+    headers: by lower-case name; values of a name that comes more than once are joined with commas.
+    source: the client's IP address.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    host: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer.
+
+    pieces: the rest of its body, for as long as there are any and the client takes them. ended: is called once
+    the answer is over, sent or not.
+    """
+
+    status: int = HTTPStatus.OK
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    pieces: AsyncGenerator[bytes, None] | None = None
+    ended: Callable[[], None] = lambda: None
+
+
+Answer = Callable[[Request], Awaitable[Response]]
+
+
+class _RefusedError(Exception):
+    """A request is refused before it is answered."""
+
+    def __init__(self, status: int, text: str, reason: WebRejection) -> None:
+        super().__init__(text)
+        self.response = Response(status, f"{text}\n".encode())
+        self.reason = reason
+
+
+class HttpConnection:
+    """Serves one connection.
+
+    idle: is called with True when the connection begins to wait for a request, and with False when one comes.
+    reject: counts what was turned away. failed: is called while an exception of `answer` is handled.
+    longest_body: of a request, in bytes.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        source: str,
+        answer: Answer,
+        *,
+        idle: Callable[[bool], None],
+        reject: Callable[[WebRejection], None],
+        failed: Callable[[], None],
+        longest_body: int,
+    ) -> None:
+        self._stream = stream
+        self._source = source
+        self._answer = answer
+        self._idle = idle
+        self._reject = reject
+        self._failed = failed
+        self._longest_body = longest_body
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+
+    async def run(self) -> None:
+        """Serve requests until one side ends the connection. Raises what a broken stream raises."""
+        patience = FIRST_SECONDS
+        while True:
+            try:
+                request = await self._receive(patience)
+            except _RefusedError as exc:
+                self._reject(exc.reason)
+                if self._http.our_state in _KEPT:
+                    await self._send(exc.response, close=True)
+                return
+            if request is None:
+                return
+            try:
+                response = await self._answer(request)
+            except Exception:  # noqa: BLE001  # a bug in an answer is not the end of the server
+                self._failed()
+                response = Response(500, b"internal error\n")
+            await self._send(response, head_only=request.method == "HEAD")
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+            patience = IDLE_SECONDS
+
+    async def _receive(self, patience: float) -> Request | None:
+        """Wait for a whole request; None if there will be none. Raises _RefusedError."""
+        self._idle(True)  # noqa: FBT003  # what it is about has its name
+        begun = bool(self._http.trailing_data[0])
+        head: h11.Request | None = None
+        body = bytearray()
+        try:
+            with trio.CancelScope(
+                deadline=trio.current_time() + (REQUEST_SECONDS if begun else patience)
+            ) as wait:
+                while True:
+                    event = self._http.next_event()
+                    if event is h11.NEED_DATA:
+                        data = await self._stream.receive_some(RECEIVE_BYTES)
+                        if data and not begun:
+                            begun = True
+                            self._idle(False)  # noqa: FBT003  # as above
+                            wait.deadline = trio.current_time() + REQUEST_SECONDS
+                        self._http.receive_data(data)
+                    elif isinstance(event, h11.Request):
+                        head = event
+                        self._check_framing(head)
+                    elif isinstance(event, h11.Data):
+                        body += event.data
+                        if len(body) > self._longest_body:
+                            raise _too_large()
+                    elif isinstance(event, h11.EndOfMessage) and head is not None:
+                        self._idle(False)  # noqa: FBT003  # as above
+                        return self._read(head, bytes(body))
+                    else:  # the end of the stream
+                        return None
+        except h11.RemoteProtocolError as exc:
+            raise _RefusedError(
+                exc.error_status_hint, "not a request of HTTP/1.1", WebRejection.BAD_REQUEST
+            ) from exc
+        if begun:
+            raise _RefusedError(408, "the request took too long", WebRejection.TIMEOUT)
+        return None
+
+    def _check_framing(self, head: h11.Request) -> None:
+        names = [name for name, _ in head.headers]
+        if (
+            b"transfer-encoding" in names and b"content-length" in names
+        ):  # RFC 9112, 6.1: an attack or a mistake
+            raise _RefusedError(400, "both Content-Length and Transfer-Encoding", WebRejection.BAD_REQUEST)
+        length = dict(head.headers).get(b"content-length", b"0")
+        if (b"transfer-encoding" in names and not self._longest_body) or int(length) > self._longest_body:
+            raise _too_large()
+
+    def _read(self, head: h11.Request, body: bytes) -> Request:
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in head.headers:
+            name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        target, host = head.target.decode("latin-1"), headers.get("host")
+        scheme, colon, rest = target.partition("://")
+        if colon and scheme.lower() in ("http", "https"):  # absolute-form (RFC 9112, 3.2.2)
+            host, slash, path = rest.partition("/")
+            target = slash + path or "/"
+        path, _, query = target.partition("?")
+        return Request(
+            method=head.method.decode("ascii"),
+            path=path,
+            query=query,
+            host=host,
+            headers=headers,
+            body=body,
+            source=self._source,
+        )
+
+    async def _send(self, response: Response, *, head_only: bool = False, close: bool = False) -> None:
+        headers = {"content-type": response.content_type, "x-content-type-options": "nosniff"}
+        headers |= {name.lower(): value for name, value in response.headers.items()}
+        if response.pieces is None:
+            headers["content-length"] = str(len(response.body))
+        if close:
+            headers["connection"] = "close"
+        reason = HTTPStatus(response.status).phrase.encode("ascii")
+        data = self._encode(
+            h11.Response(status_code=response.status, headers=[*headers.items()], reason=reason)
+        )
+        if response.body and not head_only:
+            data += self._encode(h11.Data(response.body))
+        try:
+            if response.pieces is not None and not head_only:
+                await self._send_all(data)
+                data = b""
+                async with aclosing(response.pieces) as pieces:
+                    async for piece in pieces:
+                        await self._send_all(self._encode(h11.Data(piece)))
+            await self._send_all(data + self._encode(h11.EndOfMessage()))
+        finally:
+            response.ended()
+
+    def _encode(self, event: h11.Event) -> bytes:
+        return self._http.send(event) or b""
+
+    async def _send_all(self, data: bytes) -> None:
+        with trio.move_on_after(SEND_SECONDS) as sending:
+            await self._stream.send_all(data)
+        if sending.cancelled_caught:
+            self._reject(WebRejection.TIMEOUT)
+            raise trio.BrokenResourceError("the client does not take its answer")
+
+
+def _too_large() -> _RefusedError:
+    return _RefusedError(413, "requests here have no body", WebRejection.BODY)
