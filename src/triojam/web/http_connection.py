@@ -50,8 +50,8 @@ class Request:
 class Response:
     """One answer.
 
-    pieces: the rest of its body, for as long as there are any and the client takes them. ended: is called once
-    the answer is over, sent or not.
+    pieces: the rest of its body, for as long as there are any and the client takes them. ended: is called
+    once the answer is over, sent or not.
     """
 
     status: int = HTTPStatus.OK
@@ -82,7 +82,7 @@ class HttpConnection:
     longest_body: of a request, in bytes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a connection needs of its server
         self,
         stream: trio.abc.Stream,
         source: str,
@@ -144,7 +144,7 @@ class HttpConnection:
                             begun = True
                             self._idle(False)  # noqa: FBT003  # as above
                             wait.deadline = trio.current_time() + REQUEST_SECONDS
-                        self._http.receive_data(data)
+                        self._http.receive_data(bytes(data))
                     elif isinstance(event, h11.Request):
                         head = event
                         self._check_framing(head)

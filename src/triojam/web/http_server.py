@@ -47,7 +47,8 @@ class HttpServer:
     """Serves requests.
 
     answer: makes the response to a request. reject: counts what was turned away. failed: is called while an
-    exception of `answer` is handled. tls: returns how to encrypt new connections; None = not at all. longest_body: of a request, in bytes.
+    exception of `answer` is handled. tls: returns how to encrypt new connections; None = not at all.
+    longest_body: of a request, in bytes.
     """
 
     def __init__(
