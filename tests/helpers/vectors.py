@@ -60,7 +60,7 @@ VECTORS = [
     Vector(b"TIME\nTIME\r\n", (BAD_TERMINATOR, J)),
     Vector(b"QUIT\nTIME\r\n", (BAD_TERMINATOR, J)),
     Vector(b"HELLO\r\nTIME\r\n", (BAD_COMMAND, J)),
-    Vector(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", (BAD_COMMAND,) * 3),
+    Vector(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", (BAD_COMMAND,) * 3),
     Vector(b"\x16\x03\x01\x02\x00\x01\n", (BAD_TERMINATOR,)),
     Vector(b"TIME\r\nQUIT\r\nTIME\r\n", (J,), Disconnect.QUIT),
     Vector(b"QUIT\r\n", (), Disconnect.QUIT),

@@ -556,7 +556,7 @@ async def test_metrics(tls: Start) -> None:
     running = await tls(metrics_port=0, metrics_tls=True)
     assert running.server is not None
     address = running.server.metrics_addresses[0]
-    for noise in (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b""):
+    for noise in (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b""):
         async with await trio.open_tcp_stream(*address) as client:
             await client.send_all(noise)
             await client.send_eof()

@@ -141,7 +141,7 @@ async def test_no_header_makes_it_stumble(running: Running, web: Address) -> Non
     """Whatever bytes stand in the header: 401 or, where it is no HTTP, 400; and no error in the log."""
     for line in LINES:
         async with await trio.open_tcp_stream(*web) as client:
-            await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + line + b"\r\n\r\n")
+            await client.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + line + b"\r\n\r\n")
             answer = await receive_all(client)
         assert answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 400 ")), line
     assert not [event for event in running.events if event["level"] == "error"]
@@ -315,7 +315,7 @@ async def ask_from(web: Address, host: str, credentials: tuple[str, str]) -> byt
     """Ask from another loopback address; return the answer."""
     async with await trio.open_tcp_stream(*web, local_address=host) as client:
         await client.send_all(
-            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: "
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: "
             + header(*credentials).encode()
             + b"\r\n\r\n"
         )

@@ -22,7 +22,7 @@ async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:
     await sock.connect(address)
     client = trio.SocketStream(sock)
     with trio.move_on_after(0.3):
-        await client.send_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000)
+        await client.send_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000)
     return client
 
 
@@ -47,7 +47,7 @@ async def test_scrapers_are_few(start_socket: Start) -> None:
     address = running.server.metrics_addresses[0]
     inside = [await trio.open_tcp_stream(*address) for _ in range(MOST_CONNECTIONS)]
     for client in inside:
-        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
     async with await trio.open_tcp_stream(*address) as one_more:
         assert await receive_all(one_more) == b""

@@ -176,7 +176,7 @@ async def test_status(running: Running, web: Address) -> None:
 async def test_events(running: Running, web: Address) -> None:
     """`/events` begins with all of the past, goes on with a sample a second, and ends with the server."""
     async with await trio.open_tcp_stream(*web) as client:
-        await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         received = b""
         with trio.fail_after(PATIENCE):
             while received.count(b"data: ") < 2:
@@ -193,7 +193,7 @@ async def test_too_many_pages(web: Address) -> None:
     """Pages beyond a few are told to ask for the status instead, and scrapers still have room."""
     streams = [await trio.open_tcp_stream(*web) for _ in range(MOST_STREAMS)]
     for client in streams:
-        await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = b""
         while b"data: " not in received:
             received += await client.receive_some()
@@ -290,7 +290,7 @@ async def test_the_web_listener_is_last_to_end(
         await fetch(web, "/healthz")
 
 
-@pytest.mark.parametrize("requests", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /met"])
+@pytest.mark.parametrize("requests", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /met"])
 async def test_an_open_scraper_does_not_hold_up_the_end(
     requests: bytes, running: Running, web: Address
 ) -> None:
