@@ -311,7 +311,7 @@ async def test_a_program_that_dies_ends_the_lab(fakes: Path, temporary: Path) ->
         assert environ["GRAFANA_DASHBOARDS"] == str(grafana / "dashboards")
         assert environ["GF_PATHS_DATA"].startswith(str(temporary))
         left = list(descendants(lab.process.pid))
-        (server,) = [pid for pid in left if "triojam.lab_server" in command_of(pid)]
+        (server,) = [pid for pid in left if "triojam.lab.server" in command_of(pid)]
         assert len(left) == 7
         os.kill(server, signal.SIGKILL)
         assert await lab.ends() == 1

@@ -22,8 +22,9 @@ from tests.helpers.servers import PATIENCE
 from triojam.cli.lab import FaultName
 from triojam.errors import LabError
 from triojam.lab.alerts import receive, render, speed_up, write_sped_up
+from triojam.lab.configuration import make_server, reserve_port
 from triojam.lab.faults import FAULTS, Target
-from triojam.lab.programs import LOOPBACK, Program, ServerProgram, make_server, reserve_port
+from triojam.lab.programs import LOOPBACK, Program, ServerProgram
 from triojam.lab.run import SETTINGS, describe, find_dashboards
 
 ROOT = Path(__file__).parents[2]
