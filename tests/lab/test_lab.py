@@ -261,8 +261,10 @@ async def test_faults_fire_alerts(programs: None, temporary: Path) -> None:
     [
         (
             [],
-            "prometheus and prometheus-alertmanager not found on PATH; on Debian: "
-            + "apt install prometheus prometheus-alertmanager",
+            (
+                "prometheus and prometheus-alertmanager not found on PATH; "
+                "on Debian: apt install prometheus prometheus-alertmanager"
+            ),
         ),
         (
             ["prometheus"],

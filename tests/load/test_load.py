@@ -135,16 +135,61 @@ async def test_a_bad_server_fails_requests_by_cause(
         assert tally.failed.keys() | tally.unasked.keys() <= causes.keys()
 
 
-async def test_a_reset_fails_only_the_request_in_flight(nursery: trio.Nursery) -> None:
-    """When every tenth answer is a reset, a tenth of the requests fails, and all others are answered."""
-    tally = await tally_of(nursery, tells(lambda: NOW, resets_every=10), requests=1000, connections=1)
-    assert (tally.answered, tally.failed) == (900, {"reset": 100})
+async def resets_at_the_first_piece(stream: trio.abc.Stream) -> None:
+    """Reset a connection in the middle of its first line."""
+    assert await stream.receive_some() == b"TI"
+    reset(stream)
 
 
-async def test_a_time_for_a_bad_line_is_a_failure(nursery: trio.Nursery) -> None:
-    """A bad line that gets a time instead of an ERROR has failed."""
-    tally = await tally_of(nursery, tells(lambda: NOW), requests=100, mix=Mix.parse("TIME:1,HELLO:1"))
-    assert (tally.answered, tally.failed) == (50, {"a time for a bad line": 50})
+async def resets_when_idle(stream: trio.abc.Stream) -> None:
+    """Reset a connection shortly after its first answer."""
+    await stream.receive_some()
+    await stream.send_all(JAM)
+    await trio.sleep(0.01)
+    reset(stream)
+
+
+async def answers_slowly(stream: trio.abc.Stream) -> None:
+    """Send 600 answers in 0.6 seconds."""
+    for _ in range(60):
+        await trio.sleep(0.01)
+        await stream.send_all(JAM * 10)
+    await stream.receive_some()
+
+
+SPLIT = Mix.parse("split:1")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "plan", "answered", "failed"),
+    [
+        # A reset in place of every tenth answer fails only that request.
+        (tells(lambda: NOW, resets_every=10), {"requests": 1000}, 900, {"reset": 100}),
+        (
+            tells(lambda: NOW),
+            {"requests": 100, "mix": Mix.parse("TIME:1,HELLO:1")},
+            50,
+            {"a time for a bad line": 50},
+        ),
+        # A request that was sent in part has failed, and is not sent again.
+        (resets_at_the_first_piece, {"requests": 3, "mix": SPLIT}, 0, {"reset": 3}),
+        # A reset between requests fails none of them.
+        (resets_when_idle, {"requests": 20, "think_time": 0.05}, 20, {}),
+        # Answers to lines that are not sent completely end the connection, not the load.
+        (says(JAM * 2), {"requests": 20, "pipeline": 2, "mix": SPLIT}, 20, {}),
+        # Requests that were sent before the end may finish after it, while answers arrive.
+        (answers_slowly, {"seconds": 0.05, "pipeline": 600, "patience": 0.3}, 600, {}),
+    ],
+)
+async def test_outcomes_are_exact(
+    nursery: trio.Nursery, behaviour: Behaviour, plan: dict[str, Any], answered: int, failed: dict[str, int]
+) -> None:
+    """On one connection at a time, each request has its outcome, and is sent only once."""
+    tally = await tally_of(nursery, behaviour, connections=1, **plan)
+    assert (tally.answered, tally.failed) == (answered, failed)
+    assert tally.sent == answered + sum(failed.values())
+    assert not tally.unconnected
+    assert not tally.unasked
 
 
 async def test_a_full_server_is_counted_as_busy(nursery: trio.Nursery) -> None:
@@ -259,40 +304,6 @@ async def test_a_lost_piece_is_not_sent_on_the_next_connection(nursery: trio.Nur
     assert tally.sent == tally.answered + tally.failed["reset"] == 20_000
 
 
-async def test_a_request_sent_in_part_is_not_sent_again(nursery: trio.Nursery) -> None:
-    """A request whose first piece was sent fails when its connection is reset."""
-
-    async def resets_at_the_first_piece(stream: trio.abc.Stream) -> None:
-        assert await stream.receive_some() == b"TI"
-        reset(stream)
-
-    tally = await tally_of(
-        nursery, resets_at_the_first_piece, requests=3, connections=1, mix=Mix.parse("split:1")
-    )
-    assert (tally.sent, tally.failed) == (3, {"reset": 3})
-
-
-async def test_an_idle_connection_may_be_reset(nursery: trio.Nursery) -> None:
-    """A reset between requests fails no request; the next request has a new connection."""
-
-    async def resets_after_an_answer(stream: trio.abc.Stream) -> None:
-        await stream.receive_some()
-        await stream.send_all(JAM)
-        await trio.sleep(0.01)
-        reset(stream)
-
-    tally = await tally_of(nursery, resets_after_an_answer, requests=20, connections=3, think_time=0.05)
-    assert (tally.answered, tally.opened) == (20, 20)
-    assert not any((tally.failed, tally.unconnected, tally.unasked))
-
-
-async def test_early_answers_close_the_connection(nursery: trio.Nursery) -> None:
-    """Answers to lines that are not sent completely end the connection, not the load."""
-    mix = Mix.parse("split:1")
-    tally = await tally_of(nursery, says(JAM * 2), requests=20, connections=1, pipeline=2, mix=mix)
-    assert (tally.answered, tally.opened) == (20, 10)
-
-
 async def test_patience_counts_from_the_last_byte(nursery: trio.Nursery) -> None:
     """A connection on which bytes move may take longer than the patience."""
     server = await start_tcp(nursery)
@@ -300,19 +311,6 @@ async def test_patience_counts_from_the_last_byte(nursery: trio.Nursery) -> None
     load = await run(address_of(server), patience=0.3, **plan)
     assert load.ended - load.began > 0.3
     assert (load.tally.answered, load.tally.failed) == (300, {})
-
-
-async def test_requests_in_flight_at_the_end_may_finish(nursery: trio.Nursery) -> None:
-    """Requests that were sent before the end are answered after it, while answers arrive."""
-
-    async def slow(stream: trio.abc.Stream) -> None:
-        for _ in range(60):
-            await trio.sleep(0.01)
-            await stream.send_all(JAM * 10)
-        await stream.receive_some()
-
-    tally = await tally_of(nursery, slow, seconds=0.05, pipeline=600, connections=1, patience=0.3)
-    assert (tally.answered, tally.failed) == (600, {})
 
 
 async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -30,6 +31,8 @@ FLOOD_THINK_TIME = 0.02
 WRONG_BY = 90.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds
 STUTTER_SECONDS = 0.5
+
+Visit = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +65,7 @@ async def slow_clients(target: Target) -> None:
         await stream.send_all(b"ME\r\nQUIT\r\n")
         await _read(stream)
 
-    async with trio.open_nursery() as nursery:
-        for visit in (never_ends, ends_late):
-            for _ in range(SLOW_CLIENTS // 2):
-                nursery.start_soon(_visit, target, visit)
+    await _run_clients(target, SLOW_CLIENTS // 2, never_ends, ends_late)
 
 
 async def garbage(target: Target) -> None:
@@ -77,9 +77,7 @@ async def garbage(target: Target) -> None:
         with trio.move_on_after(GARBAGE_PATIENCE):
             await _read(stream)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(GARBAGE_CLIENTS):
-            nursery.start_soon(_visit, target, babble)
+    await _run_clients(target, GARBAGE_CLIENTS, babble)
 
 
 async def resets(target: Target) -> None:
@@ -91,9 +89,7 @@ async def resets(target: Target) -> None:
         await stream.send_all(b"TIME\r\n" * 10)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(RESETTING_CLIENTS):
-            nursery.start_soon(_visit, target, ask_and_reset)
+    await _run_clients(target, RESETTING_CLIENTS, ask_and_reset)
 
 
 async def flood(target: Target) -> None:
@@ -147,15 +143,19 @@ async def run_load(address: tuple[str, int], plan: Plan, chance: random.Random) 
         await trio.sleep(BETWEEN_VISITS)
 
 
-async def _visit(target: Target, visit: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """Connect, call `visit`, close, repeatedly."""
-    while True:
-        try:
-            async with await trio.open_tcp_stream(*target.address) as stream:
-                await visit(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # refused or reset, as intended
-        await trio.sleep(BETWEEN_VISITS)
+async def _run_clients(target: Target, count: int, *visits: Visit) -> None:
+    """Run this many clients for each kind of visit; a client connects, visits and closes, repeatedly."""
+
+    async def client(visit: Visit) -> None:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):  # refused or reset
+                async with await trio.open_tcp_stream(*target.address) as stream:
+                    await visit(stream)
+            await trio.sleep(BETWEEN_VISITS)
+
+    async with trio.open_nursery() as nursery:
+        for visit in visits * count:
+            nursery.start_soon(client, visit)
 
 
 async def _read(stream: trio.SocketStream) -> None:

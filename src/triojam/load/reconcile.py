@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import Self
 
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,15 +65,47 @@ class Reading:
 
 
 class Reconciliation:
-    """What the server has counted since the first reading, over all its processes."""
+    """What the server has counted since the first reading, over all its processes. url: of its metrics."""
 
-    def __init__(self, first: Reading) -> None:
+    def __init__(self, url: str, first: Reading) -> None:
+        self._url = url
         self._first = first
         self._latest = {first.process: first.counts}
 
-    def add(self, reading: Reading) -> None:
-        """Add another reading."""
+    @classmethod
+    async def begin(cls, url: str) -> Self:
+        """Read the counters before a load. Raises MetricsError."""
+        return cls(url, await read_counts(url))
+
+    async def read(self) -> Reading:
+        """Read the counters again. Raises MetricsError."""
+        reading = await read_counts(self._url)
         self._latest[reading.process] = reading.counts
+        return reading
+
+    async def keep_reading(self) -> None:
+        """Read repeatedly until cancelled, so that few counts are lost when a process ends."""
+        while True:
+            await trio.sleep(READ_INTERVAL)
+            with suppress(MetricsError):  # during a restart
+                await self.read()
+
+    async def read_last(self) -> None:
+        """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
+        deadline = trio.current_time() + SETTLE_SECONDS
+        before: Reading | None = None
+        while True:
+            try:
+                reading = await self.read()
+            except MetricsError:
+                if trio.current_time() >= deadline:
+                    raise
+            else:
+                settled = reading == before and not self.counted.unaccounted
+                if settled or trio.current_time() >= deadline:
+                    return
+                before = reading
+            await trio.sleep(SETTLE_INTERVAL)
 
     @property
     def restarts(self) -> int:
@@ -120,38 +153,6 @@ async def read_counts(url: str) -> Reading:
     with trio.move_on_after(READ_TIMEOUT):
         return await trio.to_thread.run_sync(_read_counts, url, abandon_on_cancel=True)
     raise MetricsError(f"{url}: not read within {READ_TIMEOUT:g} s")
-
-
-async def first_reading(url: str) -> Reconciliation:
-    """Read the counters before a load. Raises MetricsError."""
-    return Reconciliation(await read_counts(url))
-
-
-async def keep_reading(url: str, reconciliation: Reconciliation) -> None:
-    """Read repeatedly until cancelled, so that few counts are lost when a process ends."""
-    while True:
-        await trio.sleep(READ_INTERVAL)
-        with suppress(MetricsError):  # during a restart
-            reconciliation.add(await read_counts(url))
-
-
-async def last_reading(url: str, reconciliation: Reconciliation) -> None:
-    """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
-    deadline = trio.current_time() + SETTLE_SECONDS
-    before: Reading | None = None
-    while True:
-        try:
-            reading = await read_counts(url)
-        except MetricsError:
-            if trio.current_time() >= deadline:
-                raise
-        else:
-            reconciliation.add(reading)
-            settled = reading == before and not reconciliation.counted.unaccounted
-            if settled or trio.current_time() >= deadline:
-                return
-            before = reading
-        await trio.sleep(SETTLE_INTERVAL)
 
 
 def _read_counts(url: str) -> Reading:

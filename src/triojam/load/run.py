@@ -15,7 +15,7 @@ from triojam.client.session import AskError, Target, connect
 from triojam.load.checker import ServerClock
 from triojam.load.generator import LoadGenerator
 from triojam.load.plan import Plan
-from triojam.load.reconcile import MetricsError, Reconciliation, first_reading, keep_reading, last_reading
+from triojam.load.reconcile import MetricsError, Reconciliation
 from triojam.load.report import Moment, Percentiles, Result
 
 TICK_SECONDS = 0.25
@@ -68,22 +68,22 @@ class LoadRun:
         # The first request finds an address that works and the clock's offset, or a reason why there is none.
         async with await connect(self._target, patience=self._plan.patience) as session:
             answer = await session.ask(patience=self._plan.patience)
-        reconciliation = await first_reading(self._metrics) if self._metrics is not None else None
+        reconciliation = None if self._metrics is None else await Reconciliation.begin(self._metrics)
         clock = ServerClock.of_this_machine(answer.offset)
         load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=self._chance)
         timeline = [Moment(0.0, 0, 0)]
         used = time.process_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_time, load, timeline, show)
-            if self._metrics is not None and reconciliation is not None:
-                nursery.start_soon(keep_reading, self._metrics, reconciliation)
+            if reconciliation is not None:
+                nursery.start_soon(reconciliation.keep_reading)
             await load.run()
             self._sent = True
             nursery.cancel_scope.cancel()
         seconds = load.ended - load.began
         busy = (time.process_time() - used) / max(seconds, 1e-9)
         timeline.append(_moment(load))
-        unread = await self._read_last(reconciliation)
+        unread = None if reconciliation is None else await self._read_last(reconciliation)
         self.result = Result(
             target=str(self._target),
             plan=self._plan,
@@ -97,13 +97,11 @@ class LoadRun:
             gave_up=load.gave_up,
         )
 
-    async def _read_last(self, reconciliation: Reconciliation | None) -> str | None:
+    async def _read_last(self, reconciliation: Reconciliation) -> str | None:
         """Read the counters at the end; return why that failed."""
-        if self._metrics is None or reconciliation is None:
-            return None
         with self._last_reading:
             try:
-                await last_reading(self._metrics, reconciliation)
+                await reconciliation.read_last()
             except MetricsError as exc:
                 return f"the last reading failed: {exc}"
             return None
