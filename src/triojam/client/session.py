@@ -230,7 +230,7 @@ def _as_ask_errors() -> Iterator[None]:
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise UntrustedError(f"its certificate is not trusted: {cause.verify_message}") from exc
         if isinstance(cause, ssl.SSLError):
-            raise StrangerError("does not speak TLS, or none that is safe") from exc
+            raise StrangerError("does not speak TLS, or only an unsafe version") from exc
         raise ClosedError("reset the connection") from exc
 
 

@@ -83,11 +83,11 @@ def run(plan: LabPlan, say: Say) -> int:
     lab = _Lab(plan, say)
     received: list[int] = []
 
-    def heed(signum: int, scope: trio.CancelScope) -> None:
+    def end(signum: int, scope: trio.CancelScope) -> None:
         received.append(signum)
         scope.cancel()
 
-    signals.run(lab.run, heed, signals.STOP | signals.HANGUP, ignore_afterwards=True)
+    signals.run(lab.run, end, signals.STOP | signals.HANGUP, ignore_afterwards=True)
     return 128 + received[0] if received else 0
 
 

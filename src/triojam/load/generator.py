@@ -42,21 +42,15 @@ class LoadGenerator:
     """Sends the requests of a plan to one socket address, and tallies their outcomes."""
 
     def __init__(
-        self,
-        plan: Plan,
-        address: tuple[str | int, ...],
-        clock: ServerClock,
-        *,
-        chance: random.Random,
-        now: Callable[[], float] = time.perf_counter,
+        self, plan: Plan, address: tuple[str | int, ...], clock: ServerClock, *, chance: random.Random
     ) -> None:
         self.tally = Tally()
-        self.began = self.ended = now()
+        self._now = time.perf_counter
+        self.began = self.ended = self._now()
         self.gave_up = self._stopped = False
         self._plan = plan
         self._address = address
         self._clock = clock
-        self._now = now
         self._kinds = plan.mix.deal(chance)
         self._schedule = Schedule(plan, self.began)
         # Places for connections; None = one that must be opened.

@@ -136,7 +136,9 @@ class Reconciliation:
         faults = [f"{unaccounted:,} requests are in no other counter of the server"] if unaccounted else []
         for what, number in self.missing(tally).items():
             if number < 0:
-                faults.append(f"{what}: {number:,}, which is less than none; was anybody else asking?")
+                faults.append(
+                    f"{what}: {number:,}, which is less than none; did another client send requests?"
+                )
         return faults
 
 

@@ -29,13 +29,10 @@ class LoadRun:
     metrics: the URL of the server's metrics, if its counters are to be compared with the load.
     """
 
-    def __init__(
-        self, target: Target, plan: Plan, *, metrics: str | None, chance: random.Random | None = None
-    ) -> None:
+    def __init__(self, target: Target, plan: Plan, *, metrics: str | None) -> None:
         self._target = target
         self._plan = plan
         self._metrics = metrics
-        self._chance = chance or random.Random()  # noqa: S311  # not a secret
         self._interrupted = False
         self._load: LoadGenerator | None = None
         self._sent = False
@@ -70,7 +67,8 @@ class LoadRun:
             answer = await session.ask(patience=self._plan.patience)
         reconciliation = None if self._metrics is None else await Reconciliation.begin(self._metrics)
         clock = ServerClock.of_this_machine(answer.offset)
-        load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=self._chance)
+        chance = random.Random()  # noqa: S311  # not a secret
+        load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=chance)
         timeline = [Moment(0.0, 0, 0)]
         used = time.process_time()
         async with trio.open_nursery() as nursery:
