@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 import trio
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.dashboards.test_prometheus import PACKAGE, query, scraping, use
+from tests.dashboards.test_prometheus import query, scraping, use
+from tests.dashboards.test_rules import DASHBOARDS, RECORDINGS
+from tests.dashboards.test_rules import load as load_yaml
 from tests.docs.test_docs import output_of
 from tests.helpers.program import serving
-from tests.helpers.requirements import require_program
 from tests.helpers.scrape import Address, fetch
 from tests.helpers.servers import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-DASHBOARDS = ROOT / "dashboards"
+ROOT = DASHBOARDS.parent
 FILES = sorted((DASHBOARDS / "grafana" / "dashboards").glob("*.json"))
 GRID = 24
 
@@ -42,7 +41,7 @@ OF_THE_KERNEL = {
 }
 # Panels without data in the test, and the reasons.
 EMPTY = {
-    "Alerts": "no alert fires, because the test has no rules",
+    "Alerts": "no alert fires in the test",
     "Restarts": "no server restarts in the test",
 }
 # Values for Grafana's variables: everything selected, and a window of a few scrapes.
@@ -198,14 +197,9 @@ async def test_every_metric_has_a_panel() -> None:
 
 
 async def test_every_expression_has_data(tmp_path: Path) -> None:
-    """Every panel and recording rule has data in a Prometheus that scrapes a used server, with exceptions.
-
-    Prometheus also accepts all other expressions.
-    """
-    prometheus = require_program("prometheus", PACKAGE)
-    recorded, alerts = rules()
-    asked = queries() + [Query(name, expression) for name, expression in recorded.items()]
-    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+    """Every panel and recording rule has data in a Prometheus that scrapes a used server, with exceptions."""
+    asked = queries() + [Query(name, name) for name in RECORDINGS]
+    async with serving() as program, scraping(program.web, tmp_path) as server:
         served = {sample.name for sample in (await program.scrape()).samples}
         missing = OF_THE_KERNEL - served
         expected = [
@@ -221,31 +215,6 @@ async def test_every_expression_has_data(tmp_path: Path) -> None:
         for each in queries():
             values = await query(server, each.expression)
             assert not (each.place in EMPTY and values), each
-        for expression in alerts:
-            await query(server, expression)
-
-
-def rules() -> tuple[dict[str, str], list[str]]:
-    """Return the recording rules by name, and the alerts, as expressions without recording rules."""
-    recorded: dict[str, str] = {}
-    alerts = []
-
-    def in_place(found: re.Match[str]) -> str:
-        # A window of a recording rule becomes a subquery of its expression.
-        return f"({recorded[found[1]]})" + (f"[{found[2]}:5s]" if found[2] else "")
-
-    def whole(expression: str) -> str:
-        names = "|".join(sorted(recorded, key=len, reverse=True))
-        return re.sub(rf"({names})(?:\[(\w+)\])?", in_place, expression) if recorded else expression
-
-    for file in ("recording.yml", "alerts.yml"):
-        groups = yaml.safe_load((DASHBOARDS / "prometheus" / "rules" / file).read_text("utf-8"))["groups"]
-        for rule in (rule for group in groups for rule in group["rules"]):
-            if "record" in rule:
-                recorded[rule["record"]] = whole(rule["expr"].strip())
-            else:
-                alerts.append(whole(rule["expr"].strip()))
-    return recorded, alerts
 
 
 async def send_pieces(address: Address) -> None:
@@ -260,10 +229,10 @@ async def send_pieces(address: Address) -> None:
 def test_provisioning_uses_the_environment() -> None:
     """Grafana gets one data source and one folder of dashboards from its environment."""
     folder = DASHBOARDS / "grafana" / "provisioning"
-    sources = yaml.safe_load((folder / "datasources" / "triojam.yaml").read_text("utf-8"))
+    sources = load_yaml(folder / "datasources" / "triojam.yaml")
     (source,) = sources["datasources"]
     assert (sources["apiVersion"], source["type"], source["url"]) == (1, "prometheus", "$PROMETHEUS_URL")
-    providers = yaml.safe_load((folder / "dashboards" / "triojam.yaml").read_text("utf-8"))
+    providers = load_yaml(folder / "dashboards" / "triojam.yaml")
     (provider,) = providers["providers"]
     assert (providers["apiVersion"], provider["type"]) == (1, "file")
     assert provider["options"] == {"path": "$GRAFANA_DASHBOARDS"}
@@ -271,7 +240,7 @@ def test_provisioning_uses_the_environment() -> None:
 
 def test_compose_services_are_complete() -> None:
     """The services and their mounted files exist, and all published ports are on loopback."""
-    services = yaml.safe_load((DASHBOARDS / "compose.yaml").read_text("utf-8"))["services"]
+    services = load_yaml(DASHBOARDS / "compose.yaml")["services"]
     assert set(services) == {"triojam", "load", "prometheus", "alertmanager", "grafana"}
     for name, service in services.items():
         for port in service.get("ports", []):
@@ -290,13 +259,13 @@ def test_compose_services_are_complete() -> None:
 
 def test_compose_has_the_same_prometheus() -> None:
     """Prometheus in containers has the same configuration, except for the addresses."""
-    configuration = yaml.safe_load((DASHBOARDS / "compose" / "prometheus.yml").read_text("utf-8"))
-    shipped = yaml.safe_load((DASHBOARDS / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    configuration = load_yaml(DASHBOARDS / "compose" / "prometheus.yml")
+    shipped = load_yaml(DASHBOARDS / "prometheus" / "prometheus.yml")
     assert configuration["global"] == shipped["global"]
     assert configuration["rule_files"] == shipped["rule_files"]
     jobs = [job["job_name"] for job in configuration["scrape_configs"]]
     assert jobs == [job["job_name"] for job in shipped["scrape_configs"]]
-    (targets,) = yaml.safe_load((DASHBOARDS / "compose" / "targets" / "triojam.yml").read_text("utf-8"))
+    (targets,) = load_yaml(DASHBOARDS / "compose" / "targets" / "triojam.yml")
     assert targets == {"targets": ["triojam:45001"]}
 
 

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
 import trio
 
 from tests.helpers.program import Program, launched, serving
@@ -17,9 +16,11 @@ from tests.helpers.scrape import Address, fetch
 from tests.helpers.servers import PATIENCE, receive_all
 
 PACKAGE = "prometheus"
+RULES = Path(__file__).parents[2] / "dashboards" / "prometheus" / "rules" / "*.yml"
 
 CONFIGURATION = """
-global: {{scrape_interval: 1s}}
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
 scrape_configs:
   - job_name: triojam
     static_configs: [{{targets: ["{host}:{port}"]}}]
@@ -42,18 +43,6 @@ REQUESTS = ROUNDS * sum(requests for _, requests, _ in VISITS)
 RESPONSES = ROUNDS * sum(responses for _, _, responses in VISITS)
 
 
-@pytest.fixture
-def prometheus() -> str:
-    """The program."""
-    return require_program("prometheus", PACKAGE)
-
-
-@pytest.fixture
-def promtool() -> str:
-    """The program."""
-    return require_program("promtool", PACKAGE)
-
-
 async def use(program: Program) -> None:
     """Make all visits, those of a round at the same time."""
 
@@ -70,12 +59,12 @@ async def use(program: Program) -> None:
 
 
 @asynccontextmanager
-async def scraping(prometheus: str, target: Address, folder: Path) -> AsyncIterator[Address]:
-    """Run a Prometheus that scrapes `target`; yield its address."""
+async def scraping(target: Address, folder: Path) -> AsyncIterator[Address]:
+    """Run a Prometheus that scrapes `target` and evaluates the rules; yield its address."""
     configuration = folder / "prometheus.yml"
-    configuration.write_text(CONFIGURATION.format(host=target[0], port=target[1]))
+    configuration.write_text(CONFIGURATION.format(rules=RULES, host=target[0], port=target[1]))
     command = [
-        prometheus,
+        require_program("prometheus", PACKAGE),
         f"--config.file={configuration}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
@@ -103,9 +92,9 @@ async def query(server: Address, expression: str) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
-async def test_prometheus_counts_what_the_clients_sent(prometheus: str, tmp_path: Path) -> None:
+async def test_prometheus_counts_what_the_clients_sent(tmp_path: Path) -> None:
     """The counters in Prometheus agree with the requests and answers of the clients."""
-    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+    async with serving() as program, scraping(program.web, tmp_path) as server:
         await use(program)
         with trio.fail_after(PATIENCE):
             while await query(server, "sum(triojam_requests_total)") != [REQUESTS]:  # noqa: ASYNC110  # no event
@@ -125,14 +114,14 @@ async def test_prometheus_counts_what_the_clients_sent(prometheus: str, tmp_path
         assert skew < PATIENCE
 
 
-async def test_promtool_accepts_a_scrape(promtool: str) -> None:
+async def test_promtool_accepts_a_scrape() -> None:
     """`promtool check metrics` finds no fault in a scrape."""
     async with serving() as program:
         await use(program)
         reply = await fetch(program.web, "/metrics")
         with trio.fail_after(PATIENCE):
             ended = await trio.run_process(
-                [promtool, "check", "metrics"],
+                [require_program("promtool", PACKAGE), "check", "metrics"],
                 stdin=reply.body,
                 capture_stdout=True,
                 capture_stderr=True,

@@ -28,12 +28,6 @@ PROCESS_METRIC = re.compile(r"\bprocess_\w+")
 OF_THE_SCRAPE = {"up", "scrape_duration_seconds"}
 
 
-@pytest.fixture
-def promtool() -> str:
-    """The program."""
-    return require_program("promtool", "prometheus")
-
-
 def load(path: Path) -> Any:
     """Return the content of a YAML file."""
     return yaml.safe_load(path.read_text("utf-8"))
@@ -75,10 +69,10 @@ def inputs() -> str:
     )
 
 
-def run(promtool: str, *arguments: str | Path) -> str:
+def run_promtool(*arguments: str | Path) -> str:
     """Run promtool, which must succeed; return its output."""
     ended = subprocess.run(
-        [promtool, *arguments],
+        [require_program("promtool", "prometheus"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
@@ -89,19 +83,19 @@ def run(promtool: str, *arguments: str | Path) -> str:
     return ended.stdout
 
 
-def test_promtool_accepts_the_configuration(promtool: str) -> None:
+def test_promtool_accepts_the_configuration() -> None:
     """`promtool check config` accepts the configuration and every rule, without a warning."""
-    said = run(promtool, "check", "config", PROMETHEUS / "prometheus.yml")
-    assert f"{len(list((PROMETHEUS / 'rules').iterdir()))} rule files found" in said
-    found = sum(int(number) for number in re.findall(r"(\d+) rules found", said))
+    output = run_promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert f"{len(list((PROMETHEUS / 'rules').iterdir()))} rule files found" in output
+    found = sum(int(number) for number in re.findall(r"(\d+) rules found", output))
     assert found == len(ALERTS) + len(RECORDINGS)
-    assert not re.search("warning|duplicate|does not exist", said, re.IGNORECASE), said
+    assert not re.search("warning|duplicate|does not exist", output, re.IGNORECASE), output
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
-def test_promtool_tests_pass(promtool: str, path: Path) -> None:
+def test_promtool_tests_pass(path: Path) -> None:
     """`promtool test rules` passes every case."""
-    run(promtool, "test", "rules", path)
+    run_promtool("test", "rules", path)
 
 
 def test_prometheus_scrapes_a_server_with_default_settings() -> None:
