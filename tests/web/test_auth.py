@@ -301,12 +301,11 @@ async def test_sighup_with_an_invalid_file_changes_nothing(file: Path) -> None:
         failed = await program.logged("settings not reloaded, the old ones stay")
         assert "line 2" in failed["reason"]
         assert await status_of(program.web, ALICE) == 200
+        # `serving` ends with a scrape, and that has no password.
         await config.write_text("log_level = 'info'\n")
         program.process.send_signal(signal.SIGHUP)
         reloaded = await program.logged("settings reloaded")
-        assert reloaded["changed"] == [
-            "metrics_passwords"
-        ]  # the end of this block scrapes without a password
+        assert reloaded["changed"] == ["metrics_passwords"]
         assert (await scrape(program.web)).total("triojam_web_auth_failures_total", reason="wrong") == 1
 
 
