@@ -1,6 +1,6 @@
-"""Writes what Grafana reads: python -m dashboards.generate [--check].
+"""Writes the dashboards' JSON files: python -m dashboards.generate [--check].
 
-With --check nothing is written, and the exit status is 1 if a file is not what would be written.
+With --check it writes nothing, and the exit status is 1 if a file differs.
 """
 
 import argparse
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "grafana" / "dashboards"
 RUNBOOKS = HERE / "RUNBOOKS.md"
 
-# What a mark says. The library has no words for these fields of Prometheus annotations.
+# The text of a mark. The library does not have these fields of Prometheus annotations.
 MARKS = {
     "Alerts": {"titleFormat": "{{alertname}}", "textFormat": "{{severity}} {{instance}}"},
     "Restarts": {"titleFormat": "started", "textFormat": "{{instance}}"},
@@ -29,12 +29,12 @@ MARKS = {
 
 
 def runbooks(markdown: str) -> builders.Dashboard:
-    """Build a dashboard from the runbooks, so that the link to them leads somewhere in every Grafana."""
+    """Build a dashboard from the runbooks, so that the link to them works in every Grafana."""
     _, *sections = re.split(r"^## +", markdown, flags=re.MULTILINE)
     panels = []
     for section in sections:
         heading, _, body = section.partition("\n")
-        # A line of text is a little less high than a unit of the grid; what does not fit can be scrolled.
+        # A line of text is a little lower than a unit of the grid. Longer texts can be scrolled.
         height = min(4 + len(body.splitlines()), 24)
         panels.append(
             page(heading.strip(), f"The runbook for {heading.strip()}.", body.strip(), height=height)
@@ -42,7 +42,7 @@ def runbooks(markdown: str) -> builders.Dashboard:
     board = (
         builders.Dashboard("triojam runbooks")
         .uid(RUNBOOKS_UID)
-        .description("What each alert means, how to see it, and what to do.")
+        .description("What each alert means, how to check it, and what to do.")
         .tags(["triojam"])
         .readonly()
     )
@@ -50,7 +50,7 @@ def runbooks(markdown: str) -> builders.Dashboard:
 
 
 def as_json(board: builders.Dashboard) -> str:
-    """Return the text of a dashboard's file."""
+    """Return the content of a dashboard's file."""
     content: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
     for annotation in content.get("annotations", {}).get("list", []):
         annotation.update(MARKS[annotation["name"]])
@@ -58,7 +58,7 @@ def as_json(board: builders.Dashboard) -> str:
 
 
 def files() -> dict[Path, str]:
-    """Return every file that is to be there, and its text."""
+    """Return every file and its text."""
     made = {FOLDER / "triojam.json": as_json(overview())}
     if RUNBOOKS.exists():
         made[FOLDER / "triojam-runbooks.json"] = as_json(runbooks(RUNBOOKS.read_text("utf-8")))
@@ -68,7 +68,7 @@ def files() -> dict[Path, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     arguments = argparse.ArgumentParser(prog="python -m dashboards.generate", description=__doc__)
-    arguments.add_argument("--check", action="store_true", help="only say which files differ")
+    arguments.add_argument("--check", action="store_true", help="only print which files differ")
     check: bool = arguments.parse_args(argv).check
     made = files()
     different = [path for path, content in made.items() if _read(path) != content]

@@ -1,4 +1,4 @@
-"""What is on the overview: a row for each question that an operator asks, the most important first."""
+"""The overview dashboard: a row for each question of an operator, the most important first."""
 
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import dashboard, units
@@ -22,21 +22,21 @@ from dashboards.panels import (
 UID = "triojam-overview"
 RUNBOOKS_UID = "triojam-runbooks"
 
-# The series that were chosen at the top of the page.
+# The series selected at the top of the page.
 CHOSEN = '{job=~"$job", instance=~"$instance"}'
-# Of alerts: one that is about a whole job has no instance, and is shown whichever are chosen.
+# An alert about a whole job has no instance, and is always shown.
 ALERTS = 'ALERTS{alertstate="firing", alertname=~"Triojam.*", job=~"$job|", instance=~"$instance|"}'
-# Long enough for two scrapes at least, whatever the zoom.
+# At least two scrapes long at every zoom.
 WINDOW = "$__rate_interval"
 EACH = "by (job, instance)"
 HERE = "{{instance}}"
 
-OBJECTIVE = 0.999  # of the times that are owed
+OBJECTIVE = 0.999  # share of the owed answers
 RATIO_STEPS = ((None, RED), (0.99, ORANGE), (OBJECTIVE, GREEN))
 NONE_BUT_ZERO = ((None, RED), (0, GREEN), (0.000001, RED))
 FULLNESS_STEPS = ((None, GREEN), (0.8, ORANGE), (0.95, RED))
 LAG_STEPS = ((None, GREEN), (0.1, ORANGE), (0.5, RED))
-# Answers carry whole seconds, so half a second is what a client can see.
+# Answers have whole seconds, so half a second is the least offset that a client can see.
 OFFSET_STEPS = ((None, RED), (-0.5, ORANGE), (-0.1, GREEN), (0.1, ORANGE), (0.5, RED))
 
 UP = {1: ("up", GREEN), 0: ("DOWN", RED)}
@@ -50,21 +50,21 @@ STATE = {
 SYNCHRONIZED = {1: ("synchronized", GREEN), 0: ("NOT SYNCHRONIZED", RED)}
 LEAP = {
     0: ("none", GREEN),
-    1: ("second to be added", ORANGE),
-    2: ("second to be left out", ORANGE),
-    3: ("second in progress", ORANGE),
-    4: ("second has passed", GREEN),
+    1: ("will be inserted", ORANGE),
+    2: ("will be deleted", ORANGE),
+    3: ("in progress", ORANGE),
+    4: ("over", GREEN),
 }
 
 
 def rate(metric: str, by: str = "", labels: str = CHOSEN) -> str:
-    """Return the expression for how often something is counted, in all, or by a label."""
+    """Return the expression for the rate of a counter: the total, or by a label."""
     grouped = f"sum by ({by}) " if by else "sum"
     return f"{grouped}(rate({metric}{labels}[{WINDOW}]))"
 
 
 def ratio(part: str, whole: str) -> str:
-    """Return the expression for a share; without a result, rather than NaN, where there is nothing."""
+    """Return the expression for a share; it has no result, instead of NaN, where the whole is 0."""
     return f"{part} / ({whole} > 0)"
 
 
@@ -79,12 +79,12 @@ def mean(metric: str) -> str:
 
 
 def hourly(metric: str) -> str:
-    """Return the expression for how often something was counted within the last hour."""
+    """Return the expression for the increase of a counter within the last hour."""
     return f"sum(increase({metric}{CHOSEN}[1h]))"
 
 
-# Times that were owed and not delivered, as the recording rules of ../prometheus/rules have them: nobody is
-# owed a time for a bad line, or after hanging up.
+# Owed answers that were not delivered, as in the recording rules of ../prometheus/rules. The server owes no
+# answer to a bad line, or to a client that has closed its connection.
 FAILED = " + ".join(
     rate(metric, labels=f'{{reason=~"{reasons}", {CHOSEN[1:]}')
     for metric, reasons in (
@@ -96,8 +96,8 @@ FAILED = " + ".join(
 SERVED = ratio(rate("triojam_responses_total"), f"({rate('triojam_responses_total')} + {FAILED})")
 ANSWERED = ratio(rate("triojam_responses_total"), rate("triojam_requests_total"))
 
-# Its least of a minute: what is in flight at one scrape is not at the next, what is lost is at all. With a
-# step of its own: without one it is Prometheus's evaluation interval, which may be longer than that minute.
+# The minimum of a minute: a request in flight is there at one scrape only, a lost one at every scrape. The
+# explicit step replaces Prometheus's evaluation interval, which may be longer than that minute.
 UNACCOUNTED = f"""min_over_time((
   sum(triojam_requests_total{CHOSEN})
   - sum(triojam_responses_total{CHOSEN})
@@ -110,37 +110,37 @@ AHEAD = f"triojam_clock_seconds{CHOSEN} - timestamp(triojam_clock_seconds{CHOSEN
 
 
 def working() -> list[AnyPanel]:
-    """Show whether it works."""
+    """Make the panels about whether it works."""
     return [
         number(
             "Up",
-            "Whether Prometheus reaches every chosen server; down if it misses one.",
+            "Up if Prometheus reaches all selected servers; down if it does not reach one of them.",
             f"min(up{CHOSEN})",
             words=UP,
             steps=((None, RED), (1, GREEN)),
         ),
         number(
             "Ready",
-            "Whether every chosen server takes new clients. It does not while it starts, and from the "
-            "signal to stop.",
+            "Ready if all selected servers accept new clients. A server does not while it starts, and after "
+            "the stop signal.",
             f"min(triojam_ready{CHOSEN})",
             words=READY,
             steps=((None, RED), (1, GREEN)),
         ),
         number(
             "Unaccounted",
-            "Requests less responses, rejected ones and send errors: the least of the last minute. It must "
-            "be 0. Above, requests got lost, or clients do not take their answers (send errors follow "
-            "then); below, something was counted twice.",
+            "Requests less responses, rejected requests and send errors: the minimum of the last minute. It "
+            "must be 0. Above 0: requests were lost, or clients do not read their answers (then send errors "
+            "follow). Below 0: something was counted twice.",
             UNACCOUNTED,
             steps=NONE_BUT_ZERO,
             decimals=0,
         ),
         number(
             "Success ratio",
-            "Of the times that were owed, how many were delivered; the objective is 99.9 %. A client that "
-            "took no answer, one that a draining server turned away and one that was refused as busy count "
-            "against it; bad lines and clients that hung up do not.",
+            "Share of the owed answers that were delivered; the objective is 99.9 %. Failures are: answers "
+            "that a client did not read, requests rejected by a draining server, and connections refused as "
+            "busy. Bad lines, and clients that closed the connection first, are no failures.",
             SERVED,
             unit=units.PercentUnit,
             steps=RATIO_STEPS,
@@ -148,25 +148,25 @@ def working() -> list[AnyPanel]:
             empty="no requests",
         ),
         number(
-            "Bugs met in an hour",
-            "Exceptions that were contained to one connection, within the last hour. Each is a bug; the log "
-            "has its traceback.",
+            "Internal errors in an hour",
+            "Unexpected exceptions within the last hour; each ended one connection. Each is a bug; the log "
+            "has the traceback.",
             hourly("triojam_internal_errors_total"),
             steps=((None, GREEN), (0.000001, RED)),
             decimals=0,
         ),
         number(
             "Alerts firing",
-            "How many alerts on triojam fire now, less those that only explain others (severity info). "
-            "Which ones: the red marks on the graphs, and Prometheus's own page of alerts. What to do: "
-            "Runbooks, at the top.",
+            "Number of firing alerts about triojam, without those of severity info, which only explain "
+            "others. The red marks on the graphs and Prometheus's page of alerts show which ones. The link "
+            "Runbooks at the top shows what to do.",
             f'count({ALERTS[:-1]}, severity!="info"}}) or vector(0)',
             steps=((None, GREEN), (1, RED)),
         ),
         lines(
-            "Requests and what became of them",
-            "Each request ends as a response, as rejected or as a send error, so the first line is the sum "
-            "of the others.",
+            "Requests and their results",
+            "Each request ends as a response, as a rejection or as a send error, so the first line is the "
+            "sum of the others.",
             {
                 "requests": rate("triojam_requests_total"),
                 "responses": rate("triojam_responses_total"),
@@ -177,9 +177,9 @@ def working() -> list[AnyPanel]:
         ),
         lines(
             "Success ratio",
-            "Of the times that were owed, and of all requests, how many were delivered. Where only the "
-            "second falls, clients send what is no request, or hang up.",
-            {"of times owed": SERVED, "of all requests": ANSWERED},
+            "Delivered answers as a share of the owed answers, and of all requests. If only the second "
+            "falls, clients send bad lines, or close the connection before the answer.",
+            {"of owed answers": SERVED, "of all requests": ANSWERED},
             unit=units.PercentUnit,
             steps=RATIO_STEPS,
             least=None,
@@ -187,8 +187,8 @@ def working() -> list[AnyPanel]:
         ),
         states(
             "State of each server",
-            "Ready; not ready, as while it starts; draining, from the signal to stop until the end; down, "
-            "when Prometheus did not reach it.",
+            "Ready; not ready: it starts; draining: from the stop signal until the end; down: Prometheus "
+            "did not reach it.",
             f"(triojam_ready{CHOSEN} + 2 * triojam_draining{CHOSEN}) or (up{CHOSEN} - 1)",
             HERE,
             STATE,
@@ -197,13 +197,14 @@ def working() -> list[AnyPanel]:
 
 
 def refusals() -> list[AnyPanel]:
-    """Show for whom not, and why."""
+    """Make the panels about which clients get no answer, and why."""
     return [
         lines(
             "Rejected requests, by reason",
-            "All but draining are the client's mistake: bad_command is not TIME or QUIT, bad_terminator an "
-            "LF without its CR, too_long a line without end, timeout a line that stopped halfway, "
-            "incomplete a connection that did.",
+            "bad_command: not TIME or QUIT; bad_terminator: LF without CR; too_long: line over the limit; "
+            "timeout: the rest of the line did not come in time; incomplete: the connection ended within a "
+            "line; rate_limited: too many requests; draining: the server stops. All except draining are "
+            "caused by the client.",
             {"{{reason}}": rate("triojam_rejected_total", "reason")},
             unit=units.RequestsPerSecond,
             stacked=True,
@@ -211,8 +212,8 @@ def refusals() -> list[AnyPanel]:
         ),
         lines(
             "Send errors, by reason",
-            "Times that were due and could not be delivered: timeout is a client that does not take its "
-            "answers, reset one that has gone, shutdown one that the end of a drain cut off.",
+            "Answers that could not be delivered. timeout: the client did not read them; reset: the client "
+            "closed the connection first; shutdown: the server stopped first.",
             {"{{reason}}": rate("triojam_response_send_errors_total", "reason")},
             unit=units.RequestsPerSecond,
             stacked=True,
@@ -220,28 +221,28 @@ def refusals() -> list[AnyPanel]:
         ),
         lines(
             "Refused connections, by reason",
-            "Clients that were turned away before any request. busy: as many as the limit were there "
-            "already.",
+            "Connections refused before any request. busy: the limit was reached; per_source: the limit of "
+            "one source was reached; denied: the address may not connect.",
             {"{{reason}}": rate("triojam_connections_rejected_total", "reason")},
             unit=units.CountsPerSecond,
             stacked=True,
             width=8,
         ),
         lines(
-            "Ends of connections, by reason",
-            "eof and quit are the client's wish, idle and drain the server's; all the others are a client "
-            "that misbehaved or was lost, and internal_error is a bug.",
+            "Closed connections, by reason",
+            "The client ends with eof and quit, the server with idle and drain. internal_error is a bug. "
+            "All other reasons are a faulty client or a broken connection.",
             {"{{reason}}": rate("triojam_disconnects_total", "reason")},
             unit=units.CountsPerSecond,
             stacked=True,
         ),
         lines(
-            "The server's own troubles, in an hour",
-            "Bugs contained to one connection, reloads of the settings, by result, log lines dropped because "
-            "nobody read them, and passwords for the metrics listener: wrong ones, and those not looked at "
-            "because too many were wrong before. How many within the last hour.",
+            "Internal events, in an hour",
+            "Within the last hour: internal errors; reloads of the settings, by result; dropped log lines; "
+            "sources that the full table of sources forgot; requests to the metrics listener with a wrong "
+            "password, or refused after too many wrong ones (limited).",
             {
-                "bugs": hourly("triojam_internal_errors_total"),
+                "internal errors": hourly("triojam_internal_errors_total"),
                 "reload: {{result}}": f"sum by (result) (increase(triojam_config_reloads_total{CHOSEN}[1h]))",
                 "log lines dropped": hourly("triojam_log_messages_dropped_total"),
                 "sources forgotten": hourly("triojam_client_table_evictions_total"),
@@ -254,21 +255,21 @@ def refusals() -> list[AnyPanel]:
 
 
 def speed() -> list[AnyPanel]:
-    """Show how fast it is."""
+    """Make the panels about speed."""
     duration = "triojam_request_duration_seconds"
     receive = "triojam_request_receive_seconds"
     lag = "triojam_event_loop_lag_seconds"
     return [
         heat(
-            "Time to answer: how many took how long",
-            "From the whole line in hand to its answer taken by the kernel; the network is not in it. The "
-            "darker, the more answers.",
+            "Time to answer: distribution",
+            "From the complete line to its answer in the kernel, without the network. A darker cell has "
+            "more answers.",
             f"sum by (le) (increase({duration}_bucket{CHOSEN}[{WINDOW}]))",
         ),
         lines(
             "Time to answer: quantiles",
-            "The share of answers in the legend took at most this long. Interpolated within a bucket, so "
-            "below 50 µs these are estimates.",
+            "The share of answers in the legend took at most this time. Prometheus interpolates within a "
+            "bucket, so values below 50 µs are estimates.",
             {
                 "50 %": quantile(0.5, duration),
                 "90 %": quantile(0.9, duration),
@@ -280,17 +281,17 @@ def speed() -> list[AnyPanel]:
         ),
         lines(
             "Time to receive a line in pieces",
-            "From the first byte of a line to its last, of lines that did not come at once: slow clients and "
-            "slow networks, not a slow server. Empty while all lines come whole.",
+            "From the first byte of a line to its LF, for lines that came in pieces. High values are slow "
+            "clients or a slow network, not a slow server. Empty while all lines come in one piece.",
             {
                 "50 %": quantile(0.5, receive),
                 "99 %": quantile(0.99, receive),
                 "mean": mean(receive),
-                "lines in pieces a second": rate(f"{receive}_count"),
+                "lines in pieces per second": rate(f"{receive}_count"),
             },
             unit=units.Seconds,
         ).override_by_name(
-            "lines in pieces a second",
+            "lines in pieces per second",
             [
                 dashboard.DynamicConfigValue(id_val="unit", value=units.CountsPerSecond),
                 dashboard.DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
@@ -298,8 +299,8 @@ def speed() -> list[AnyPanel]:
         ),
         lines(
             "Event loop lag",
-            "How late the scheduler woke a task that asks four times a second. All clients share one loop: "
-            "if this rises, the process has too little CPU time, or something holds it up.",
+            "How late a probe woke up that sleeps four times a second. All clients share one loop. If the "
+            "lag rises, the process gets too little CPU time, or something blocks the loop.",
             {
                 "50 %": quantile(0.5, lag),
                 "99 %": quantile(0.99, lag),
@@ -312,11 +313,11 @@ def speed() -> list[AnyPanel]:
 
 
 def fullness() -> list[AnyPanel]:
-    """Show how full it is."""
+    """Make the panels about capacity."""
     return [
         lines(
             "Connections and their limit",
-            "Connections open now, and the most there may be, of all chosen servers together.",
+            "Open connections and their limit, as the sum of all selected servers.",
             {
                 "open": f"sum(triojam_connections_open{CHOSEN})",
                 "limit": f"sum(triojam_connections_limit{CHOSEN})",
@@ -326,7 +327,7 @@ def fullness() -> list[AnyPanel]:
         ),
         lines(
             "Share of the limit in use",
-            "Connections open, as a share of the limit, on each server. At 100 % new clients are refused.",
+            "Open connections as a share of the limit, for each server. At 100 %, new clients are refused.",
             {HERE: FULLNESS},
             unit=units.PercentUnit,
             steps=FULLNESS_STEPS,
@@ -335,25 +336,25 @@ def fullness() -> list[AnyPanel]:
         ),
         lines(
             "New connections",
-            "Connections accepted, refused ones included. A client that connects for each request costs far "
-            "more than one that stays.",
+            "Accepted connections, including refused ones. A client that connects for each request costs "
+            "much more than a client that keeps its connection.",
             {"accepted": rate("triojam_connections_total")},
             unit=units.CountsPerSecond,
             width=8,
         ),
         lines(
-            "Lane hand-overs, by cause",
-            "Clients that the fast lane handed over to a task of their own: line is one to be rejected, or a "
-            "QUIT; send is answers that did not fit; timeout and eof are lines cut off. Many of them make "
-            "the server slower.",
+            "Fast lane hand-overs, by cause",
+            "Clients that the fast lane handed over to their own task. line: a bad line or QUIT; send: the "
+            "answers did not fit into the kernel's buffer; timeout, eof: an incomplete line. Many hand- "
+            "overs make the server slower.",
             {"{{cause}}": rate("triojam_lane_handovers_total", "cause")},
             unit=units.CountsPerSecond,
             stacked=True,
         ),
         lines(
             "Failed accepts, by errno",
-            "EMFILE and ENFILE mean that descriptors have run out, of the process or of the machine. "
-            "ECONNABORTED is a client that had gone already.",
+            "EMFILE: the process has no file descriptors left; ENFILE: the machine has none left. "
+            "ECONNABORTED: the client closed the connection before the accept.",
             {"{{errno}}": rate("triojam_accept_errors_total", "errno")},
             unit=units.CountsPerSecond,
             stacked=True,
@@ -362,11 +363,11 @@ def fullness() -> list[AnyPanel]:
 
 
 def clock() -> list[AnyPanel]:
-    """Show whether the clock is right."""
+    """Make the panels about the clock."""
     return [
         number(
             "Clock",
-            "Whether the kernel of every chosen server holds its clock to be synchronized.",
+            "Synchronized if the kernels of all selected servers say that their clocks are synchronized.",
             f"min(triojam_clock_synchronized{CHOSEN})",
             words=SYNCHRONIZED,
             steps=((None, RED), (1, GREEN)),
@@ -374,7 +375,7 @@ def clock() -> list[AnyPanel]:
         ),
         number(
             "Leap second",
-            "Whether the kernel has been told of a leap second: the largest state of the chosen servers.",
+            "The kernel's leap second state: the largest of the selected servers.",
             f"max(triojam_leap_state{CHOSEN})",
             words=LEAP,
             steps=((None, GREEN), (1, ORANGE)),
@@ -382,7 +383,7 @@ def clock() -> list[AnyPanel]:
         ),
         number(
             "Largest possible error",
-            "How wrong the clock may be by the kernel's reckoning, at worst: the largest of the chosen "
+            "Largest possible error of the clock, as the kernel reports it: the maximum of the selected "
             "servers.",
             f"max(triojam_clock_max_error_seconds{CHOSEN})",
             unit=units.Seconds,
@@ -390,28 +391,27 @@ def clock() -> list[AnyPanel]:
             width=6,
         ),
         number(
-            "Steps in an hour",
-            "How often a clock was moved by more than half a second within the last hour. Clients have seen "
-            "time jump.",
+            "Clock steps in an hour",
+            "How often a clock jumped by more than half a second within the last hour. Clients saw the jump.",
             hourly("triojam_clock_steps_total"),
             steps=((None, GREEN), (0.000001, RED)),
             decimals=0,
             width=6,
         ),
         lines(
-            "Ahead of Prometheus's clock",
-            "The clock that answers are made from less the time of the scrape by Prometheus's own clock; "
-            "above 0 the server is ahead. It includes what the scrape took, so a few milliseconds say "
-            "nothing. One server alone is wrong itself; if all are, look at Prometheus's clock.",
+            "Offset from Prometheus's clock",
+            "The served time less the time of the scrape on Prometheus's clock; above 0 the server is "
+            "ahead. It includes the duration of the scrape, so a few milliseconds are normal. If one server "
+            "differs, its clock is wrong. If all differ, check Prometheus's clock.",
             {HERE: AHEAD},
             unit=units.Seconds,
             steps=OFFSET_STEPS,
             least=None,
         ),
         lines(
-            "Offset and largest error by the kernel",
-            "What the kernel still has to correct, and how wrong its clock may be at worst, as the time "
-            "daemon has told it.",
+            "Kernel clock: offset and largest error",
+            "The correction that the kernel has not yet made, and the largest possible error of its clock. "
+            "The time daemon gives both to the kernel.",
             {
                 f"{HERE} offset": f"triojam_clock_offset_seconds{CHOSEN}",
                 f"{HERE} largest error": f"triojam_clock_max_error_seconds{CHOSEN}",
@@ -423,12 +423,12 @@ def clock() -> list[AnyPanel]:
 
 
 def cost() -> list[AnyPanel]:
-    """Show what it costs."""
+    """Make the panels about resource use."""
     cpu = "process_cpu_seconds_total"
     return [
         lines(
             "CPU",
-            "Cores in use by each process. A server has one event loop, so 100 % is the most it can use.",
+            "CPU use of each process. A server has one event loop, so 100 % is its maximum.",
             {HERE: f"rate({cpu}{CHOSEN}[{WINDOW}])"},
             unit=units.PercentUnit,
             steps=FULLNESS_STEPS,
@@ -436,14 +436,14 @@ def cost() -> list[AnyPanel]:
         ),
         lines(
             "Memory",
-            "Memory of each process that is not swapped out.",
+            "Resident memory of each process.",
             {HERE: f"process_resident_memory_bytes{CHOSEN}"},
             unit=units.BytesIEC,
             width=8,
         ),
         lines(
             "File descriptors",
-            "Descriptors in use by each process, and the most that it may have. Every connection takes one.",
+            "Open file descriptors of each process, and their limit. Every connection uses one.",
             {
                 f"{HERE} open": f"process_open_fds{CHOSEN}",
                 f"{HERE} limit": f"process_max_fds{CHOSEN}",
@@ -453,23 +453,23 @@ def cost() -> list[AnyPanel]:
         ),
         lines(
             "CPU time per request",
-            "CPU time of all chosen processes, by the requests they decided on. With few requests it is "
-            "mostly what the process takes for itself.",
+            "CPU time of all selected processes, divided by their requests. With few requests, most of it "
+            "is the base load of the process.",
             {"per request": ratio(rate(cpu), rate("triojam_requests_total"))},
             unit=units.Seconds,
             width=8,
         ),
         lines(
             "Garbage collections, by generation",
-            "How often Python's collector ran. The last generation is the slow one, and is to be rare.",
+            "Runs of Python's garbage collector. Runs of the last generation are slow and should be rare.",
             {"generation {{generation}}": rate("python_gc_collections_total", "generation")},
             unit=units.CountsPerSecond,
             width=8,
         ),
         lines(
             "Garbage",
-            "Objects that Python's collector found: collected ones were part of a cycle; uncollectable ones "
-            "are a leak.",
+            "Objects found by Python's garbage collector. collected: they were part of a cycle; "
+            "uncollectable: a leak.",
             {
                 "collected": rate("python_gc_objects_collected_total"),
                 "uncollectable": rate("python_gc_objects_uncollectable_total"),
@@ -481,7 +481,7 @@ def cost() -> list[AnyPanel]:
 
 
 def instances() -> list[AnyPanel]:
-    """Show which server it is."""
+    """Make the panels about each server."""
     info = "version, python, trio"
     duration = "triojam_request_duration_seconds"
 
@@ -502,23 +502,23 @@ def instances() -> list[AnyPanel]:
             ratio(each_rate("triojam_responses_total"), each_rate("triojam_requests_total")),
             unit=units.PercentUnit,
         ),
-        Column("99 % within", quantile(0.99, duration, "job, instance, le"), unit=units.Seconds),
+        Column("p99", quantile(0.99, duration, "job, instance, le"), unit=units.Seconds),
         Column("Connections", each("triojam_connections_open")),
         Column(
-            "Of the limit",
+            "Limit in use",
             f"sum {EACH} ({FULLNESS})",
             unit=units.PercentUnit,
             steps=FULLNESS_STEPS,
         ),
-        Column("Ahead", f"sum {EACH} ({AHEAD})", unit=units.Seconds, steps=OFFSET_STEPS),
+        Column("Clock offset", f"sum {EACH} ({AHEAD})", unit=units.Seconds, steps=OFFSET_STEPS),
         Column("CPU", each_rate("process_cpu_seconds_total"), unit=units.PercentUnit),
         Column("Memory", each("process_resident_memory_bytes"), unit=units.BytesIEC),
     ]
     return [
         rows_of_instances(
             "Servers",
-            "A row for each server, as it is now: to see at a glance which one is not like the others. "
-            "Ahead is by Prometheus's clock.",
+            "A row for each server, with its values now: a server that differs from the others is easy to "
+            "see. The clock offset is the difference from Prometheus's clock.",
             columns,
             labels=["job", "instance", "version", "python", "trio"],
             hidden=["Info"],
@@ -527,10 +527,10 @@ def instances() -> list[AnyPanel]:
 
 
 ROWS = {
-    "Is it working?": working,
-    "For whom not, and why?": refusals,
-    "How fast?": speed,
-    "How full?": fullness,
+    "Does it work?": working,
+    "Which clients get no answer, and why?": refusals,
+    "How fast is it?": speed,
+    "How full is it?": fullness,
     "Is the clock right?": clock,
     "What does it cost?": cost,
     "Which server is it?": instances,
@@ -538,7 +538,7 @@ ROWS = {
 
 
 def variable(name: str, label: str, query: str) -> builders.QueryVariable:
-    """Make a choice at the top of the page: all, one, or several values of a label."""
+    """Make a selection at the top of the page: all, one, or several values of a label."""
     everything = dashboard.VariableOption(selected=True, text=["All"], value=["$__all"])
     return (
         builders.QueryVariable(name)
@@ -555,7 +555,7 @@ def variable(name: str, label: str, query: str) -> builders.QueryVariable:
 
 
 def mark(name: str, color: str, expression: str) -> builders.AnnotationQuery:
-    """Make marks on all graphs, wherever the expression has a result."""
+    """Make marks on all graphs, at the times when the expression has a result."""
     return (
         builders.AnnotationQuery()
         .name(name)
@@ -571,7 +571,7 @@ def overview() -> builders.Dashboard:
     board = (
         builders.Dashboard("triojam")
         .uid(UID)
-        .description("Is the time server working, for whom not, and why: a row for each question.")
+        .description("The state of the time server: a row for each question of an operator.")
         .tags(["triojam"])
         .readonly()
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
@@ -588,7 +588,7 @@ def overview() -> builders.Dashboard:
             builders.DashboardLink("Runbooks")
             .type(dashboard.DashboardLinkType.LINK)
             .icon("doc")
-            .tooltip("What each alert means, how to see it, and what to do.")
+            .tooltip("What each alert means, how to check it, and what to do.")
             .url(f"/d/{RUNBOOKS_UID}")
         )
     )

@@ -1,6 +1,6 @@
-"""How a panel is made: the kinds that the dashboards use, each with one look and one way to name its data.
+"""Makes panels: the kinds that the dashboards use, all in one style.
 
-What is on the dashboards, and why, stands in `overview`.
+`overview` has the content of the dashboards, and the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,21 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
-# Never a data source by name: whoever imports the dashboard has another one.
+# A variable, not a name: every Grafana has another name for its data source.
 DATASOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 RED, ORANGE, GREEN, BLUE, GREY = "red", "orange", "green", "blue", "text"
 
-# Colours from thresholds: the first one holds below all the others.
+# Thresholds and their colours. The first colour holds below all thresholds.
 Steps = Sequence[tuple[float | None, str]]
-# What to show for a value, and in which colour.
+# The text and the colour of a value.
 Words = Mapping[int, tuple[str, str]]
-# Legends and their expressions.
+# Expressions by legend.
 Queries = Mapping[str, str]
 
 
 class AnyPanel(Protocol):
-    """What the builders of all kinds of panels have in common; the library has no name for it."""
+    """The common interface of all panel builders; the library does not name it."""
 
     def id(self, id_val: int, /) -> Self:
         """Set the number."""
@@ -49,7 +49,7 @@ class AnyPanel(Protocol):
         """Set the text behind the (i)."""
 
     def datasource(self, datasource: dashboard.DataSourceRef, /) -> Self:
-        """Set where the data are from."""
+        """Set the data source."""
 
     def span(self, w: int, /) -> Self:
         """Set the width, in 24ths of the page."""
@@ -69,13 +69,13 @@ def _dressed(panel: P, title: str, description: str, width: int, height: int) ->
 
 
 def _query(number: int, expression: str, legend: str) -> prometheus.Dataquery:
-    """Make a query over the time range, lettered by its place in its panel."""
+    """Make a query over the time range, named by its place in the panel."""
     query = prometheus.Dataquery().ref_id(letter(number)).datasource(DATASOURCE).expr(expression)
     return query.legend_format(legend).range()
 
 
 def letter(number: int) -> str:
-    """Return the name of a panel's query."""
+    """Return the name of the query at this place of a panel."""
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number]
 
 
@@ -105,9 +105,9 @@ def number(
     empty: str = "no data",
     width: int = 4,
 ) -> stat.Panel:
-    """Show one number as it is now, on a ground whose colour says whether it is right.
+    """Show the current value of a number, on a background whose colour shows whether it is good.
 
-    empty: what stands there while there is none.
+    empty: the text while there is no value.
     """
     panel = (
         _dressed(stat.Panel(), title, description, width, 4)
@@ -138,9 +138,9 @@ def lines(
     most: float | None = None,
     width: int = 12,
 ) -> timeseries.Panel:
-    """Show how numbers went; the legend has the last and the largest of each.
+    """Show numbers over time; the legend has the last and the largest value of each.
 
-    steps: drawn as dashed lines. stacked: the lines add up to something. least, most: ends of the axis.
+    steps: dashed lines. stacked: the sum of the lines has a meaning. least, most: the ends of the axis.
     """
     legend = (
         common_builders.VizLegendOptions()
@@ -180,7 +180,7 @@ def lines(
 def states(
     title: str, description: str, expression: str, legend: str, words: Words, *, width: int = 24
 ) -> statetimeline.Panel:
-    """Show which state something was in, when."""
+    """Show a state over time."""
     return (
         _dressed(statetimeline.Panel(), title, description, width, 5)
         .with_target(_query(0, expression, legend))
@@ -194,7 +194,7 @@ def states(
 
 
 def heat(title: str, description: str, expression: str, *, width: int = 12) -> heatmap.Panel:
-    """Show how many observations fell into which bucket of a histogram, when."""
+    """Show the buckets of a histogram over time."""
     query = _query(0, expression, "{{le}}").format(PromQueryFormat.HEATMAP)
     color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
     return (
@@ -210,7 +210,7 @@ def heat(title: str, description: str, expression: str, *, width: int = 12) -> h
 
 
 class Column:
-    """A column of the table: how its value is named, asked for and shown."""
+    """A column of the table: its name, its expression and its style."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class Column:
         self._words = words
 
     def properties(self) -> list[dashboard.DynamicConfigValue]:
-        """Return what sets this column apart from the others."""
+        """Return the style of this column."""
         properties = [dashboard.DynamicConfigValue(id_val="unit", value=self._unit)]
         if self._words is not None:
             properties.append(dashboard.DynamicConfigValue(id_val="mappings", value=mappings(self._words)))
@@ -247,8 +247,8 @@ def rows_of_instances(
 ) -> table.Panel:
     """Show a row for each instance. Every query returns one series for each `job` and `instance`.
 
-    labels: that are columns, too, in this order, before all others. hidden: names of columns that
-    only bring labels.
+    labels: labels that are columns, too, in this order, before the others. hidden: columns that only bring
+    labels.
     """
     panel = _dressed(table.Panel(), title, description, 24, 9)
     for place, column in enumerate(columns):
@@ -276,7 +276,7 @@ def page(title: str, description: str, markdown: str, *, height: int) -> text.Pa
 
 
 def assemble(board: builders.Dashboard, rows: Mapping[str, Sequence[AnyPanel]]) -> builders.Dashboard:
-    """Put rows of panels on a dashboard, numbered as they stand there."""
+    """Put rows of panels on a dashboard, and number them in this order."""
     place = 0
     for heading, panels in rows.items():
         place += 1
@@ -288,7 +288,7 @@ def assemble(board: builders.Dashboard, rows: Mapping[str, Sequence[AnyPanel]]) 
 
 
 class _Built(Builder[dashboard.Panel]):
-    """A panel that is built already, for the library, which wants to build it."""
+    """A panel that is built already, in the form that the library expects."""
 
     def __init__(self, panel: dashboard.Panel) -> None:
         self._panel = panel

@@ -1,7 +1,7 @@
 """Basic authentication (RFC 7617) in front of the web listener's application.
 
-Guesses are limited by source, before any hashing. A password that has been found right before is let in even
-so: somebody who guesses from a scraper's address, or through the same proxy, does not lock the scraper out.
+Guesses are limited per source, before any hashing. A password that was verified before passes without that
+limit: an attacker with the same address as a scraper, or behind the same proxy, cannot lock the scraper out.
 """
 
 import base64
@@ -20,28 +20,28 @@ from triojam.core.admission import Admission, Policy
 from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 
-# A person mistypes a few times. After that one source has 8,640 guesses a day.
+# Enough for typing errors. After that, one source has 8,640 guesses a day.
 GUESSES_AT_ONCE = 10
 SECONDS_PER_GUESS = 10
-# Failures come as fast as somebody guesses; lines in the log do not.
+# Failures can be frequent, so not each of them gets a line in the log.
 SECONDS_PER_LOG_LINE = 10.0
 
-# bcrypt looks at no more of a password. One that is longer would be right whatever its end.
+# bcrypt ignores the bytes after these: a longer password would match whatever its end.
 _MOST_BYTES = 72
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="triojam", charset="UTF-8"'}
 
 
 class Passwords:
-    """The users with their passwords, which may be replaced at any time. False if there are none.
+    """The users and the hashes of their passwords, which a reload replaces. False if there are none.
 
-    key: random, of this process alone.
+    key: random, for this process only.
     """
 
     def __init__(self, hashes: Mapping[bytes, bytes], *, key: bytes) -> None:
         self._hashes = dict(hashes)
         self._key = key
-        self._remembered: dict[bytes, bytes] = {}  # of each user the password that was right, as a digest
+        self._remembered: dict[bytes, bytes] = {}  # by user: the digest of the verified password
         self._hashing = trio.Lock()
 
     def __bool__(self) -> bool:
@@ -51,46 +51,46 @@ class Passwords:
         return user in self._hashes
 
     def replace(self, hashes: Mapping[bytes, bytes]) -> None:
-        """Let in these users from now on. Whose hash is the same as before stays remembered."""
+        """Accept these users from now on. A user whose hash has not changed stays remembered."""
         same = self._hashes.items() & hashes.items()
         self._remembered = {user: self._remembered[user] for user, _ in same if user in self._remembered}
         self._hashes = dict(hashes)
 
     def remembers(self, user: bytes, password: bytes) -> bool:
-        """Whether they have been found right before; without any hashing that could take long."""
+        """Whether the password was verified before. This is fast: it computes no bcrypt hash."""
         remembered = self._remembered.get(user, b"")
         return hmac.compare_digest(remembered, self._digest(user, password))
 
     async def verify(self, user: bytes, password: bytes) -> bool:
-        """Whether they are right. It takes as long for a user who does not exist."""
+        """Whether the password is right. An unknown user takes the same time as a known one."""
         if len(password) > _MOST_BYTES:
             await trio.lowlevel.checkpoint()
             return False
         known = self._hashes.get(user)
         hashed = known or self._decoy(user)
         async with self._hashing:
-            if self.remembers(user, password):  # found while this call waited for its turn
+            if self.remembers(user, password):  # verified while this call waited
                 return True
             matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed)
-            # The file may have been replaced meanwhile.
+            # A reload may have replaced the hashes meanwhile.
             right = matches and known is not None and known == self._hashes.get(user)
             if right:
                 self._remembered[user] = self._digest(user, password)
             return right
 
     def _decoy(self, user: bytes) -> bytes:
-        """Return somebody's hash, the same whenever this name comes: its cost is one that a user has."""
+        """Return the hash of some user, always the same for this name: its cost is that of a real hash."""
         hashes = list(self._hashes.values())
         return hashes[int.from_bytes(self._digest(user, b"")) % len(hashes)]
 
     def _digest(self, user: bytes, password: bytes) -> bytes:
-        return hashlib.blake2b(user + b":" + password, key=self._key).digest()  # no user has a colon
+        return hashlib.blake2b(user + b":" + password, key=self._key).digest()  # a user's name has no colon
 
 
 class BasicAuth:
-    """Lets requests through to `app` that come with a password; all of them while there are no passwords.
+    """Passes requests with a right password on to `app`; without any passwords, all requests.
 
-    log: returns the logger. now: in seconds, on any one clock.
+    log: returns the logger. now: returns seconds; any clock will do.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class BasicAuth:
         self._unlogged = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or answer 401, or 429 where too much was guessed."""
+        """Serve one request, or answer 401, or 429 after too many guesses."""
         failure = await self._failure(scope) if self._passwords else None
         if failure is None:
             await self._app(scope, receive, send)
@@ -128,7 +128,7 @@ class BasicAuth:
         await refusal(scope, receive, send)
 
     async def _failure(self, scope: Scope) -> AuthFailure | None:
-        """Return why the request is not let through, or None."""
+        """Return why the request is refused, or None."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if not given:
             return AuthFailure.MISSING
@@ -141,20 +141,20 @@ class BasicAuth:
             return None
         source = self._guesses.enter(host)
         try:
-            failure: AuthFailure | None = None
-            # Taken beforehand, also by who turns out to be right: many guesses may be made at once.
+            # Counted before the result is known: a source may send many guesses at once.
             if not self._guesses.take(source, self._now()):
                 failure = AuthFailure.LIMITED
-            elif not await self._passwords.verify(*credentials):
+            elif await self._passwords.verify(*credentials):
+                return None
+            else:
                 failure = AuthFailure.WRONG
         finally:
             self._guesses.leave(source)
-        if failure is not None:
-            self._report(failure, host, credentials[0])
+        self._report(failure, host, credentials[0])
         return failure
 
     def _report(self, failure: AuthFailure, host: str, user: bytes) -> None:
-        """Log a failure, unless one was logged just before. Only names that are in the file are shown."""
+        """Log a failure, unless one was logged just before. The log shows only names of known users."""
         self._unlogged += 1
         if self._now() < self._log_due:
             return

@@ -1,8 +1,8 @@
-"""Serves an ASGI application with Hypercorn's Trio server, so that no HTTP client can hold anything up.
+"""Serves an ASGI application with Hypercorn's Trio server, within limits.
 
-Hypercorn's own worker accepts without a limit, and shields its sends from cancellation. Here its server for
-one connection runs under a listener and on streams of ours: the connections are few, a send has a deadline,
-and a stop ends them all. A scraper can neither use up the descriptors nor keep the process from ending.
+Hypercorn's own worker accepts without a limit, and shields its sends from cancellation. So this module uses
+only its server for one connection, with a listener and streams of its own: few connections, a deadline for
+each send, and a stop that ends them all. A scraper cannot use up the descriptors or delay the process's end.
 """
 
 import logging
@@ -19,28 +19,28 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.types import ASGIApp
 
-# A handful of scrapers and people, within the descriptors that are kept from the time service's clients.
+# Enough for scrapers and browsers, and within the descriptors that the time service leaves free.
 MOST_CONNECTIONS = 32
-# How long accepting rests after an error such as EMFILE, in seconds.
+# Pause of accepting after an error such as EMFILE, in seconds.
 ACCEPT_PAUSE = 0.1
-# How long a client may take to send anything, and to take a page, in seconds. A scrape takes milliseconds.
+# Seconds for a client to send anything, and to receive a page. A scrape takes milliseconds.
 KEEP_ALIVE_SECONDS = 75.0  # longer than the usual scrape intervals, so that a scraper keeps its connection
 SEND_SECONDS = 10.0
-# How long a page that is on its way when the server stops may take.
+# Seconds for a page that is being sent when the server stops.
 GRACEFUL_SECONDS = 1.0
-# How long a request that came just before the end of the stream has for its page to be begun.
+# Seconds to start the answer to a request that came just before the end of the stream.
 AFTER_THE_END_SECONDS = 0.1
 
 
 class _Stream(trio.abc.HalfCloseableStream):
-    """A TCP stream whose sends have a deadline, also where the sender is shielded from cancellation."""
+    """A TCP stream with a deadline for each send, even if the sender is shielded from cancellation."""
 
     def __init__(self, sock: trio.socket.SocketType, streams: set["_Stream"]) -> None:
         self._inner = trio.SocketStream(sock)
         self._streams = streams
         self._sending = trio.CancelScope()
         self.socket = sock  # Hypercorn asks it for its addresses
-        self.ended = trio.Event()  # nothing more will be received
+        self.ended = trio.Event()  # nothing more can be received
         streams.add(self)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -69,12 +69,12 @@ class _Stream(trio.abc.HalfCloseableStream):
         await self._inner.aclose()
 
     def close_at(self, deadline: float) -> None:
-        """Let a send that is going on take no longer than until then."""
+        """Cancel the current send at `deadline`, if it still runs then."""
         self._sending.deadline = min(self._sending.deadline, deadline)
 
 
 class _Listener(trio.abc.Listener[_Stream]):
-    """Accepts no more than so many at once; a failed accept is no reason to end, nor to log."""
+    """Accepts up to the limit, and closes other connections; an error only delays the next accept."""
 
     def __init__(self, sock: trio.socket.SocketType, streams: set[_Stream]) -> None:
         self._socket = sock
@@ -98,7 +98,7 @@ class _Listener(trio.abc.Listener[_Stream]):
         await trio.lowlevel.checkpoint()
 
 
-async def serve(  # noqa: PLR0913  # one of them is Trio's
+async def serve(  # noqa: PLR0913  # one is for Trio
     app: ASGIApp,
     sockets: Iterable[trio.socket.SocketType],
     *,
@@ -109,9 +109,9 @@ async def serve(  # noqa: PLR0913  # one of them is Trio's
 ) -> None:
     """Serve `app` on listening sockets, which are closed at the end, until `stop` is set.
 
-    tls: returns what new connections are to be encrypted with; None = nothing.
+    tls: returns the TLS context for new connections, or None for plain HTTP.
 
-    Reports once it accepts. An exception in the app answers 500 and goes to `error_log`.
+    Calls `task_status.started` when it accepts. An exception in the app answers 500 and goes to `error_log`.
     """
     config = Config()
     config.errorlog = error_log
@@ -134,10 +134,10 @@ async def serve(  # noqa: PLR0913  # one of them is Trio's
             async with trio.open_nursery() as conversation:
                 conversation.start_soon(converse)
                 await stream.ended.wait()
-                # Hypercorn would keep the connection for as long as an idle one.
+                # Without this, Hypercorn keeps the connection until the keep-alive timeout.
                 await trio.sleep(AFTER_THE_END_SECONDS)
                 conversation.cancel_scope.cancel()
-        except Exception:  # noqa: BLE001  # whatever one request met, the next is served
+        except Exception:  # noqa: BLE001  # an error in one connection must not end the others
             error_log.exception("web connection failed")
 
     async with trio.open_nursery() as connections:

@@ -1,20 +1,20 @@
-"""What the kernel says of its own clock: adjtimex(2), asked without setting anything."""
+"""The state of the kernel's clock: read with adjtimex(2), which sets nothing here."""
 
 import ctypes
 import sys
 from typing import NamedTuple
 
-# Of `status`: nobody keeps the clock right; offsets are in nanoseconds, not microseconds (linux/timex.h).
+# Bits of `status` (linux/timex.h): not synchronized; offsets in nanoseconds instead of microseconds.
 _STA_UNSYNC = 0x0040
 _STA_NANO = 0x2000
-# The state that adjtimex returns: no leap second is near, ..., the clock is not synchronized.
+# States that adjtimex returns: no leap second is near; the clock is not synchronized.
 _TIME_OK, _TIME_ERROR = 0, 5
 
 
 class KernelClock(NamedTuple):
-    """The state of the clock. max_error, offset: in seconds; offset is what is still to be slewed away.
+    """The state of the clock. max_error: in seconds. offset: the correction not yet made, in seconds.
 
-    leap_state: 0 none, 1 a second will be inserted, 2 deleted, 3 it is being inserted, 4 it is over.
+    leap_state: 0 none, 1 a second will be inserted, 2 deleted, 3 insertion in progress, 4 over.
     """
 
     synchronized: bool
@@ -38,7 +38,7 @@ class _Timex(ctypes.Structure):
 
 
 def read_kernel_clock() -> KernelClock | None:
-    """Ask the kernel; None where it cannot be asked: another system, or a sandbox that forbids it."""
+    """Ask the kernel; return None on another system, or in a sandbox that forbids the call."""
     if sys.platform != "linux":
         return None
     asked = _Timex()

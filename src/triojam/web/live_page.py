@@ -1,4 +1,4 @@
-"""What the live page shows: the counters as they are, and how they went in the last five minutes."""
+"""What the live page shows: the counters now, and their values over the last five minutes."""
 
 import time
 from collections import Counter, deque
@@ -13,18 +13,18 @@ from triojam.web.kernel_clock import KernelClock
 
 INTERVAL = 1.0
 KEPT_SECONDS = 300
-# Quantiles are of what happened in the last so many seconds.
+# Quantiles cover this many seconds.
 RECENT_SECONDS = 10
 
 
 class LivePage:
-    """Looks at the counters once a second, and says what a page is to show.
+    """Reads the counters once a second, and returns the content of the page.
 
-    not_ready: why new clients should go elsewhere, or None. now, jam: the served clock, as seconds since the
-    epoch and as an answer line. kernel_clock: the state of the kernel's, or None.
+    not_ready: returns why the server takes no new clients, or None. now, jam: return the served time, in
+    seconds since the epoch and as an answer line. kernel_clock: returns the kernel clock's state, or None.
     """
 
-    def __init__(  # noqa: PLR0913  # a board shows this much
+    def __init__(  # noqa: PLR0913  # each is shown
         self,
         counters: Counters,
         *,
@@ -40,26 +40,26 @@ class LivePage:
         self._jam = jam
         self._kernel_clock = kernel_clock
         self._version = version
-        self._began = time.time_ns()  # tells a page that this is another process than before
+        self._began = time.time_ns()  # a page sees by this that the server was restarted
         self._history: deque[tuple[float, int, int, int]] = deque(maxlen=KEPT_SECONDS + 1)
         self._recent: deque[tuple[list[int], list[int]]] = deque(maxlen=RECENT_SECONDS + 1)
         self._note()
 
     async def run(self) -> None:
-        """Look at the counters, until cancelled."""
+        """Read the counters once a second, until cancelled."""
         while True:
             await trio.sleep(INTERVAL)
             self._note()
 
     def history(self) -> Sequence[tuple[float, int, int, int]]:
-        """Return the time on Trio's clock, and the requests, responses and rejections until then."""
+        """Return one sample per second: Trio's time, and the requests, responses and rejections so far."""
         return tuple(self._history)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything else."""
+        """Return the content of the page, without the history."""
         c = self._counters
         kernel = self._kernel_clock()
-        durations, lags = (deque[list[int]](column) for column in zip(*self._recent, strict=True))
+        durations, lags = self._recent[0]
         return {
             "process": self._began,
             "version": self._version,
@@ -67,18 +67,14 @@ class LivePage:
             "state": self._not_ready() or "ready",
             "synchronized": kernel and kernel.synchronized,
             "clock_steps": c.clock_steps,
-            "requests": c.requests,
-            "responses": c.responses,
-            "rejected": sum(c.rejected.values()),
-            "send_errors": sum(c.send_errors.values()),
+            **c.totals(),
             "in_flight": c.unaccounted,
             "rejected_by_reason": c.rejected,
             "disconnects_by_reason": c.disconnects,
-            "connections": c.connections_open,
             "connections_limit": c.connections_limit,
-            "p50": _quantile(c.request_duration, durations[0], 0.5),
-            "p99": _quantile(c.request_duration, durations[0], 0.99),
-            "lag_p99": _quantile(c.loop_lag, lags[0], 0.99),
+            "p50": _quantile(c.request_duration, durations, 0.5),
+            "p99": _quantile(c.request_duration, durations, 0.99),
+            "lag_p99": _quantile(c.loop_lag, lags, 0.99),
             "tasks": task_tree(),
         }
 
@@ -89,9 +85,9 @@ class LivePage:
 
 
 def _quantile(histogram: Histogram, before: Sequence[int], quantile: float) -> float | None:
-    """Estimate a quantile of what was observed since `before`, in seconds, as Prometheus would.
+    """Estimate a quantile of the observations since `before`, in seconds, in the same way as Prometheus.
 
-    Within a bucket, observations are taken to be even; above the last bound, that bound is returned.
+    It interpolates within a bucket. Above the last bound it returns that bound.
     """
     counts = [count - old for count, old in zip(histogram.counts, before, strict=True)]
     rank = quantile * sum(counts)
@@ -107,7 +103,7 @@ def _quantile(histogram: Histogram, before: Sequence[int], quantile: float) -> f
 
 
 class Branch(TypedDict):
-    """Tasks of one name in one nursery. times: how many they are; nurseries: of one task, else empty."""
+    """Tasks of one name in one nursery. times: their number. nurseries: of a single task, otherwise empty."""
 
     name: str
     times: int
@@ -115,9 +111,9 @@ class Branch(TypedDict):
 
 
 def task_tree(most: int = 200) -> Branch:
-    """Return what runs, from Trio's own first task down; after `most` branches, the rest is left out.
+    """Return the running tasks, from Trio's first task down, with at most about `most` branches.
 
-    Tasks that have no nurseries of their own, such as those of clients, are put together by name.
+    Tasks without nurseries, such as those of clients, are grouped by name.
     """
     root = trio.lowlevel.current_root_task()
     if root is None:
@@ -144,5 +140,5 @@ def _children(nursery: trio.Nursery, left: list[int]) -> list[Branch]:
 
 
 def _short(name: str) -> str:
-    """Return a task's name without what says nothing about it."""
+    """Shorten the name of a task for the page."""
     return name.removeprefix("triojam.").replace(".<locals>", "")

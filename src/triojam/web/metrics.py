@@ -5,6 +5,9 @@ Names follow the Prometheus naming rules. Every series exists from the start, at
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
 
 import trio
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -16,127 +19,131 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from triojam.core.counters import Counters, Histogram, Label
+from triojam.core.counters import Counters, Histogram
 from triojam.web.kernel_clock import KernelClock
 
+Value = float | Mapping[Any, int] | Histogram
 
+
+class Moment(NamedTuple):
+    """What one scrape reads. clock: the served time, in seconds since the epoch."""
+
+    counters: Counters
+    clock: float
+    kernel: KernelClock | None
+    log_messages_dropped: int
+    client_table_evictions: int
+
+
+class Row(NamedTuple):
+    """One metric. label: the name of its label, or "". read: returns its value, or None to leave it out."""
+
+    name: str
+    kind: Callable[..., Any]
+    label: str
+    read: Callable[[Moment], Value | None]
+    help: str
+
+
+COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+TABLE = (
+    Row("requests", COUNTER, "", lambda m: m.counters.requests,
+        "Requests with a decision: answered, rejected or lost while sending."),
+    Row("responses", COUNTER, "", lambda m: m.counters.responses,
+        "JAM answers that the kernel accepted completely."),
+    Row("rejected", COUNTER, "reason", lambda m: m.counters.rejected,
+        "Rejected requests, by reason."),
+    Row("response_send_errors", COUNTER, "reason", lambda m: m.counters.send_errors,
+        "JAM answers that could not be delivered, by reason."),
+    Row("connections", COUNTER, "", lambda m: m.counters.connections,
+        "Accepted connections, including refused ones."),
+    Row("connections_rejected", COUNTER, "reason", lambda m: m.counters.connections_rejected,
+        "Connections refused before any request, by reason."),
+    Row("disconnects", COUNTER, "reason", lambda m: m.counters.disconnects,
+        "Ends of admitted connections, by reason."),
+    # Not plain `connections`: in OpenMetrics that is the family of `connections_total` already.
+    Row("connections_open", GAUGE, "", lambda m: m.counters.connections_open,
+        "Open connections."),
+    Row("connections_limit", GAUGE, "", lambda m: m.counters.connections_limit,
+        "Maximum number of open connections."),
+    Row("request_duration_seconds", HISTOGRAM, "", lambda m: m.counters.request_duration,
+        "Time from the complete request line to its JAM answer in the kernel; in the fast lane, per batch."),
+    Row("request_receive_seconds", HISTOGRAM, "", lambda m: m.counters.request_receive,
+        "Time from the first byte of a line to its LF, for lines that came in pieces."),
+    Row("lane_handovers", COUNTER, "cause", lambda m: m.counters.handovers,
+        "Clients that the fast lane handed over to their own task, by cause."),
+    Row("accept_errors", COUNTER, "errno", lambda m: m.counters.accept_errors,
+        "Failed accepts, by errno."),
+    Row("internal_errors", COUNTER, "", lambda m: m.counters.internal_errors,
+        "Unexpected exceptions; each ended one connection."),
+    Row("event_loop_lag_seconds", HISTOGRAM, "", lambda m: m.counters.loop_lag,
+        "Delay of the event loop: how late a sleeping probe woke up."),
+    Row("clock_seconds", GAUGE, "", lambda m: m.clock,
+        "The served time, in seconds since the epoch."),
+    Row("clock_steps", COUNTER, "", lambda m: m.counters.clock_steps,
+        "Jumps of the wall clock by more than half a second."),
+    Row("clock_synchronized", GAUGE, "", lambda m: m.kernel and m.kernel.synchronized,
+        "1 if the kernel says that its clock is synchronized."),
+    Row("clock_max_error_seconds", GAUGE, "", lambda m: m.kernel and m.kernel.max_error,
+        "Largest possible error of the kernel's clock, as the kernel reports it."),
+    Row("clock_offset_seconds", GAUGE, "", lambda m: m.kernel and m.kernel.offset,
+        "Correction of the clock that the kernel has not yet made."),
+    Row("leap_state", GAUGE, "", lambda m: m.kernel and m.kernel.leap_state,
+        "Leap second: 0 none, 1 will be inserted, 2 will be deleted, 3 in progress, 4 over."),
+    Row("ready", GAUGE, "", lambda m: m.counters.ready,
+        "1 while the server accepts new clients."),
+    Row("draining", GAUGE, "", lambda m: m.counters.draining,
+        "1 from the stop signal until the end."),
+    Row("config_reloads", COUNTER, "result", lambda m: m.counters.config_reloads,
+        "Reloads of the settings, by result."),
+    Row("log_messages_dropped", COUNTER, "", lambda m: m.log_messages_dropped,
+        "Log lines dropped because the reader of the log was too slow."),
+    Row("web_auth_failures", COUNTER, "reason", lambda m: m.counters.auth_failures,
+        "Requests to the metrics listener refused for their password, by reason."),
+    Row("client_table_evictions", COUNTER, "", lambda m: m.client_table_evictions,
+        "Sources forgotten because the table of sources was full."),
+)  # fmt: skip
+
+
+@dataclass(eq=False)
 class CountersCollector(Collector):
     """Samples of one server's counters.
 
     clock: the served time in seconds since the epoch. kernel_clock: the state of the kernel's, or None.
-    log_messages_dropped: how many log lines found no room. client_table_evictions: how many sources.
+    log_messages_dropped, client_table_evictions: how many log lines and sources were dropped so far.
     version: of triojam, for `build_info`.
     """
 
-    def __init__(  # noqa: PLR0913  # a source of samples each
-        self,
-        counters: Counters,
-        *,
-        clock: Callable[[], float],
-        kernel_clock: Callable[[], KernelClock | None],
-        log_messages_dropped: Callable[[], int],
-        client_table_evictions: Callable[[], int],
-        version: str,
-    ) -> None:
-        self._counters = counters
-        self._clock = clock
-        self._kernel_clock = kernel_clock
-        self._log_messages_dropped = log_messages_dropped
-        self._client_table_evictions = client_table_evictions
-        self._version = version
+    counters: Counters
+    _: KW_ONLY
+    clock: Callable[[], float]
+    kernel_clock: Callable[[], KernelClock | None]
+    log_messages_dropped: Callable[[], int]
+    client_table_evictions: Callable[[], int]
+    version: str
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: without this, registering the collector would collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric, in the order in which an operator asks."""
-        c = self._counters
-        yield _counter("requests", "Requests decided on, whatever the decision.", c.requests)
-        yield _counter("responses", "JAM answers that the kernel took whole.", c.responses)
-        yield _counters("rejected", "Requests refused, by reason.", "reason", c.rejected)
-        yield _counters(
-            "response_send_errors",
-            "Times that were due and could not be delivered, by reason.",
-            "reason",
-            c.send_errors,
+        """Yield every metric, in the order of the table."""
+        moment = Moment(
+            self.counters,
+            self.clock(),
+            self.kernel_clock(),
+            self.log_messages_dropped(),
+            self.client_table_evictions(),
         )
-        yield _counter("connections", "Connections accepted, refused ones included.", c.connections)
-        yield _counters(
-            "connections_rejected",
-            "Connections refused before any request, by reason.",
-            "reason",
-            c.connections_rejected,
-        )
-        yield _counters("disconnects", "Ends of admitted connections, by reason.", "reason", c.disconnects)
-        # Not plain `connections`: in OpenMetrics that is the family of `connections_total` already.
-        yield _gauge("connections_open", "Connections open now.", c.connections_open)
-        yield _gauge("connections_limit", "Most connections open at once.", c.connections_limit)
-        yield _histogram(
-            "request_duration_seconds",
-            "From the whole line in hand to its JAM taken by the kernel; in the fast lane, of the batch.",
-            c.request_duration,
-        )
-        yield _histogram(
-            "request_receive_seconds",
-            "From the first byte of a line to its LF, of lines that came in pieces.",
-            c.request_receive,
-        )
-        yield _counters(
-            "lane_handovers",
-            "Clients handed over by the fast lane to a task of their own, by cause.",
-            "cause",
-            c.handovers,
-        )
-        yield _counters("accept_errors", "Failed accepts, by errno.", "errno", c.accept_errors)
-        yield _counter("internal_errors", "Exceptions contained to one connection.", c.internal_errors)
-        yield _histogram(
-            "event_loop_lag_seconds", "How late the scheduler woke a sleeping probe.", c.loop_lag
-        )
-        yield _gauge("clock_seconds", "The clock that answers are made from, since the epoch.", self._clock())
-        yield _counter(
-            "clock_steps",
-            "Moves of the wall clock against the monotonic one by more than half a second.",
-            c.clock_steps,
-        )
-        if (kernel := self._kernel_clock()) is not None:
-            yield _gauge(
-                "clock_synchronized",
-                "1 if the kernel says that its clock is kept right.",
-                kernel.synchronized,
-            )
-            yield _gauge(
-                "clock_max_error_seconds", "The kernel's bound on its clock's error.", kernel.max_error
-            )
-            yield _gauge("clock_offset_seconds", "What the kernel has yet to slew away.", kernel.offset)
-            yield _gauge(
-                "leap_state",
-                "Leap second: 0 none, 1 to be inserted, 2 deleted, 3 now, 4 over.",
-                kernel.leap_state,
-            )
-        yield _gauge("ready", "1 while new clients are welcome.", c.ready)
-        yield _gauge("draining", "1 from the signal to stop until the end.", c.draining)
-        yield _counters("config_reloads", "Reloads of the settings, by result.", "result", c.config_reloads)
-        yield _counter(
-            "log_messages_dropped",
-            "Log lines lost because their reader had stalled.",
-            self._log_messages_dropped(),
-        )
-        yield _counters(
-            "web_auth_failures",
-            "Requests that the web listener did not let through, by reason.",
-            "reason",
-            c.auth_failures,
-        )
-        yield _counter(
-            "client_table_evictions",
-            "Sources forgotten because the table of them was full.",
-            self._client_table_evictions(),
-        )
+        for row in TABLE:
+            if (value := row.read(moment)) is not None:
+                yield _metric(row, value)
         build_info = GaugeMetricFamily(
-            "triojam_build_info", "What is running; always 1.", labels=["version", "python", "trio"]
+            "triojam_build_info",
+            "Running versions; the value is always 1.",
+            labels=["version", "python", "trio"],
         )
-        build_info.add_metric([self._version, platform.python_version(), trio.__version__], 1)
+        build_info.add_metric([self.version, platform.python_version(), trio.__version__], 1)
         yield build_info
 
 
@@ -150,25 +157,14 @@ def make_registry(collector: Collector) -> CollectorRegistry:
     return registry
 
 
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(f"triojam_{name}", text, value=value)
-
-
-def _counters(name: str, text: str, label: str, values: Mapping[Label, int]) -> Metric:
-    family = CounterMetricFamily(f"triojam_{name}", text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([str(key)], value)
-    return family
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"triojam_{name}", text, value=float(value))
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    buckets = []
-    total = 0
-    for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
-        total += count
-        buckets.append((bound, total))
-    return HistogramMetricFamily(f"triojam_{name}", text, buckets=buckets, sum_value=histogram.sum)
+def _metric(row: Row, value: Value) -> Metric:
+    family: Any = row.kind(f"triojam_{row.name}", row.help, labels=[row.label] if row.label else [])
+    if isinstance(value, Histogram):
+        bounds = [*map(str, value.bounds), "+Inf"]
+        family.add_metric([], list(zip(bounds, accumulate(value.counts), strict=True)), value.sum)
+    elif isinstance(value, Mapping):
+        for key, number in value.items():
+            family.add_metric([str(key)], number)
+    else:
+        family.add_metric([], value)
+    return cast(Metric, family)

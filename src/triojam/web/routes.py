@@ -1,16 +1,15 @@
-"""The second listener: Prometheus metrics, health, readiness and the live page, over HTTP.
+"""The web application of the second listener: Prometheus metrics, health, readiness and the live page.
 
-It knows nothing of the service but what it is handed: a registry, a reason for not being ready, and
-the board that the page shows.
+All that it knows about the server is a registry, the reason for not being ready, and the live page.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry, make_asgi_app
@@ -20,15 +19,17 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from triojam.web.live_page import LivePage
+
 METHODS = ("GET", "HEAD")
 
-# So many pages may hear of every second at once, within the web listener's connections; others ask for it.
+# Open event streams, at most: fewer than the web listener's connections. Further pages poll /status.
 MOST_STREAMS = 16
 STREAM_INTERVAL = 1.0
 
 
 class _Metrics:
-    """The client library's metrics app behind a Route; mounted, it would redirect to `/metrics/`."""
+    """The client library's metrics app for a Route; mounted, it would redirect to `/metrics/`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._app = make_asgi_app(registry)
@@ -38,7 +39,7 @@ class _Metrics:
 
 
 class _ReadOnly:
-    """Answers 405 to whatever is neither GET nor HEAD, wherever it goes."""
+    """Answers 405 to every method except GET and HEAD, on every path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -51,26 +52,16 @@ class _ReadOnly:
             await self._app(scope, receive, send)
 
 
-class Board(Protocol):
-    """What the live page shows."""
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return how things are."""
-
-    def history(self) -> Sequence[Sequence[float]]:
-        """Return how they went, a sample a second."""
-
-
 def make_app(
-    *, registry: CollectorRegistry, not_ready: Callable[[], str | None], board: Board, stop: trio.Event
+    *, registry: CollectorRegistry, not_ready: Callable[[], str | None], board: LivePage, stop: trio.Event
 ) -> ASGIApp:
     """Build the web application.
 
-    not_ready: why new clients should go elsewhere, or None. stop: ends the streams of events.
+    not_ready: returns why the server takes no new clients, or None. stop: ends the event streams.
     """
 
     async def healthz(_: Request) -> Response:
-        return PlainTextResponse("ok\n")  # whoever reads this knows that the loop turns
+        return PlainTextResponse("ok\n")  # an answer proves that the event loop runs
 
     async def readyz(_: Request) -> Response:
         reason = not_ready()
@@ -86,12 +77,12 @@ def make_app(
             Route("/readyz", readyz),
         ]
     )
-    app.router.redirect_slashes = False  # it would send clients to whatever host they named
+    app.router.redirect_slashes = False  # it would redirect to the host in the request
     return _ReadOnly(app)
 
 
-def _live_routes(board: Board, stop: trio.Event) -> list[Route]:
-    """Make the routes of the live page: itself, what it shows, and that again every second."""
+def _live_routes(board: LivePage, stop: trio.Event) -> list[Route]:
+    """Make the routes of the live page: the page, its content, and its content once a second."""
     page = files("triojam.web").joinpath("page.html").read_text("utf-8")
     policy = _content_security_policy(page)
     streams = 0
@@ -99,30 +90,28 @@ def _live_routes(board: Board, stop: trio.Event) -> list[Route]:
     async def live(_: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
-    def whole() -> dict[str, Any]:
+    def content() -> dict[str, Any]:
         return board.snapshot() | {"history": board.history()}
 
     async def status(_: Request) -> Response:
-        return JSONResponse(whole(), headers={"Cache-Control": "no-store"})
+        return JSONResponse(content(), headers={"Cache-Control": "no-store"})
 
     async def events(request: Request) -> Response:
         if streams >= MOST_STREAMS:
             return PlainTextResponse("too many pages are open: ask /status\n", status_code=503)
-        content = tell() if request.method == "GET" else _nothing()
-        return StreamingResponse(
-            content, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        body = stream() if request.method == "GET" else _nothing()
+        return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    async def tell() -> AsyncIterator[str]:
+    async def stream() -> AsyncIterator[str]:
         nonlocal streams
         streams += 1
         try:
-            said = whole()
+            data = content()
             while not stop.is_set():
-                yield f"data: {json.dumps(said, separators=(',', ':'))}\n\n"
+                yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
                 with trio.move_on_after(STREAM_INTERVAL):
                     await stop.wait()
-                said = board.snapshot() | {"sample": board.history()[-1]}
+                data = board.snapshot() | {"sample": board.history()[-1]}
         finally:
             streams -= 1
 
@@ -135,7 +124,7 @@ async def _nothing() -> AsyncIterator[str]:
 
 
 def _content_security_policy(page: str) -> str:
-    """Allow the page's own style and script, and requests to where it came from; nothing else."""
+    """Allow the page's own style and script, and requests to its own server; nothing else."""
 
     def sources(tag: str) -> str:
         texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
