@@ -14,7 +14,7 @@ from tests.docs.test_docs import output_of
 from tests.helpers.pages import ROOT, table
 
 PACKAGE = ROOT / "src" / "triojam"
-PAGE, SECTION = "docs/ARCHITECTURE.md", "Folders, and who may import whom"
+PAGE, SECTION = "docs/ARCHITECTURE.md", "Folders and imports"
 FILES_A_FOLDER = 10
 LINES_A_MODULE = 300
 # The docstring of a longer module gives the reason.
