@@ -201,8 +201,7 @@ async def test_too_many_connections_of_one_source(start_socket: Start) -> None:
     await until(lambda: server.counters.connections_open == 2)
     assert await server.refuses(PER_SOURCE)
     for client in inside:
-        await client.send_all(b"TIME\r\n")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client)
     assert await ask_from("127.0.0.2", server) == JAM
     assert server.counters.connections_rejected[Refusal.PER_SOURCE] == 1
     await inside[0].aclose()
@@ -244,11 +243,9 @@ async def test_a_line_in_pieces_beyond_the_rate(start_socket: Start) -> None:
     """A line that comes in pieces is held against the rate when it is whole."""
     server = await start_socket(rate_per_source=0.001, burst_per_source=1)
     client = await server.connect()
-    await client.send_all(b"TIME\r\nTI")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    await assert_answered(client, b"TIME\r\nTI")
     await until(server.midline)
-    await client.send_all(b"ME\r\n")
-    assert await receive_exactly(client, len(RATE_LIMITED)) == RATE_LIMITED
+    await assert_answered(client, b"ME\r\n", RATE_LIMITED)
     assert server.counters.request_receive.count == 1
 
 
@@ -264,15 +261,13 @@ async def test_limits_that_come_with_a_reload_are_for_those_who_are_there(start_
     server = await start_socket()
     assert server.server is not None
     client = await server.connect()
-    await client.send_all(b"TIME\r\n")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    await assert_answered(client)
     settings = server.server._settings
     server.server.reload(
         replace(settings, connections_per_source=1, rate_per_source=0.001, burst_per_source=1)
     )
     assert await server.refuses(PER_SOURCE)
-    await client.send_all(b"TIME\r\n" * 2)
-    assert await receive_exactly(client, len(JAM + RATE_LIMITED)) == JAM + RATE_LIMITED
+    await assert_answered(client, b"TIME\r\n" * 2, JAM + RATE_LIMITED)
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)
     server.server.reload(replace(settings, deny="127.0.0.1"))
@@ -286,7 +281,7 @@ async def test_a_reload_counts_who_is_with_the_handler(start_socket: Start) -> N
     client = await server.connect()
     await client.send_all(b"HELLO\r\n")
     await receive_exactly(client, 5)
-    server.server.reload(replace(server.server._settings, connections_per_source=1))
+    server.reload(connections_per_source=1)
     assert await server.refuses(PER_SOURCE)
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)
@@ -301,7 +296,7 @@ async def test_a_reload_counts_who_is_being_handed_over(nursery: trio.Nursery) -
     await server.connect()
     await until(lambda: server.counters.connections_open == 1)
     server.lane._hand_over(next(iter(server.lane._active)), HandoverCause.LINE)
-    server.server.reload(replace(server.server._settings, connections_per_source=1))
+    server.reload(connections_per_source=1)
     server.lane._wake()
     assert await server.ask(b"", end=False) == PER_SOURCE
     await server.close_clients()
@@ -313,12 +308,10 @@ async def test_the_start_of_a_line_behind_too_many_requests(start_socket: Start)
     server = await start_socket(rate_per_source=0.001, burst_per_source=1)
     assert server.server is not None
     client = await server.connect()
-    await client.send_all(b"TIME\r\n" * 2 + b"TI")
-    assert await receive_exactly(client, len(JAM + RATE_LIMITED)) == JAM + RATE_LIMITED
+    await assert_answered(client, b"TIME\r\n" * 2 + b"TI", JAM + RATE_LIMITED)
     await until(server.midline)
-    server.server.reload(replace(server.server._settings, rate_per_source=0.0))
-    await client.send_all(b"ME\r\n")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    server.reload(rate_per_source=0.0)
+    await assert_answered(client, b"ME\r\n")
 
 
 @pytest.mark.parametrize("served", [b"TIME\r\n", b"HELLO\r\n"], ids=["by the lane", "by the handler"])
@@ -346,7 +339,7 @@ async def test_our_own_client_is_always_let_in(start_socket: Start) -> None:
     await server.connect()
     await until(lambda: server.counters.connections_open == 1)
     assert server.server is not None
-    server.server.reload(replace(server.server._settings, deny="127.0.0.0/8"))
+    server.reload(deny="127.0.0.0/8")
     with trio.socket.socket() as probe:
         await probe.bind(("127.0.0.1", 0))
         server.server._service.admission.own.add(probe.getsockname())
