@@ -1,9 +1,12 @@
 """Servers to test against, over every transport, and the accounts that must balance afterwards."""
 
 import logging
+import os
+import socket
 import ssl
+import struct
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -348,6 +351,34 @@ async def receive_exactly(client: trio.abc.ReceiveStream, size: int) -> bytes:
         while len(received) < size and (data := await client.receive_some(size - len(received))):
             received += data
     return bytes(received)
+
+
+async def assert_answered(client: ClientEnd, sent: bytes = b"TIME\r\n", answer: bytes = JAM) -> None:
+    """Send requests, and check that the answers come."""
+    await client.send_all(sent)
+    assert await receive_exactly(client, len(answer)) == answer
+
+
+def reset_on_close(sock: socket.socket | trio.SocketStream) -> None:
+    """Make the kernel send RST when this socket is closed (socket(7), SO_LINGER)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class FailingListener:
+    """A listening socket whose `accept` fails with these errors in turn; None in their place is a success."""
+
+    def __init__(self, sock: socket.socket, errors: Iterable[int | None]) -> None:
+        self._sock = sock
+        self._errors = iter(errors)
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Accept, or fail with the next error."""
+        if (code := next(self._errors, None)) is not None:
+            raise OSError(code, os.strerror(code))
+        return self._sock.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
 
 
 async def balanced(counters: Counters) -> None:

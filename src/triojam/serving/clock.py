@@ -1,4 +1,4 @@
-"""The clock that answers are made from."""
+"""The clock of the answers."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ SYSTEM_ZONE = "system"
 
 
 class Clock:
-    """Renders the wall clock in one time zone, and keeps the rendering while it is the right second.
+    """Renders the wall clock in one time zone; renders once per second.
 
-    now: seconds since the epoch; a test passes its own.
+    now: returns seconds since the epoch.
     """
 
     def __init__(self, *, zone: str = SYSTEM_ZONE, now: Callable[[], float] = time.time) -> None:
@@ -22,9 +22,9 @@ class Clock:
         self.set_zone(zone)
 
     def set_zone(self, zone: str) -> None:
-        """Serve the time of `zone`: an IANA name, or "system". Reads the zone's file anew.
+        """Serve the time of `zone`: an IANA name, or "system". Reads the zone's file again.
 
-        Raises zoneinfo.ZoneInfoNotFoundError or ValueError for a name that is no zone.
+        Raises zoneinfo.ZoneInfoNotFoundError or ValueError for an unknown zone.
         """
         if zone == SYSTEM_ZONE:
             if hasattr(time, "tzset"):  # Windows has none
@@ -35,7 +35,7 @@ class Clock:
         self._second = -1
 
     def jam(self) -> bytes:
-        """The answer for this moment: `JAM hh:mm:ss` CR LF."""
+        """Return the answer for this moment: `JAM hh:mm:ss` CR LF."""
         second = int(self.now())
         if second != self._second:
             local = datetime.fromtimestamp(second, self._zone)
