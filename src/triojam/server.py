@@ -2,6 +2,8 @@
 
 The nurseries lie within each other in the order in which things stop: the time listeners first, then
 the clients, then the probes, and the web listener last, so that the drain can be watched.
+
+One module of more than 300 lines: the start and the stop are one order, to be read from top to bottom.
 """
 
 import secrets
@@ -18,8 +20,6 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from triojam.core.addresses import describe_ports, format_address, reachable
-from triojam.core.admission import Admission
-from triojam.core.counters import Counters
 from triojam.core.reasons import Reload
 from triojam.process.logs import LoggerFactory, make_bridge, make_library_logger
 from triojam.process.self_check import ask_itself
@@ -29,8 +29,8 @@ from triojam.process.watchers import give_back_memory, report_traffic, watch_clo
 from triojam.serving.clock import Clock
 from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
 from triojam.serving.handler import Handler
-from triojam.serving.listeners import ClientListener, DrainingListener
-from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
+from triojam.serving.listeners import ClientListener, DrainingListener, accept_until
+from triojam.serving.service import Service
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
 from triojam.settings.fields import Settings
 from triojam.settings.files import Files, load_files
@@ -63,18 +63,11 @@ class Server:
         self.addresses = addresses(sockets.time)
         self.tls_addresses = addresses(sockets.tls)
         self.metrics_addresses = addresses(sockets.web)
-        self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
         self._clock = Clock(zone=settings.timezone, now=now)
-        self._service = Service(
-            rules=make_rules(settings),
-            timeouts=make_timeouts(settings),
-            counters=self.counters,
-            admission=Admission(make_policy(settings)),
-            jam=self._clock.jam,
-            log=make_logger(settings.log_level),
-        )
+        self._service = Service.of(settings, jam=self._clock.jam, log=make_logger(settings.log_level))
+        self.counters = self._service.counters
         self._handler = Handler(self._service)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
@@ -170,7 +163,10 @@ class Server:
             async with trio.open_nursery() as accepting:
                 self._listeners = self._make_listeners()
                 for listener in self._listeners:
-                    await accepting.start(self._accept, listener, clients)
+                    accept = partial(
+                        accept_until, self._accept_no_more, listener, self._handler.handle, clients
+                    )
+                    await accepting.start(accept)
                 if self._lane is not None:
                     probes.start_soon(self._lane.watch)
                 self.counters.ready = True
@@ -206,19 +202,6 @@ class Server:
                 "draining: no new clients", connections=self.counters.connections_open, grace=grace
             )
         self._log.info("draining: no clients left")
-
-    async def _accept(
-        self, listener: DrainingListener, clients: trio.Nursery, *, task_status: trio.TaskStatus[Any]
-    ) -> None:
-        """Accept from one listener until there are to be no more clients, those in its queue included."""
-        async with trio.open_nursery() as nursery:
-            # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
-            serving = partial(trio.serve_listeners, self._handler.handle, [listener], handler_nursery=clients)
-            await nursery.start(serving)
-            task_status.started()
-            await self._accept_no_more.wait()
-            await listener.drain()
-            nursery.cancel_scope.cancel()
 
     def _make_listeners(self) -> list[DrainingListener]:
         turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)

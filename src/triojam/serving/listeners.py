@@ -11,8 +11,9 @@ import socket
 import sys
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -263,3 +264,24 @@ class ClientListener(DrainingListener):
             client.received = first or b""
             self._accepted.append(client)
         return accepted.failed
+
+
+async def accept_until(
+    stop: trio.Event,
+    listener: DrainingListener,
+    handle: Callable[[Client], Awaitable[None]],
+    clients: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[Any],
+) -> None:
+    """Start a task for each client of a listener, until `stop` is set and its accept queue is empty.
+
+    Reports once it accepts.
+    """
+    async with trio.open_nursery() as nursery:
+        # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
+        await nursery.start(partial(trio.serve_listeners, handle, [listener], handler_nursery=clients))
+        task_status.started()
+        await stop.wait()
+        await listener.drain()
+        nursery.cancel_scope.cancel()

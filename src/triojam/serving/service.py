@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from structlog.typing import FilteringBoundLogger
 
@@ -27,6 +28,18 @@ class Service:
     admission: Admission
     jam: Callable[[], bytes]
     log: FilteringBoundLogger
+
+    @classmethod
+    def of(cls, settings: Settings, *, jam: Callable[[], bytes], log: FilteringBoundLogger) -> Self:
+        """Make the service that settings describe, with counters at 0."""
+        return cls(
+            rules=make_rules(settings),
+            timeouts=make_timeouts(settings),
+            counters=Counters(),
+            admission=Admission(make_policy(settings)),
+            jam=jam,
+            log=log,
+        )
 
     def apply(self, settings: Settings) -> None:
         """Apply the settings of a reload."""
