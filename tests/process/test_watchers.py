@@ -5,6 +5,7 @@ from trio.testing import MockClock
 
 from tests.helpers.servers import Events
 from triojam.core.counters import Counters
+from triojam.core.reasons import Rejection
 from triojam.process.watchers import (
     CLOCK_INTERVAL,
     CROWD,
@@ -45,7 +46,7 @@ async def test_the_lag_of_the_loop_is_observed(mock_clock: MockClock) -> None:
 
 
 async def test_traffic_is_logged_while_there_is_some(autojump_clock: MockClock) -> None:
-    """The totals are logged every ten seconds, only if they have changed."""
+    """The totals, and what came since the last line, are logged every ten seconds, if they have changed."""
     counters, events = Counters(), Events()
     log = events.make_logger("info")
     async with trio.open_nursery() as nursery:
@@ -57,6 +58,11 @@ async def test_traffic_is_logged_while_there_is_some(autojump_clock: MockClock) 
         (event,) = events
         assert event["event"] == "traffic"
         assert (event["requests"], event["responses"], event["rejected"]) == (5, 5, 0)
+        counters.requests, counters.rejected[Rejection.TIMEOUT] = 8, 3
+        await trio.sleep(60)
+        (_, event) = events
+        assert (event["requests"], event["new_requests"], event["new_rejected"]) == (8, 3, 3)
+        assert event["sentence"].startswith("traffic: 3 requests in 10 s (3 rejected, 0 send errors), 8 in all;")
         nursery.cancel_scope.cancel()
 
 
