@@ -237,6 +237,7 @@ async def test_the_lab_is_ended_while_it_starts(programs: None, temporary: Path,
         assert await lab.ends() == 128 + signum
 
 
+@pytest.mark.xdist_group("alerts")
 async def test_alerts_fire_and_resolve(programs: None, temporary: Path) -> None:
     """Faults fire the alerts that are for them, which resolve after: from the server to the terminal."""
     faults = [word for name in FIRED for word in ("--fault", name)]
@@ -311,7 +312,7 @@ async def test_a_program_that_dies_ends_the_lab(fakes: Path, temporary: Path) ->
         assert environ["GRAFANA_DASHBOARDS"] == str(grafana / "dashboards")
         assert environ["GF_PATHS_DATA"].startswith(str(temporary))
         left = list(descendants(lab.process.pid))
-        (server,) = [pid for pid in left if "triojam.lab_server" in command_of(pid)]
+        (server,) = [pid for pid in left if "triojam.lab.server" in command_of(pid)]
         assert len(left) == 7
         os.kill(server, signal.SIGKILL)
         assert await lab.ends() == 1

@@ -18,6 +18,8 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+pytestmark = pytest.mark.xdist_group("browser")
+
 LONG = PATIENCE * 1000  # milliseconds
 expect.set_options(timeout=LONG)
 
@@ -251,6 +253,6 @@ async def test_without_event_streams(chromium: str) -> None:
 
 def test_it_is_small_and_whole() -> None:
     """The page is below 40 kB, and names no other place on the network."""
-    page = files("triojam").joinpath("page.html").read_bytes()
+    page = files("triojam.web").joinpath("page.html").read_bytes()
     assert len(page) < 40_000
     assert b"//" not in page.replace(b"</", b"")
