@@ -1,4 +1,4 @@
-"""What can be counted at any moment, of a server and of this process."""
+"""Counts of a server and of this process."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,7 +7,7 @@ from triojam.core.counters import Counters
 
 
 def counted(counters: Counters) -> Counter[str]:
-    """Return every counter that clients move, by name and label, without those that are 0."""
+    """Return all counters that clients change, by name and label, without zeros."""
     totals = Counter(
         requests=counters.requests,
         responses=counters.responses,

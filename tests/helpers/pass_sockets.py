@@ -1,4 +1,4 @@
-"""Passes sockets to a program, which it becomes: `python -m tests.helpers.pass_sockets NAME=HOST -- WORDS`."""
+"""Executes a program with open sockets: `python -m tests.helpers.pass_sockets NAME=HOST -- WORDS`."""
 
 import fcntl
 import os

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
-from tests.helpers.program import COMMAND, Program, environment, launched, serving
+from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
 from tests.helpers.servers import PATIENCE
 
 FAST = ("--timeout", "0.3")
@@ -102,7 +102,7 @@ async def test_ask_precise() -> None:
 
 async def test_ask_imports_little() -> None:
     """What only a server, or a plot, needs is not even imported."""
-    code = "import sys; from triojam.cli import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
+    code = "import sys; from triojam.cli.main import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
     done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
     modules = done.stdout.decode().split()
     assert "triojam.client.ask" in modules
@@ -224,9 +224,9 @@ async def test_interrupted_load() -> None:
 
 async def test_load_reconciles_a_million() -> None:
     """A million requests are a million to the server, too."""
-    async with serving() as program:
+    async with serving(**UNMEASURED) as program:
         words = ("--requests", "1000000", "--pipeline", "16", "--metrics", at(program.web))
-        done = await run("load", at(program.address), *words)
+        done = await run("load", at(program.address), *words, **UNMEASURED)
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["sent"] == ["1,000,000"]

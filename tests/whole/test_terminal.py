@@ -70,7 +70,9 @@ async def test_the_first_ctrl_c_says_that_a_second_ends_at_once() -> None:
             await client.send_all(b"TIME\r\nTI")
             assert (await client.receive_some()).startswith(b"JAM ")
             terminal.process.send_signal(signal.SIGINT)
-            await terminal.shows(r"stopping: the clients \(1 connected\) have up to 600 s; a second Ctrl-C ends")
+            await terminal.shows(
+                r"stopping: the clients \(1 connected\) have up to 600 s; a second Ctrl-C ends"
+            )
             terminal.process.send_signal(signal.SIGINT)
             with trio.fail_after(PATIENCE):
                 assert await terminal.process.wait() == 128 + signal.SIGINT
