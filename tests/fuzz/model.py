@@ -2,6 +2,7 @@
 
 import gc
 import math
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,10 +11,11 @@ from typing import Any
 
 import trio
 
-from tests.fuzz.accounts import count_descriptors, counted
+from tests.fuzz.accounts import counted
 from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.fuzz.peer import Peer
 from tests.fuzz.trio_thread import TrioThread, settled
+from tests.helpers.program import descriptors
 from tests.helpers.servers import NOW, Running
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Rejection
@@ -37,7 +39,7 @@ class Model:
     """
 
     def __init__(self, start: Callable[..., Awaitable[Running]]) -> None:
-        self._descriptors = count_descriptors()
+        self._descriptors = len(descriptors(os.getpid()))
         self.trio = TrioThread()
         self._law = Law()
         self._zone = "UTC"
@@ -162,9 +164,9 @@ class Model:
                 self._end()
         finally:
             self.trio.close()
-        if not self.failed and count_descriptors() != self._descriptors:
+        if not self.failed and len(descriptors(os.getpid())) != self._descriptors:
             gc.collect()  # an earlier example that failed may have left garbage
-            assert count_descriptors() == self._descriptors, "a descriptor is left"
+            assert len(descriptors(os.getpid())) == self._descriptors, "a descriptor is left"
 
     def _end(self) -> None:
         for peer in self.peers:

@@ -1,16 +1,13 @@
 """A client of the fuzzed server, and what the model expects of its connection."""
 
 import socket
-import struct
 from dataclasses import dataclass, field
 
 import trio
 
 from tests.fuzz.oracle import Oracle
 from tests.helpers.servers import TlsClient, raw
-
-# l_onoff = 1, l_linger = 0: close() sends RST (socket(7), SO_LINGER).
-LINGER_NONE = struct.pack("ii", 1, 0)
+from tests.helpers.sockets import RESET_ON_CLOSE
 
 
 @dataclass(eq=False)
@@ -103,6 +100,6 @@ class Peer:
         """Close, or reset."""
         self.closed = True
         if reset:
-            raw(self.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            raw(self.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         await trio.aclose_forcefully(self.stream)
         self.resume()

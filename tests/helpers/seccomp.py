@@ -26,7 +26,7 @@ class _Comparison(ctypes.Structure):
 
 
 def main(names: list[str], words: list[str]) -> None:
-    """Restrict this process, and become the program."""
+    """Restrict this process, and execute the program."""
     library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     library.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_KILL_PROCESS)))
