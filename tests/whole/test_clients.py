@@ -267,7 +267,7 @@ async def test_load_reports_a_restart() -> None:
     """A restart is reported with the lost requests; the status is 1."""
     async with serving() as first:
         port, web = str(first.address[1]), str(first.web[1])
-        words = ["load", at(first.address), "--duration", "4", "--rate", "2000", "--metrics", at(first.web)]
+        words = ["load", at(first.address), "--requests=8000", "--rate=2000", "--metrics", at(first.web)]
         async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             await asked(first, 1000)
