@@ -149,10 +149,10 @@ async def test_overdue_lines_end_many_a_pass(start_socket: Start) -> None:
     """However busy others are, lines that are overdue end by the dozen in each pass, not one by one."""
     server = await start_socket(line_timeout=3.0)
     crowd = [await server.connect() for _ in range(4 * HANDOVERS_AT_ONCE)]
+    for client in crowd:
+        await client.send_all(b"TI?")  # which the others never send
+    await until(lambda: begun(server, b"TI?") == len(crowd))
     async with busy_tasks(server):
-        for client in crowd:
-            await client.send_all(b"TI?")  # which the others never send
-        await until(lambda: begun(server, b"TI?") == len(crowd))
         time.sleep(3.2)  # noqa: ASYNC251  # a loop that is held up makes them late all at once
         async with metered(server) as meter:
             await until(lambda: server.counters.rejected[Rejection.TIMEOUT] == len(crowd))
