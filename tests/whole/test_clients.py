@@ -18,7 +18,7 @@ import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
 from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
-from tests.helpers.servers import PATIENCE
+from tests.helpers.servers import PATIENCE, receive_all
 
 FAST = ("--timeout", "0.3")
 
@@ -43,7 +43,7 @@ async def interrupted(words: Sequence[str], ready: Callable[[], Awaitable[None]]
         with trio.fail_after(PATIENCE):
             await ready()
             process.send_signal(signal.SIGINT)
-            printed = b"".join([data async for data in process.stdout])
+            printed = await receive_all(process.stdout)
             return await process.wait(), printed.decode()
 
 
@@ -258,7 +258,7 @@ async def test_load_notices_requests_of_another_client() -> None:
             assert process.stdout is not None
             await asked(program, 100)
             await stranger.send_all(b"TIME\r\nHELLO\r\n")
-            printed = b"".join([data async for data in process.stdout]).decode()
+            printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 3
     assert "The balance does not close: sent, but not counted: -2, which is less than none" in printed
 
@@ -274,7 +274,7 @@ async def test_load_reports_a_restart() -> None:
             first.process.kill()
             await first.process.wait()
             async with serving(ports=("--host", "127.0.0.1", "--port", port, "--metrics-port", web)):
-                printed = b"".join([data async for data in process.stdout]).decode()
+                printed = (await receive_all(process.stdout)).decode()
                 assert await process.wait() == 1
     assert re.search(r"failed +[1-9]\d*  (reset|closed) ", printed)
     assert re.search(r"no connection +[1-9]\d*  connection refused", printed)
@@ -423,7 +423,7 @@ async def test_second_interrupt_ends_load_with_its_result(nursery: trio.Nursery)
             await both.wait()
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGINT)
-            printed = b"".join([data async for data in process.stdout]).decode()
+            printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 130
     assert re.search(r"failed +3  interrupted 3\n", printed)
     nursery.cancel_scope.cancel()
