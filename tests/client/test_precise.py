@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable
 from datetime import UTC
 from functools import partial
 from operator import add
@@ -11,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.helpers.bad_servers import Behaviour, says, silent, start_bad, tells
+from tests.helpers.bad_servers import JAM, Behaviour, says, silent, start_bad, tells
 from triojam.client.ask import AskOptions
 from triojam.client.precise import BUDGET_REQUESTS, BUDGET_SECONDS, Bracket, SteadyClock, find_offset
 from triojam.client.session import (
@@ -40,41 +41,58 @@ class VirtualClock:
         await trio.sleep(max(0.0, moment - self.now()))
 
 
-async def convey(
-    source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, delay: Callable[[], float]
-) -> None:
-    """Forward bytes, each piece after its own delay, but in order, as TCP does."""
-    sending, receiving = trio.open_memory_channel[tuple[float, bytes | bytearray]](1000)
+class Network(trio.abc.Stream):
+    """A server behind a network: each way has delays, and no byte overtakes another, as over TCP.
 
-    async def deliver() -> None:
-        async for due, data in receiving:
-            await trio.sleep_until(due)
-            await sink.send_all(data)
+    It needs no tasks, so a hundred searches are fast. ahead: returns how far the server's clock is ahead at a
+    time. delay: returns the next delay of one way.
+    """
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(deliver)
-        async for data in source:
-            await sending.send((trio.current_time() + delay(), data))
+    def __init__(self, ahead: Callable[[float], float], delay: Callable[[], float]) -> None:
+        self._ahead = ahead
+        self._delay = delay
+        self._arrived = self._answered = 0.0
+        self._answers: deque[tuple[float, bytes]] = deque()
+        self._sent = trio.Event()
+        self.requests = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Let the server answer as soon as the requests have arrived there."""
+        await trio.lowlevel.checkpoint()
+        self._arrived = max(self._arrived, trio.current_time() + self._delay())
+        second = int(NOON + self._arrived + self._ahead(self._arrived))
+        answer = JAM % (second // 3600 % 24, second // 60 % 60, second % 60)
+        self._answered = max(self._answered, self._arrived + self._delay())
+        requests = bytes(data).count(b"\n")
+        self.requests += requests
+        self._answers.append((self._answered, answer * requests))
+        self._sent.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002  # the interface's
+        """Wait for the next answer."""
+        while not self._answers:
+            self._sent = trio.Event()
+            await self._sent.wait()
+        await trio.sleep_until(self._answers[0][0])
+        return self._answers.popleft()[1]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return: there is always room."""
+
+    async def aclose(self) -> None:
+        """Close."""
 
 
-async def search(
-    nursery: trio.Nursery, behaviour: Callable[[trio.abc.Stream], Awaitable[None]], delay: Callable[[], float]
-) -> Answer:
-    """Find the offset of a server in virtual time, over a network with this delay each way."""
-    near, far = trio.testing.memory_stream_pair()
-    inner, server = trio.testing.memory_stream_pair()
-    for task in (partial(convey, far, inner, delay), partial(convey, inner, far, delay)):
-        nursery.start_soon(task)
-    nursery.start_soon(behaviour, server)
+async def search(stream: trio.abc.Stream) -> Answer:
+    """Find the offset of a server in virtual time, within the budget."""
     began = trio.current_time()
-    found = await find_offset(Session(near, ("127.0.0.1", 0)), VirtualClock(), zone=UTC)
+    found = await find_offset(Session(stream, ("127.0.0.1", 0)), VirtualClock(), zone=UTC)
     assert trio.current_time() - began <= BUDGET_SECONDS
     return found
 
 
-def clock_ahead(ahead: Callable[[float], float]) -> Callable[[], float]:
-    """Make a server's clock in virtual time; `ahead` returns by how much it is ahead at a time."""
-    return lambda: NOON + trio.current_time() + ahead(trio.current_time())
+def _always(ahead: float) -> Callable[[float], float]:
+    return lambda _moment: ahead
 
 
 NETWORKS: dict[str, Callable[[random.Random], Callable[[], float]]] = {
@@ -87,60 +105,50 @@ NETWORKS: dict[str, Callable[[random.Random], Callable[[], float]]] = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 async def test_the_true_offset_is_within_the_bound(
-    nursery: trio.Nursery, network: str, autojump_clock: trio.testing.MockClock
+    network: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     """In a hundred runs, with offsets of up to hours, the bound holds and the budget is kept."""
     for seed in range(100):
         chance = random.Random(seed)
         ahead = chance.choice((0.0, chance.uniform(-1, 1), chance.uniform(-9, 9), chance.uniform(-4e4, 4e4)))
-        answered: list[float] = []
-
-        def now(ahead: float = ahead, answered: list[float] = answered) -> float:
-            answered.append(NOON + trio.current_time() + ahead)
-            return answered[-1]
-
-        found = await search(nursery, tells(now), NETWORKS[network](chance))
+        stream = Network(_always(ahead), NETWORKS[network](chance))
+        found = await search(stream)
         assert abs(found.offset - ahead) <= found.bound
-        assert len(answered) <= BUDGET_REQUESTS
+        assert stream.requests <= BUDGET_REQUESTS
         if network == "lan":
             assert found.bound < 0.001
 
 
 @pytest.mark.parametrize("rate", [50e-6, -50e-6])
 async def test_the_offset_of_a_drifting_clock_is_found(
-    nursery: trio.Nursery, rate: float, autojump_clock: trio.testing.MockClock
+    rate: float, autojump_clock: trio.testing.MockClock
 ) -> None:
     """For a server clock that is 50 ppm fast or slow, the bound holds at the end."""
-    now = clock_ahead(lambda moment: 0.3 + rate * moment)
-    found = await search(nursery, tells(now), lambda: 100e-6)
+    found = await search(Network(lambda moment: 0.3 + rate * moment, lambda: 100e-6))
     assert abs(found.offset - (0.3 + rate * trio.current_time())) <= found.bound + 1e-6
 
 
-async def test_a_clock_step_is_an_error(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_clock_step_is_an_error(autojump_clock: trio.testing.MockClock) -> None:
     """Answers that do not fit one clock give an error, and no offset."""
-    now = clock_ahead(lambda moment: 0.0 if moment < 1.0 else 5.0)
     with pytest.raises(WrongTimeError, match="its answers fit no one clock"):
-        await search(nursery, tells(now), lambda: 100e-6)
+        await search(Network(lambda moment: 0.0 if moment < 1.0 else 5.0, lambda: 100e-6))
 
 
 async def test_a_slow_server_does_not_exceed_the_budget(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """When answers take long, the result at the end of the budget is still right."""
-    tell = tells(clock_ahead(lambda _: 2.5))
+    near, server = trio.testing.memory_stream_pair()
 
-    async def slow(stream: trio.abc.Stream) -> None:
-        near, far = trio.testing.memory_stream_pair()
-        nursery.start_soon(tell, far)
-        async for data in stream:
+    async def slow() -> None:
+        async for data in server:
             for _ in range(data.count(b"\n")):
                 await trio.sleep(0.4)
-                await near.send_all(b"TIME\r\n")
-                await stream.send_all(await near.receive_some())
+                second = int(NOON + trio.current_time() + 2.5)
+                await server.send_all(JAM % (second // 3600 % 24, second // 60 % 60, second % 60))
 
-    found = await search(nursery, slow, lambda: 0.0)
+    nursery.start_soon(slow)
+    found = await search(near)
     assert abs(found.offset - 2.5) <= found.bound
 
 

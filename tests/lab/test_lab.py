@@ -234,6 +234,7 @@ async def test_a_signal_ends_the_lab_during_its_start(programs: None, temporary:
         assert await lab.ends() == 128 + signum
 
 
+@pytest.mark.xdist_group("alerts")
 async def test_faults_fire_alerts(programs: None, temporary: Path) -> None:
     """Each fault fires its alerts, which resolve after it; the lab prints both."""
     faults = [word for name in FIRED for word in ("--fault", name)]

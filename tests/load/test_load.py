@@ -1,7 +1,6 @@
 """The load generator against good and bad servers: every request is counted once, every answer is checked."""
 
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -34,10 +33,8 @@ MIX = Mix.parse("TIME:8,TIME please:1,HELLO:3,split:2")
 
 
 def make_load(address: tuple[str, int], plan: Plan) -> LoadGenerator:
-    """Make a load for a server whose clock shows NOW."""
-    ahead = NOW % DAY - time.perf_counter()
-    clock = ServerClock(lambda now: (now + ahead) % DAY)
-    return LoadGenerator(plan, address, clock, chance=random.Random(1))
+    """Make a load for a server whose clock stands at NOW."""
+    return LoadGenerator(plan, address, ServerClock(lambda _now: NOW % DAY), chance=random.Random(1))
 
 
 async def run(address: tuple[str, int], **plan: Any) -> LoadGenerator:

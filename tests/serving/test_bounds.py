@@ -144,10 +144,10 @@ async def test_many_overdue_lines_end_in_one_pass(start_socket: Start) -> None:
     """While other clients are busy, overdue lines end by the dozen in each pass, not one by one."""
     server = await start_socket(line_timeout=3.0)
     crowd = [await server.connect() for _ in range(4 * HANDOVERS_AT_ONCE)]
+    for client in crowd:
+        await client.send_all(b"TI?")  # which the others never send
+    await until(lambda: begun(server, b"TI?") == len(crowd))
     async with busy_tasks(server):
-        for client in crowd:
-            await client.send_all(b"TI?")  # the busy clients never send this
-        await until(lambda: begun(server, b"TI?") == len(crowd))
         time.sleep(3.2)  # noqa: ASYNC251  # a blocked loop makes all of them late at once
         async with metered(server) as meter:
             await until(lambda: server.counters.rejected[Rejection.TIMEOUT] == len(crowd))

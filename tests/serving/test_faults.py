@@ -130,11 +130,14 @@ async def test_slow_clients_are_closed_at_the_line_timeout(start_socket: Start) 
                     await client.send_all(b"T")
                     await trio.sleep(0.05)
 
-        for client in slow:
-            nursery.start_soon(drip, client)
-        for client in slow:
+        async def read(client: ClientEnd) -> None:
             assert await receive_all(client) == ERROR_LINES[Rejection.TIMEOUT]
             await client.aclose()
+
+        async with trio.open_nursery() as readers:  # at the same time, before a late byte causes a reset
+            for client in slow:
+                nursery.start_soon(drip, client)
+                readers.start_soon(read, client)
     assert server.counters.rejected[Rejection.TIMEOUT] == 100
 
 
