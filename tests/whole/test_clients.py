@@ -267,10 +267,10 @@ async def test_load_reports_a_restart() -> None:
     """A restart is reported with the lost requests; the status is 1."""
     async with serving() as first:
         port, web = str(first.address[1]), str(first.web[1])
-        words = ["load", at(first.address), "--requests=8000", "--rate=2000", "--metrics", at(first.web)]
+        words = ["load", at(first.address), "--requests=12000", "--rate=2000", "--metrics", at(first.web)]
         async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            await asked(first, 1000)
+            await asked(first, 100)
             first.process.kill()
             await first.process.wait()
             async with serving(ports=("--host", "127.0.0.1", "--port", port, "--metrics-port", web)):
