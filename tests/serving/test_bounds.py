@@ -106,14 +106,6 @@ async def test_a_step_is_bounded_whatever_is_sent(start: Start, data: bytes) -> 
     assert 0 < meter.most <= MOST_REQUESTS
 
 
-async def test_bad_lines_between_good_ones_end_the_connection(start: Start) -> None:
-    """Nine bad lines and a good one, repeated, use up the error budget in the second round."""
-    server = await start()
-    received = await server.ask((b"\n" * 9 + b"TIME\r\n") * 100, end=False)
-    assert (received.count(b"JAM "), received.count(b"ERROR ")) == (1, 11)
-    await until(lambda: server.counters.disconnects[Disconnect.ERROR_BUDGET] == 1)
-
-
 @asynccontextmanager
 async def busy_tasks(server: Running, count: int = 20) -> AsyncIterator[None]:
     """Keep clients pipelining; each has a task, because it has sent one bad line."""

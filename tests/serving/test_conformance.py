@@ -126,15 +126,6 @@ async def test_answers_follow_the_wall_clock(
     assert await receive_exactly(midline, len(JAM)) == expected[: len(JAM)]
 
 
-async def test_an_idle_client_is_closed_without_a_reply(start: Start) -> None:
-    """A client that sends nothing for idle_timeout is closed without a reply."""
-    server = await start(idle_timeout=SOON)
-    client = await server.connect()
-    assert await receive_all(client) == b""
-    await until(lambda: server.counters.disconnects[Disconnect.IDLE] == 1)
-    assert server.counters.requests == 0
-
-
 async def test_the_idle_time_begins_again_after_each_answer(start: Start) -> None:
     """The idle time begins again after each answer, and a client with a request is not idle."""
     server = await start(idle_timeout=20 * SOON)

@@ -21,7 +21,6 @@ from tests.helpers.servers import (
     assert_answered,
     make_service,
     receive_all,
-    receive_exactly,
     reset_on_close,
     start_lane,
     start_tcp,
@@ -115,18 +114,6 @@ async def test_plain_requests_need_no_task(start_fast: Start) -> None:
     assert await server.ask(b"TIME\r\nTIME threading \r\n" + b"TIME\r\n" * 500) == JAM * 502
     assert handed_over(server) == {}
     assert server.counters.disconnects[Disconnect.EOF] == 1
-
-
-async def test_the_handler_sends_answers_that_the_kernel_does_not_take(start_fast: Start) -> None:
-    """A client that does not take its answers at once is handed over, and gets all of them in order."""
-    server = await start_fast()
-    client = await server.connect()
-    count = 600_000
-    async with trio.open_nursery() as sending:
-        sending.start_soon(client.send_all, b"TIME\r\n" * count)
-        await until(lambda: server.counters.handovers[HandoverCause.SEND] == 1)
-        assert await receive_exactly(client, count * len(JAM)) == JAM * count
-    assert server.counters.responses == count
 
 
 async def test_a_cancelled_lane_closes_and_counts_its_clients(nursery: trio.Nursery) -> None:

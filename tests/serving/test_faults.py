@@ -23,7 +23,7 @@ from tests.helpers.servers import (
     until,
 )
 from triojam.core.protocol import REFUSALS, Rules
-from triojam.core.reasons import Disconnect, Refusal, Rejection, SendError
+from triojam.core.reasons import Disconnect, HandoverCause, Refusal, Rejection, SendError
 
 BUSY = REFUSALS[Refusal.BUSY]
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
@@ -90,6 +90,7 @@ async def test_a_client_that_pauses_its_reading_gets_every_answer(
         received = await receive_exactly(client, count * len(JAM))
     assert received == JAM * count
     assert server.counters.rejected[Rejection.TIMEOUT] == 0
+    assert server.lane is None or server.counters.handovers[HandoverCause.SEND] == 1
 
 
 async def test_a_line_without_end_is_cut_off(start_socket: Start) -> None:
@@ -116,6 +117,7 @@ async def test_the_error_line_arrives_despite_unread_input(start_socket: Start) 
     client = await server.connect()
     await client.send_all(b"x" * 100_000)
     assert await receive_all(client) == ERROR_LINES[Rejection.TOO_LONG]
+    assert await raw(client).receive_some() == b""  # over TLS, the end of TCP follows the end of TLS
 
 
 async def test_slow_clients_are_closed_at_the_line_timeout(start_socket: Start) -> None:

@@ -98,8 +98,7 @@ async def test_a_cancelled_send_counts_the_answers(autojump_clock: MockClock) ->
     """If serving is cancelled during a send, the untaken answers are send errors."""
     async with world() as it:
         stream = it.serve(MemoryStream(room=0))
-        await stream.client.send_all(b"TIME\r\nTI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTI")
         it._clients.cancel_scope.cancel()
     assert it.counters.send_errors[SendError.SHUTDOWN] == 1
     assert it.counters.rejected[Rejection.DRAINING] == 1
@@ -133,15 +132,12 @@ async def test_the_line_timeout_does_not_run_while_answers_are_sent(mock_clock: 
     """A line that began before a client stopped reading has its whole time after the client reads again."""
     async with world(line_timeout=2.0, send_timeout=10.0) as it:
         stream = it.serve(MemoryStream(room=len(JAM)))
-        await stream.client.send_all(b"TIME\r\nTIME\r\nTI")
-        await wait_all_tasks_blocked()
-        mock_clock.jump(5.0)
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTIME\r\nTI")
+        await jump(mock_clock, 5.0)
         stream.room = 1000
         stream.look()
         await wait_all_tasks_blocked()
-        mock_clock.jump(1.5)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 1.5)
         await stream.client.send_all(b"ME\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM * 3
@@ -152,12 +148,10 @@ async def test_requests_that_came_during_a_standstill_are_answered(mock_clock: M
     """After a standstill, the server reads once more, and answers the requests that have come."""
     async with world() as it:
         idle, midline, silent = [it.serve(MemoryStream()) for _ in range(3)]
-        await midline.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
+        await send(midline, b"TI")
         # These bytes arrive while no task runs, and the deadlines pass.
         idle._received, midline._received = b"TIME\r\n", b"ME\r\n"
-        mock_clock.jump(3600.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 3600.0)
         for stream in (idle, midline):
             await stream.client.send_stream.aclose()
             assert await receive_all(stream.client) == JAM
@@ -192,8 +186,7 @@ async def test_a_handshake_with_new_bytes_goes_on_after_a_standstill(mock_clock:
         assert isinstance(going_on, SecuredMemoryStream)
         going_on.arrived = True
         await wait_all_tasks_blocked()
-        mock_clock.jump(3600.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 3600.0)
         going_on.shaken.set()
         await going_on.client.send_all(b"TIME\r\n")
         await going_on.client.send_stream.aclose()
@@ -211,8 +204,7 @@ async def test_a_late_client_does_not_wait_behind_punctual_ones(
     async with world(line_timeout=2.0) as it:
         mock_clock.jump(10.0)
         punctual, stream = it.serve(MemoryStream()), MemoryStream()
-        await punctual.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
+        await send(punctual, b"TI")
         client = Client(it.service, stream, since=trio.current_time() - 10.0)
         client.received, client.first_byte = b"TI", trio.current_time() - 3.0
         if rest:
@@ -234,15 +226,11 @@ async def test_pieces_of_a_line_do_not_extend_its_deadline(mock_clock: MockClock
         for quarter in range(8):
             assert it.counters.rejected[Rejection.TIMEOUT] == 0
             if quarter:
-                await honest.client.send_all(b"TI")
-                await wait_all_tasks_blocked()
-            await slow.client.send_all(b"x")
-            await wait_all_tasks_blocked()
-            mock_clock.jump(0.25)
-            await wait_all_tasks_blocked()
+                await send(honest, b"TI")
+            await send(slow, b"x")
+            await jump(mock_clock, 0.25)
             if quarter < 7:
-                await honest.client.send_all(b"ME\r\n" if quarter else b"TIME\r\n")
-                await wait_all_tasks_blocked()
+                await send(honest, b"ME\r\n" if quarter else b"TIME\r\n")
         assert it.counters.rejected[Rejection.TIMEOUT] == 1
         await honest.client.send_all(b"ME\r\n")
         for each in (slow, honest):
@@ -254,15 +242,13 @@ async def test_a_client_that_takes_its_answers_at_the_deadline_is_served(mock_cl
     """A client that takes its answers at the moment of its deadline is served, and no byte is lost."""
     async with world(send_timeout=2.0, line_timeout=5.0) as it:
         stream = it.serve(MemoryStream(room=1))
-        await stream.client.send_all(b"TIME\r\nTI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTI")
         (client,) = it.handler._clients
         stream.room = 1000
         stream.look()
         client.release()  # in the same pass
         await wait_all_tasks_blocked()
-        await stream.client.send_all(b"M")
-        await wait_all_tasks_blocked()
+        await send(stream, b"M")
         await stream.client.send_all(b"E\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM * 2
@@ -293,8 +279,7 @@ async def test_a_released_client_whose_deadline_has_moved_is_kept(mock_clock: Mo
         client.release()
         await wait_all_tasks_blocked()
         assert it.counters.connections_open == 1
-        mock_clock.jump(59.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 59.0)
         await stream.client.send_all(b"TIME\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM
@@ -304,14 +289,11 @@ async def test_a_reload_changes_the_deadline_of_an_unfinished_line(mock_clock: M
     """New timeouts apply to an unfinished line, too, longer ones and shorter ones."""
     async with world(line_timeout=2.0) as it:
         stream = it.serve(MemoryStream())
-        await stream.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TI")
         it.service.timeouts = type(it.service.timeouts)(line=20.0)
         it.handler.settings_changed()
-        mock_clock.jump(10.0)
-        await wait_all_tasks_blocked()
-        await stream.client.send_all(b"ME\r\nTI")
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 10.0)
+        await send(stream, b"ME\r\nTI")
         it.service.timeouts = type(it.service.timeouts)(line=1.0)
         it.handler.settings_changed()
         mock_clock.jump(1.0)
@@ -340,6 +322,18 @@ async def test_overdue_clients_are_released_a_few_at_a_time(mock_clock: MockCloc
             nursery.start_soon(watch)
             mock_clock.jump(5.0)
     assert 0 < most <= 2 * RELEASED_AT_ONCE  # two batches may lie between two looks
+
+
+async def send(stream: MemoryStream, data: bytes) -> None:
+    """Send, and wait until the server has read it."""
+    await stream.client.send_all(data)
+    await wait_all_tasks_blocked()
+
+
+async def jump(clock: MockClock, seconds: float) -> None:
+    """Move the clock, and wait until the server has seen it."""
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
 
 
 async def receive_all_patiently(client: trio.abc.ReceiveStream) -> None:
