@@ -3,6 +3,7 @@
 import resource
 import socket
 import struct
+from typing import Protocol
 
 Address = tuple[str, int]
 
@@ -24,7 +25,14 @@ def receives_time(client: socket.socket) -> bool:
     return len(answer) == JAM_BYTES and answer.startswith(b"JAM ") and answer.endswith(b"\r\n")
 
 
-def reset_on_close(client: socket.socket) -> None:
+class HasOptions(Protocol):
+    """A socket, or a Trio stream on one."""
+
+    def setsockopt(self, level: int, option: int, value: bytes, /) -> None:
+        """Set an option."""
+
+
+def reset_on_close(client: HasOptions) -> None:
     """Make the kernel reset the connection when it is closed."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
