@@ -1,13 +1,12 @@
 """A client of the fuzzed server, and what the model expects of its connection."""
 
-import socket
 from dataclasses import dataclass, field
 
 import trio
 
 from tests.fuzz.oracle import Oracle
 from tests.helpers.servers import TlsClient, raw
-from tests.helpers.sockets import RESET_ON_CLOSE
+from tests.helpers.sockets import reset_on_close
 
 
 @dataclass(eq=False)
@@ -100,6 +99,6 @@ class Peer:
         """Close, or reset."""
         self.closed = True
         if reset:
-            raw(self.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(raw(self.stream))
         await trio.aclose_forcefully(self.stream)
         self.resume()

@@ -4,12 +4,11 @@ docs/robustness.md has the reason for each. `EXPECTED` in judge has the counters
 """
 
 import itertools
-import socket
 from base64 import b64encode
 
 import trio
 
-from tests.helpers.sockets import RESET_ON_CLOSE
+from tests.helpers.sockets import reset_on_close
 from tests.soak.clients import Client, Visit
 from tests.soak.sampling import AUTHORIZATION
 
@@ -103,7 +102,7 @@ async def resets(client: Client) -> None:
         await trio.sleep(client.chance.choice([0, 0.01]))
     finally:
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(transport)
         transport.socket.close()
 
 
