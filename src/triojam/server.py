@@ -35,10 +35,10 @@ from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
 from triojam.settings.fields import Settings
 from triojam.settings.files import Files, load_files
 from triojam.version import __version__
-from triojam.web.auth import Passwords
 from triojam.web.kernel_clock import read_kernel_clock
 from triojam.web.live_page import LivePage
 from triojam.web.metrics import CountersCollector, make_registry
+from triojam.web.passwords import Passwords
 
 
 class Server:

@@ -10,7 +10,7 @@ from tests.cli.test_settings import assert_refused, start
 from tests.helpers.servers import until
 from triojam.settings.fields import PASSWORDS, SettingError
 from triojam.settings.files import load_hashes
-from triojam.web.auth import Passwords
+from triojam.web.passwords import Passwords
 
 KEY = bytes(32)
 
