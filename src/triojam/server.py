@@ -73,7 +73,7 @@ class Server:
         self._sockets = sockets
         self._contexts = files.contexts
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
-        self._shared = shared  # the listeners whose sockets another process has, too
+        self._shared = shared  # the listeners whose sockets another process also has
         self._manager = manager
         self._listeners: list[DrainingListener] = []
         self._lane: FastLane | None = None
@@ -183,7 +183,7 @@ class Server:
                 self._manager.ready()
                 probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
                 await self._drain_asked.wait()
-                # From here on there is an end to everything, whatever the clients do.
+                # From here on everything has an end, whatever the clients do.
                 lame_duck, grace = self._settings.lame_duck, self._settings.grace
                 ends = clients.cancel_scope.deadline = trio.current_time() + lame_duck + grace
                 self._manager.stopping()
@@ -207,7 +207,7 @@ class Server:
         turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)
         listeners: list[DrainingListener] = [
             TlsListener(
-                # To a refused client, plain text would be noise; a handshake is what refusing it spares.
+                # A refused client of TLS gets no text: only a handshake could carry it, and would cost too much.
                 ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
                 lambda: cast(ssl.SSLContext, self._contexts.time),
                 turn,
@@ -225,12 +225,12 @@ class Server:
         failure: str | None = f"nothing within {within:g} s"
         with trio.move_on_after(within):
             failure = await ask_itself(self.addresses, self._service.admission.own)
-        if failure is not None and not self.counters.draining:  # then the port may be closed, as it is to be
+        if failure is not None and not self.counters.draining:  # a draining server has closed its port
             self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
         return failure is None and not self.counters.draining
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
-        # Hypercorn and Starlette take longer to import than all the rest: not for those who go without.
+        # Hypercorn and Starlette take longer to import than the rest: a server without the port does not.
         from triojam.web import auth, http_server, routes  # noqa: PLC0415
 
         in_clear = self._contexts.web is None and not all(

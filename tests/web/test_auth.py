@@ -23,8 +23,8 @@ from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 from triojam.settings.files import load_hashes
 from triojam.web.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, parse_credentials
-from triojam.web.passwords import Passwords
 from triojam.web.http_server import MOST_CONNECTIONS
+from triojam.web.passwords import Passwords
 
 ALICE, BOB = ("alice", "open sesame"), ("bob", "hunter:2")
 UNKNOWN = ("mallory", "open sesame")
