@@ -207,7 +207,7 @@ class Server:
         turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)
         listeners: list[DrainingListener] = [
             TlsListener(
-                # A refused client of TLS gets no text: only a handshake could carry it, and would cost too much.
+                # A refused client of TLS gets no text: that would need a handshake, which costs too much.
                 ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
                 lambda: cast(ssl.SSLContext, self._contexts.time),
                 turn,
