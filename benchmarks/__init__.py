@@ -1,1 +1,1 @@
-"""How fast triojam is, beside other servers of the same protocol on the same machine."""
+"""Compares the speed of triojam with other servers of the same protocol on the same machine."""

@@ -17,7 +17,7 @@ from benchmarks.shapes import chosen as chosen_shapes
 from benchmarks.smoke import smoke as run_smoke
 
 OUT = Path("benchmark-results")
-app = App(name="benchmarks", help="triojam beside other servers of its protocol.")
+app = App(name="benchmarks", help="Compare triojam with other servers of its protocol.")
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def _workplace() -> Iterator[Path]:
     raise_file_limit()
     end_on_sigterm()
     if SERVER_CORE == CLIENT_CORE:
-        print("only one core: server and client share it, and the numbers mean little")
+        print("only one core: server and client share it, so the numbers are not reliable")
     with tempfile.TemporaryDirectory(prefix="triojam-benchmarks-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -46,17 +46,17 @@ def run(
     Parameters
     ----------
     rounds
-        How often every server meets every shape.
+        Number of measurements of every server under every shape.
     seconds
-        How long each time, without the warm-up.
+        Duration of each measurement, without the warm-up.
     retries
-        How often to measure again while other programs use the cores.
+        Number of repetitions of a measurement that other programs disturbed.
     peers
-        Names with commas between, such as trio,go,redis; all without it.
+        Names separated by commas, such as trio,go,redis; default: all.
     shapes
-        Names with commas between, such as fifty,pipelined,idle; all without it.
+        Names separated by commas, such as fifty,pipelined,idle; default: all.
     out
-        The folder for the results.
+        Folder for the results.
     """
     with _workplace() as build:
         return compare(chosen(peers), chosen_shapes(shapes), Plan(rounds, seconds, retries), out, build)
@@ -78,7 +78,7 @@ def cost(
 
 @app.command
 def smoke(*, seconds: float = 0.1, peers: str = "", shapes: str = "") -> int:
-    """Try every shape on every peer for a moment; fails if an answer was wrong or missing."""
+    """Run every shape on every peer for a short time; fail if an answer is wrong or missing."""
     with _workplace() as build:
         return run_smoke(chosen(peers), chosen_shapes(shapes), seconds, build)
 

@@ -1,4 +1,4 @@
-"""The default run: triojam beside its peers."""
+"""The default run: triojam compared with its peers."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def write(
     more: dict[str, object],
     text: str,
 ) -> None:
-    """Write the table and the JSON file, every round of it, and print the table."""
+    """Write the table, and a JSON file with every round; print the table."""
     out.mkdir(parents=True, exist_ok=True)
     description = described()
     all_rounds = {
@@ -65,7 +65,7 @@ def compare(
     out: Path,
     build: Path,
 ) -> int:
-    """Run everything; the number of servers that answered wrongly is returned."""
+    """Run everything; return the number of servers with wrong answers."""
     client = build_client(build)
     titles = {peer.name: peer.title for peer in peers}
     timed = [shape for shape in shapes if shape.mode != "idle"]

@@ -1,4 +1,4 @@
-"""The price of monitoring and of admission: triojam without a metrics listener, with one, and with more."""
+"""The cost of monitoring and admission: triojam without a metrics listener, with one, and with more."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ from benchmarks.summary import rows, table
 
 OFF, SCRAPED, WATCHED = "off", "scraped", "watched"
 PAGES = 10
-# Every limit is on and asked about, and none of them is reached.
+# Every limit is on and checked, but never reached.
 ADMISSION = (
     "--allow=127.0.0.0/8",
     "--deny=192.0.2.0/24,2001:db8::/32",
@@ -34,9 +34,9 @@ VARIANTS = (
 
 
 class Readers:
-    """Threads that use a server's metrics listener while that server is measured, and only then.
+    """Threads that use the metrics listener of a server only while that server is measured.
 
-    scrapes: the sizes of what was scraped. events: one for each that a page has had.
+    scrapes: the size of each scrape. events: one item for each event on a page.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Readers:
 
     @contextlib.contextmanager
     def beside(self, server: Server) -> Iterator[None]:
-        """Do what the variant is about."""
+        """Scrape, or read events, as the variant of the server requires."""
         stop = threading.Event()
         work = {SCRAPED: [self._scrape], WATCHED: [self._watch] * PAGES}.get(server.peer.name, [])
         address = f"http://127.0.0.1:{server.metrics_port}"
@@ -73,7 +73,7 @@ class Readers:
 
 
 def price(shapes: Sequence[Shape], plan: Plan, out: Path, build: Path) -> int:
-    """Run the variants interleaved; returns 1 if one of them did not run."""
+    """Run the variants interleaved; return 1 if one of them did not run."""
     client = build_client(build)
     timed = [shape for shape in shapes if shape.mode != "idle"]
     titles = {variant.name: variant.title for variant in VARIANTS}

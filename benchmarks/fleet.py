@@ -1,4 +1,4 @@
-"""All servers of a run, up at once, each known to answer correctly before it is measured."""
+"""All servers of a run: they run at the same time, and each is checked before it is measured."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ from benchmarks.registry import Dialogue, MissingError, Peer
 
 @dataclass(frozen=True)
 class Server:
-    """A peer that is up."""
+    """A running peer."""
 
     peer: Peer
     pid: int
@@ -33,7 +33,7 @@ def _lines(connection: socket.socket, count: int) -> list[bytes]:
 
 
 def fault(port: int, dialogue: Dialogue) -> str | None:
-    """Ask in pieces and in a pipeline, and say what is wrong with the answers, if anything."""
+    """Send requests in pieces and in a pipeline; return the fault in the answers, or None."""
     request, count = dialogue.request.encode(), 20
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
@@ -57,7 +57,7 @@ def fault(port: int, dialogue: Dialogue) -> str | None:
 
 @contextlib.contextmanager
 def up(peer: Peer, build: Path) -> Iterator[Server]:
-    """Keep one peer up; raises `MissingError` if it cannot be."""
+    """Run one peer; raise `MissingError` if it does not start."""
     port = free_port()
     launch = peer.prepare(port, build)
     log = build / f"{peer.name}.log"
@@ -70,7 +70,7 @@ def up(peer: Peer, build: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def all_up(peers: Iterable[Peer], build: Path, skipped: dict[str, str]) -> Iterator[list[Server]]:
-    """Keep all peers up; those that cannot be, and why, go into ``skipped``."""
+    """Run all peers; the peers that do not start, and the reasons, are added to ``skipped``."""
     with contextlib.ExitStack() as stack:
         servers = []
         for peer in peers:

@@ -1,4 +1,4 @@
-"""The client: built once, run on its own core, its one line of JSON read back."""
+"""The client: built once, run on its own core; its output is one line of JSON."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.requests / self.seconds
 
     @property
@@ -44,21 +44,21 @@ class Sample:
 
     @property
     def client_share(self) -> float:
-        """How much of its core the client used; near 1 it was the limit, not the server."""
+        """Share of its core that the client used; near 1 the client was the limit, not the server."""
         return self.cpu_seconds / self.seconds
 
     @property
     def client_limit(self) -> float:
-        """Return the rate at which the client's core would have been full."""
+        """Return the rate at which the client would fill its core."""
         return self.requests / self.cpu_seconds if self.cpu_seconds else 0.0
 
     def as_json(self) -> dict[str, float]:
-        """Return what was measured and what follows from it."""
+        """Return the measured and the derived values."""
         return asdict(self) | {"rate": self.rate, "client_share": self.client_share}
 
 
 def build_client(build: Path) -> str:
-    """Compile the client; without it there is nothing to run."""
+    """Compile the client."""
     return compiled(CLIENT, build)
 
 
@@ -76,7 +76,7 @@ def _command(client: str, port: int, shape: Shape, dialogue: Dialogue) -> list[s
 
 
 def _own_seconds() -> float:
-    """CPU time of the harness and of the clients that have ended."""
+    """Return the CPU time of this process and of the clients that have ended."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
@@ -84,10 +84,10 @@ def _own_seconds() -> float:
 def measure(
     client: str, pid: int, port: int, shape: Shape, dialogue: Dialogue, seconds: float
 ) -> Sample | None:
-    """Load one server for a while; None if the client could not finish.
+    """Load one server for some seconds; return None if the client could not finish.
 
-    The server's CPU time covers the warm-up and the connecting too, as do the answers it is
-    divided by. Others are all processes on the two cores that are neither server, client nor we.
+    The server's CPU time includes the warm-up and the connecting, and so does the number of answers in the
+    quotient. Others are all processes on the two cores except the server, the client and this process.
     """
     timing = [f"--seconds={seconds}", f"--warmup={min(0.2, seconds / 5)}"]
     before, busy, start = cpu_seconds(pid), busy_seconds(), time.monotonic()
@@ -118,7 +118,7 @@ def measure(
 
 @contextlib.contextmanager
 def holding(client: str, port: int, shape: Shape, dialogue: Dialogue) -> Iterator[int]:
-    """Hold idle connections that have each asked once; gives how many there are."""
+    """Hold idle connections, each after one request; yield their number."""
     with pinned(CLIENT_CORE):
         process = subprocess.Popen(
             _command(client, port, shape, dialogue),

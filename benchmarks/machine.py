@@ -1,4 +1,4 @@
-"""Where and with what the numbers were made; a number without it says little."""
+"""The machine and the versions of a measurement; a number without them has no meaning."""
 
 import datetime as dt
 import importlib.metadata
@@ -60,7 +60,7 @@ def described() -> dict[str, object]:
 
 
 def sentence(description: dict[str, object]) -> str:
-    """Return the machine in one line, for under a table."""
+    """Return the machine in one line, for the text below a table."""
     machine = description["machine"]
     assert isinstance(machine, dict)
     return (

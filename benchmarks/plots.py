@@ -1,4 +1,4 @@
-"""One SVG a shape: bars, the spread over the rounds as whiskers, triojam in its own colour."""
+"""One SVG per shape: bars, with the range of the rounds as whiskers, and triojam in its own colour."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ OWN, OTHER, INK = "#d9480f", "#8aa4bf", "#24292f"
 
 @dataclass(frozen=True)
 class Bar:
-    """A server's median with the lowest and highest round."""
+    """A server's median, and its lowest and highest round."""
 
     label: str
     value: float
@@ -23,7 +23,7 @@ def _number(value: float) -> str:
 
 
 def draw(title: str, unit: str, bars: Sequence[Bar], target: Path) -> None:
-    """Write one plot: white ground in any theme, the same bytes for the same numbers."""
+    """Write one plot: white background in any theme, and the same bytes for the same numbers."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -66,7 +66,7 @@ def draw(title: str, unit: str, bars: Sequence[Bar], target: Path) -> None:
 
 
 def draw_all(plots: Mapping[str, tuple[str, str, Sequence[Bar]]], folder: Path) -> None:
-    """Write every plot, or say in one line why there are none."""
+    """Write every plot, or print in one line why there are none."""
     try:
         import matplotlib as mpl  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Child processes on their core: started, waited for, looked at and always ended."""
+"""Child processes on their core: start, wait, measure, and always end."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cores() -> tuple[int, int]:
-    """Return the server's core and the client's; the same one twice if there is no other."""
+    """Return the server's core and the client's core; they are the same if there is only one."""
     mine = sorted(os.sched_getaffinity(0))
     return mine[0], mine[min(1, len(mine) - 1)]
 
@@ -36,13 +36,13 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system lets us, here and in all children."""
+    """Raise the limit of open files to the maximum, for this process and its children."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def end_on_sigterm() -> None:
-    """Turn SIGTERM into an exit that runs the context managers, as Ctrl-C already does."""
+    """Turn SIGTERM into an exit that runs the context managers, like Ctrl-C."""
 
     def leave(_signal: int, _frame: FrameType | None) -> None:
         raise SystemExit(143)
@@ -51,7 +51,7 @@ def end_on_sigterm() -> None:
 
 
 def free_port() -> int:
-    """Return a loopback port nobody listens on now."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -63,7 +63,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str], environment: dict[str, str], log: Path, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server on its core for as long as the block lasts, in a folder it may litter."""
+    """Run a server on its core during the block, with ``folder`` as its working directory."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with log.open("wb") as output, pinned(SERVER_CORE):
         process = subprocess.Popen(
@@ -86,15 +86,15 @@ def running(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the user and system time a process has had, by the kernel's account."""
+    """Return the user and system time of a process, as the kernel reports it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK
 
 
 def busy_seconds() -> float:
-    """Return how long our two cores ran anybody's processes, or were taken by a hypervisor.
+    """Return the busy time of the two cores: all processes, and time stolen by a hypervisor.
 
-    Softirq time is left out, as it is from each process's own time.
+    Softirq time is not included, because the time of a process does not include it either.
     """
     ours = {f"cpu{SERVER_CORE}", f"cpu{CLIENT_CORE}"}
     ticks = 0
@@ -107,13 +107,13 @@ def busy_seconds() -> float:
 
 
 def private_kib(pid: int) -> int:
-    """Return the memory that would come back if the process ended; shared pages are not its own."""
+    """Return the memory that the end of the process would free; shared pages are not included."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, patience: float = 20.0) -> bool:
-    """Wait until the process accepts connections; False if it ended or took too long."""
+    """Wait until the process accepts connections; return False if it ended or took too long."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and process.poll() is None:
         try:

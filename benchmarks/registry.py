@@ -1,4 +1,4 @@
-"""Which servers there are, what each needs, and the command that starts it."""
+"""All servers, their requirements, and the commands that start them."""
 
 import functools
 import importlib.util
@@ -17,12 +17,12 @@ MOST_CONNECTIONS = "12000"
 
 
 class MissingError(Exception):
-    """A peer cannot run here; the text says what would have to be installed."""
+    """A peer cannot run here; the text names the missing program or package."""
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What a server is asked and how its answers begin; a length of 0 leaves the length open."""
+    """The request, and the prefix and length of the answers; length 0: any length."""
 
     request: str = "TIME\r\n"
     prefix: str = "JAM "
@@ -31,7 +31,7 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one instance."""
+    """The command of one instance."""
 
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Peer:
-    """A server to measure; ``prepare`` builds it and gives the command for a port."""
+    """A server to measure; ``prepare`` builds it and returns the command for a port."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ def _triojam_help() -> str:
 
 
 def triojam(*flags: str, metrics: bool = True) -> Callable[[int, Path], Launch]:
-    """Prepare triojam with its default settings, plus what the flags change."""
+    """Prepare triojam with its default settings and these flags."""
 
     def prepare(port: int, _build: Path) -> Launch:
         for flag in flags:
@@ -104,7 +104,7 @@ def _built(command: list[str], target: Path) -> str:
 
 
 def compiled(source: Path, build: Path) -> str:
-    """Compile a C file with the system's compiler and return the program."""
+    """Compile a C file with the system's compiler; return the program's path."""
     compiler = _tool(os.environ.get("CC", "cc"), "gcc libc6-dev")
     target = build / f"c-{source.stem}"
     command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(target), str(source)]
@@ -122,7 +122,7 @@ def _go(port: int, build: Path) -> Launch:
 
 
 def _redis(port: int, _build: Path) -> Launch:
-    """Protected mode knows 127.0.0.1 only, and the client comes from all of 127.1.0.0/16."""
+    """Start redis without protected mode: it accepts only 127.0.0.1, and the client uses 127.1.0.0/16."""
     command = [_tool("redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", str(port)]
     command += ["--protected-mode", "no", "--save", "", "--maxclients", MOST_CONNECTIONS]
     return Launch(command)
@@ -161,7 +161,7 @@ ALL = (
 
 
 def chosen(names: str) -> tuple[Peer, ...]:
-    """Return the peers a comma-separated list names, triojam always among them."""
+    """Return the peers in a comma-separated list, and always triojam."""
     if not names:
         return ALL
     wanted = {TRIOJAM.name, *names.split(",")}

@@ -1,4 +1,4 @@
-"""Rounds: in each, every shape meets every server once, in an order drawn anew."""
+"""Rounds: each round measures every server once under every shape, in a new random order."""
 
 import random
 import time
@@ -21,7 +21,7 @@ Samples = dict[str, dict[str, list[Sample | None]]]
 
 @dataclass(frozen=True)
 class Idle:
-    """What connections cost a server that has nothing to do."""
+    """The memory of a server with idle connections, and without."""
 
     connections: int
     before_kib: int
@@ -29,13 +29,13 @@ class Idle:
 
     @property
     def each_kib(self) -> float:
-        """Memory of one connection, the kernel's socket buffers not included."""
+        """Memory of one connection, without the kernel's socket buffers."""
         return (self.after_kib - self.before_kib) / self.connections
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How often and how long, and how often again if others were using the cores."""
+    """The number of rounds, their duration, and the retries if other programs used the cores."""
 
     rounds: int
     seconds: float
@@ -43,9 +43,9 @@ class Plan:
 
 
 def _visit(client: str, server: Server, shape: Shape, plan: Plan) -> Sample | None:
-    """Measure once, or the least disturbed of a few times.
+    """Measure once, or several times and return the least disturbed measurement.
 
-    What decides is how much CPU time others had, never how fast the server was.
+    Only the CPU time of other programs decides, never the speed of the server.
     """
     best: Sample | None = None
     for _ in range(1 + plan.retries):
@@ -71,12 +71,12 @@ def play(
     plan: Plan,
     beside: Beside = lambda _: nullcontext(),
 ) -> Samples:
-    """Measure by shape and peer, one entry a round; None where an answer was wrong or missing.
+    """Measure by shape and peer, one entry per round; None if an answer was wrong or missing.
 
-    beside: what is to go on with a server while it is measured, and only then.
+    beside: runs together with the measurement of a server.
 
-    A machine that is slow for a minute is slow for all servers of that minute, and a ratio taken
-    within a round hardly notices.
+    If the machine is slow for a minute, it is slow for all servers of that minute, so the ratios within a
+    round hardly change.
     """
     draw = random.Random(1)
     samples: Samples = {s.name: {v.peer.name: [] for v in servers} for s in shapes}
@@ -90,7 +90,7 @@ def play(
 
 
 def hold_idle(client: str, peer: Peer, shape: Shape, build: Path, settle: float = SETTLE) -> Idle | None:
-    """Measure a fresh instance before and after it got its connections."""
+    """Measure a new instance without connections, and then with them."""
     try:
         with up(peer, build) as server:
             time.sleep(settle / 2)

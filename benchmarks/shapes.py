@@ -1,11 +1,11 @@
-"""The shapes of load: how many connections ask, and how."""
+"""The shapes of load: the number of connections, and how they send requests."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to load a server, in the client's terms."""
+    """One kind of load, as options of the client."""
 
     name: str
     title: str
@@ -14,7 +14,7 @@ class Shape:
     pipeline: int = 1
 
     def small(self) -> "Shape":
-        """Return the same shape with as few connections as still show a mistake."""
+        """Return the same shape with few connections, enough to find a wrong answer."""
         return replace(self, connections=min(self.connections, 8))
 
 
@@ -32,7 +32,7 @@ BY_NAME = {shape.name: shape for shape in SHAPES}
 
 
 def chosen(names: str) -> tuple[Shape, ...]:
-    """Return the shapes a comma-separated list names, or all of them for an empty one."""
+    """Return the shapes in a comma-separated list, or all shapes for an empty list."""
     if not names:
         return SHAPES
     unknown = [name for name in names.split(",") if name not in BY_NAME]

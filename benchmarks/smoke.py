@@ -1,4 +1,4 @@
-"""Every shape and every peer for a moment: right answers, and all of them."""
+"""Every shape on every peer for a short time: all answers must be right."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def _complaint(client: str, server: Server, shape: Shape, seconds: float) -> str
 
 
 def smoke(peers: Sequence[Peer], shapes: Sequence[Shape], seconds: float, build: Path) -> int:
-    """Return how many things were wrong; no time is looked at."""
+    """Return the number of faults; the speed does not matter."""
     client = build_client(build)
     wrong = 0
     with all_up(peers, build, {}) as servers:

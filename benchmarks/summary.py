@@ -1,4 +1,4 @@
-"""Medians over the rounds, ratios within them, and both as markdown."""
+"""Medians over the rounds, ratios within the rounds, and tables of both in markdown."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from benchmarks.shapes import Shape
 
 @dataclass(frozen=True)
 class Row:
-    """One server under one shape, over all rounds that worked."""
+    """One server under one shape, over all successful rounds."""
 
     peer: str
     rate: float
@@ -30,7 +30,7 @@ class Row:
 
 
 def _median_ratio(top: Sequence[Sample | None], bottom: Sequence[Sample | None], of: str) -> float | None:
-    """Divide round by round, then take the median; None if no round had both."""
+    """Return the median of the ratios of each round; None if no round has both values."""
     values = [
         getattr(one, of) / getattr(other, of)
         for one, other in zip(top, bottom, strict=True)
@@ -40,7 +40,7 @@ def _median_ratio(top: Sequence[Sample | None], bottom: Sequence[Sample | None],
 
 
 def rows(samples: Mapping[str, Sequence[Sample | None]], base: str, *, inverse: bool = False) -> list[Row]:
-    """Sum up one shape; the ratios are the base server's value over each one's, or the inverse."""
+    """Summarize one shape; a ratio is the base server's value divided by the server's, or the inverse."""
     own = samples.get(base, [])
 
     def ratio(taken: Sequence[Sample | None], of: str) -> float | None:
@@ -90,7 +90,7 @@ def table(
     *,
     inverse: bool = False,
 ) -> str:
-    """Return one shape as a markdown table, with the client's own limit under it."""
+    """Return a markdown table of one shape, and below it the limit of the client."""
     ratio = f"÷ {titles[base]}" if inverse else f"{titles[base]} ÷ it"
     heads = ["server", "requests/s", "slowest to fastest round", ratio, "CPU/request", ratio]
     heads += ["p50", "p99", "p99.9", "client's core"]
@@ -123,7 +123,7 @@ def table(
 
 
 def idle_table(shape: Shape, idle: Mapping[str, Idle | None], titles: Mapping[str, str]) -> str:
-    """Return the memory of idle connections as a markdown table."""
+    """Return a markdown table of the memory of idle connections."""
     lines = [
         f"### {shape.title}",
         "",

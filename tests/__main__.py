@@ -6,21 +6,20 @@ about requests. With arguments it is some of the tests, and the coverage is show
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
-# What decides about requests is reached whole, or the accounts may be wrong where nobody has looked.
+# These decide about requests. They are reached whole: an untested line could make the accounts wrong.
 WHOLE = "*/core/protocol.py,*/serving/client.py,*/serving/handler.py"
 
-PYTEST = (sys.executable, "-m", "coverage", "run", "-m", "pytest")
-# Most of what these do is wait for Prometheus: a whole run has them beside the others.
-BESIDE = ("tests/lab/test_lab.py",)
+# Most tests wait for processes or deadlines, so two cores run four tests at once.
+# Each worker gets the next test, or the next group of tests, in the order of tests/conftest.py.
+AT_ONCE = ("--numprocesses=4", "--dist=loadgroup", "--no-loadscope-reorder")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run pytest under coverage, report, and return the first status that is not 0, pytest's before all."""
-    _coverage("erase")  # what another run has left would be combined, too
-    status = _pytest(*arguments) if arguments else _pytest_all()
+    _coverage("erase")  # data of an earlier run would be combined, too
+    status = _coverage("run", "-m", "pytest", *(arguments or AT_ONCE))
     if combined := _coverage("combine", "--quiet"):
         return status or combined
     if arguments:
@@ -37,24 +36,6 @@ def main(arguments: Sequence[str]) -> int:
     if status:
         _say(f"FAILED: pytest ended with status {status}")
     return status or package or whole
-
-
-def _pytest_all() -> int:
-    with tempfile.TemporaryFile("w+") as output:
-        beside = subprocess.Popen([*PYTEST, *BESIDE], stdout=output, stderr=subprocess.STDOUT)
-        try:
-            status = _pytest(*(f"--ignore={path}" for path in BESIDE))
-            other = beside.wait()
-        finally:
-            beside.kill()
-            beside.wait()
-        output.seek(0)
-        print(output.read(), flush=True)  # noqa: T201  # a command line prints
-    return status or other
-
-
-def _pytest(*arguments: str) -> int:
-    return subprocess.run([*PYTEST, *arguments], check=False).returncode
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What most tests share: servers over every transport, of which nothing may be left after each."""
+"""What most tests share: servers over each transport. After each test nothing of them may be left."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,6 +10,14 @@ from tests.helpers.invariants import Inventory, at_rest
 from tests.helpers.servers import Running, start_lane, start_memory, start_tcp, start_tls, until
 
 Start = Callable[..., Awaitable[Running]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the tests of a group first: they take longest, and the other workers run the rest beside them.
+
+    A group runs in one worker, so two tests that need a processor of their own never run at the same time.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Start]:
@@ -33,20 +41,20 @@ async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Sta
 
 @pytest.fixture(params=[start_memory, start_tcp, start_lane, start_tls], ids=["memory", "tcp", "lane", "tls"])
 async def start(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
-    """Start servers, over each transport in turn; afterwards nothing may be left."""
+    """Start servers over each transport in turn; afterwards nothing may be left."""
     async for starter in _starter(request.param, nursery):
         yield starter
 
 
 @pytest.fixture(params=[start_tcp, start_lane, start_tls], ids=["tcp", "lane", "tls"])
 async def start_socket(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
-    """Start servers on real sockets only, for what memory streams cannot do, such as a reset."""
+    """Start servers on real sockets only: memory streams cannot do everything, such as a reset."""
     async for starter in _starter(request.param, nursery):
         yield starter
 
 
 @pytest.fixture(params=[start_tcp, start_lane], ids=["tcp", "lane"])
 async def start_plain(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Start]:
-    """Start servers on plain TCP only, for what a client cannot be told before its TLS handshake."""
+    """Start servers on plain TCP only: before a TLS handshake a client cannot get an error line."""
     async for starter in _starter(request.param, nursery):
         yield starter

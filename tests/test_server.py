@@ -1,26 +1,22 @@
 """The server as a library: `await nursery.start(triojam.serve, settings)`."""
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import trio
 
 import triojam
 from tests.conftest import Start
+from tests.helpers.program import descriptors
 from tests.helpers.servers import JAM, Events, receive_exactly, settings_for_test, until
 from triojam.core.reasons import Disconnect, Reload
 from triojam.process.sockets import RESERVED_DESCRIPTORS, connection_limit, descriptor_limit
 
 
-def open_descriptors() -> int:
-    """Return how many file descriptors this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-async def test_reports_what_is_bound_and_cleans_up_when_cancelled() -> None:
+async def test_start_reports_addresses_and_cancel_cleans_up() -> None:
     """start() returns the real addresses of both listeners; after cancelling, no descriptor is left."""
-    before = open_descriptors()
+    before = descriptors(os.getpid())
     for _ in range(2):
         async with trio.open_nursery() as nursery:
             server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
@@ -38,10 +34,10 @@ async def test_reports_what_is_bound_and_cleans_up_when_cancelled() -> None:
         assert server.counters.connections_open == 0
         with pytest.raises(OSError, match="all attempts to connect"):
             await trio.open_tcp_stream(*server.addresses[0])
-    assert open_descriptors() == before
+    assert descriptors(os.getpid()) == before
 
 
-async def test_every_interface() -> None:
+async def test_default_host_listens_on_ipv4_and_ipv6() -> None:
     """By default the service listens on IPv4 and on IPv6."""
     async with trio.open_nursery() as nursery:
         server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(host="*"))
@@ -56,26 +52,26 @@ async def test_every_interface() -> None:
 
 
 @pytest.mark.parametrize("taken", ["port", "metrics_port"])
-async def test_a_port_in_use(taken: str) -> None:
-    """A port that is taken is one error with the address in it, and nothing stays open behind it."""
+async def test_port_in_use_is_an_error(taken: str) -> None:
+    """A used port is an error with its address, and leaves no descriptor."""
     (other,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with other:
         port = other.socket.getsockname()[1]
-        before = open_descriptors()
+        before = descriptors(os.getpid())
         with pytest.raises(triojam.ListenError, match=rf"127\.0\.0\.1:{port}: the port is already in use"):
             await triojam.serve(settings_for_test(**{taken: port}))
-        assert open_descriptors() == before
+        assert descriptors(os.getpid()) == before
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 100])
-async def test_an_address_that_is_not_ours(host: str) -> None:
-    """An address of another machine, or a name of none, is an error about the setting."""
+async def test_foreign_address_is_an_error(host: str) -> None:
+    """An address of another machine, or an unknown name, is an error about the setting."""
     with pytest.raises(triojam.SettingError, match=r"invalid value '.*' for host: expected an IP address"):
         await triojam.serve(settings_for_test(host=host))
 
 
-async def test_a_port_that_may_not_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any other failure to listen is one line with the system's reason."""
+async def test_forbidden_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other failure to listen is one line with the reason of the kernel."""
 
     async def refuse(*_: object, **__: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -86,8 +82,8 @@ async def test_a_port_that_may_not_be_bound(monkeypatch: pytest.MonkeyPatch) -> 
         await triojam.serve(settings_for_test(port=1))
 
 
-async def test_reload(start_socket: Start) -> None:
-    """A reload applies what it can, says what needs a restart, and counts itself."""
+async def test_reload_applies_settings_and_counts_itself(start_socket: Start) -> None:
+    """A reload applies settings, names those that need a restart, and is counted."""
     running = await start_socket()
     server = running.server
     assert server is not None
@@ -110,8 +106,8 @@ async def test_reload(start_socket: Start) -> None:
     assert server.counters.config_reloads == {Reload.SUCCESS: 1, Reload.FAILURE: 1}
 
 
-async def test_lame_duck(start_socket: Start) -> None:
-    """During the lame duck delay new clients are served, though the server is not ready any more."""
+async def test_lame_duck_serves_new_clients(start_socket: Start) -> None:
+    """During the lame duck delay the server is not ready, and serves new clients."""
     running = await start_socket(lame_duck=0.2)
     server = running.server
     assert server is not None
@@ -123,8 +119,8 @@ async def test_lame_duck(start_socket: Start) -> None:
         await running.finished.wait()
 
 
-async def test_connections_in_the_queue_are_served(start_socket: Start) -> None:
-    """Connections that wait in the accept queue when the drain begins are accepted and answered."""
+async def test_drain_serves_the_accept_queue(start_socket: Start) -> None:
+    """Connections in the accept queue at the start of the drain are accepted and answered."""
     running = await start_socket()
     clients = [await running.connect() for _ in range(200)]
     for client in clients:
@@ -137,15 +133,15 @@ async def test_connections_in_the_queue_are_served(start_socket: Start) -> None:
     assert running.counters.responses == 200
 
 
-def test_the_connection_limit_leaves_descriptors() -> None:
-    """The cap is the setting, but never more than the descriptors less a reserve; 0 is that alone."""
+def test_connection_limit_leaves_descriptors() -> None:
+    """The limit is the setting, but at most the descriptors minus a reserve; 0 means that maximum."""
     most = descriptor_limit() - RESERVED_DESCRIPTORS
     assert connection_limit(3) == 3
     assert connection_limit(0) == connection_limit(10**9) == most
 
 
 async def test_logs_to_the_standard_library_by_default(caplog: pytest.LogCaptureFixture) -> None:
-    """A program that serves in a nursery of its own sees the log lines in its logging."""
+    """A program that calls `serve` itself gets the log lines in its logging."""
     caplog.set_level("INFO", logger="triojam")
     async with trio.open_nursery() as nursery:
         await nursery.start(triojam.serve, settings_for_test())
@@ -153,8 +149,8 @@ async def test_logs_to_the_standard_library_by_default(caplog: pytest.LogCapture
     assert [record.getMessage() for record in caplog.records] == ["serving"]
 
 
-async def test_version_is_logged() -> None:
-    """The first line says which version serves."""
+async def test_first_line_has_the_version() -> None:
+    """The first log line has the version."""
     events = Events()
     async with trio.open_nursery() as nursery:
 

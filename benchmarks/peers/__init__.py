@@ -1,5 +1,5 @@
-"""Small, idiomatic servers of triojam's protocol, each as its own toolkit would have it written.
+"""Small servers of triojam's protocol, each in the usual style of its library.
 
-They answer what a benchmark asks and close the connection on anything else. What they leave out
-(timeouts, limits, metrics, a drain) is part of what the comparison is about.
+They answer the benchmark's requests, and close the connection after anything else. They have no timeouts,
+limits, metrics or drain: the comparison shows the cost of these.
 """

@@ -1,4 +1,4 @@
-"""asyncio with callbacks: no task, no stream; ``--uvloop`` swaps the event loop."""
+"""asyncio with callbacks, without tasks or streams; ``--uvloop`` selects that event loop."""
 
 import asyncio
 import sys
@@ -8,18 +8,18 @@ from benchmarks.peers.clock import LONGEST_LINE, answer, is_request
 
 
 class TimeProtocol(asyncio.Protocol):
-    """Answers all whole lines of what just arrived with one write."""
+    """Answers all complete lines of the received data with one write."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
         self.rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back to the client."""
+        """Store the transport."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer whole lines and keep the piece after the last."""
+        """Answer complete lines, and keep the rest."""
         *lines, self.rest = (self.rest + data).split(b"\n")
         if not all(is_request(line + b"\n") for line in lines) or len(self.rest) >= LONGEST_LINE:
             self.transport.close()
@@ -27,16 +27,16 @@ class TimeProtocol(asyncio.Protocol):
             self.transport.write(answer() * len(lines))
 
     def pause_writing(self) -> None:
-        """Take no more requests from a client that takes no answers."""
+        """Stop reading from a client that does not read its answers."""
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Continue reading."""
         self.transport.resume_reading()
 
 
 async def main(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(TimeProtocol, "127.0.0.1", port, backlog=1024)
     await server.serve_forever()

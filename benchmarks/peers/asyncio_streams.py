@@ -1,4 +1,4 @@
-"""asyncio with its stream API, a task for each client; ``--uvloop`` swaps the event loop."""
+"""asyncio with its stream API, a task for each client; ``--uvloop`` selects that event loop."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     server = await asyncio.start_server(handle, "127.0.0.1", port, limit=LONGEST_LINE, backlog=1024)
     await server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""The answer, formatted once a second: every Python peer shares it, so none wins by its clock."""
+"""The answer, formatted once per second. All Python peers use it, so it does not affect the comparison."""
 
 import functools
 import time
@@ -12,10 +12,10 @@ def _answer_at(second: int) -> bytes:
 
 
 def answer() -> bytes:
-    """Return the line that tells the current time."""
+    """Return the line with the current time."""
     return _answer_at(int(time.time()))
 
 
 def is_request(line: bytes) -> bool:
-    """Tell whether a whole line asks for the time."""
+    """Return whether a complete line is a request for the time."""
     return line.startswith(b"TIME") and line.endswith(b"\r\n") and len(line) <= LONGEST_LINE

@@ -1,4 +1,4 @@
-"""The classic: a thread for each client, a file object for its lines."""
+"""socketserver: a thread for each client, a file object for its lines."""
 
 import socketserver
 import sys
@@ -7,7 +7,7 @@ from benchmarks.peers.clock import LONGEST_LINE, answer, is_request
 
 
 class Handler(socketserver.StreamRequestHandler):
-    """Reads lines until one is wrong or the client is gone."""
+    """Reads lines until a wrong line or the end of the connection."""
 
     disable_nagle_algorithm = True
 
@@ -21,7 +21,7 @@ class Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Threads that do not keep the process alive, and a backlog fit for a benchmark."""
+    """Daemon threads, and a backlog large enough for a benchmark."""
 
     allow_reuse_address = True
     daemon_threads = True

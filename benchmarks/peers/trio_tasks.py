@@ -1,4 +1,4 @@
-"""Trio as its tutorial has it: a task for each client, ``receive_some`` and ``send_all``."""
+"""Trio as in its tutorial: a task for each client, ``receive_some`` and ``send_all``."""
 
 import sys
 from functools import partial
@@ -9,7 +9,7 @@ from benchmarks.peers.clock import LONGEST_LINE, answer, is_request
 
 
 async def handle(stream: trio.SocketStream) -> None:
-    """Answer one client, all whole lines of a read with one write."""
+    """Answer one client: all complete lines of a read with one write."""
     rest = b""
     try:
         async for data in stream:

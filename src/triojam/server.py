@@ -2,6 +2,8 @@
 
 The nurseries lie within each other in the order in which things stop: the time listeners first, then
 the clients, then the probes, and the web listener last, so that the drain can be watched.
+
+One module of more than 300 lines: the start and the stop are one order, to be read from top to bottom.
 """
 
 import secrets
@@ -18,8 +20,6 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from triojam.core.addresses import describe_ports, format_address, reachable
-from triojam.core.admission import Admission
-from triojam.core.counters import Counters
 from triojam.core.reasons import Reload, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
@@ -31,17 +31,17 @@ from triojam.process.watchers import give_back_memory, report_traffic, watch_clo
 from triojam.serving.clock import Clock
 from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
 from triojam.serving.handler import Handler
-from triojam.serving.listeners import ClientListener, DrainingListener
-from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
+from triojam.serving.listeners import ClientListener, DrainingListener, accept_until
+from triojam.serving.service import Service
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
 from triojam.settings.fields import FIELDS, Settings
 from triojam.settings.files import Files, cannot_be_read, load_files
 from triojam.settings.zones import reload_system_zone
 from triojam.version import __version__
-from triojam.web.auth import Passwords
 from triojam.web.kernel_clock import read_kernel_clock
 from triojam.web.live_page import LivePage
 from triojam.web.metrics import CountersCollector, make_registry
+from triojam.web.passwords import Passwords
 
 # How long all files of a reload may take to be read.
 READ_SECONDS = 10.0
@@ -71,24 +71,17 @@ class Server:
         self.addresses = addresses(sockets.time)
         self.tls_addresses = addresses(sockets.tls)
         self.metrics_addresses = addresses(sockets.web)
-        self.counters = Counters()
         self._settings = settings
         self._make_logger = make_logger
         self._clock = Clock(zone=files.zone, now=now)
-        self._service = Service(
-            rules=make_rules(settings),
-            timeouts=make_timeouts(settings),
-            counters=self.counters,
-            admission=Admission(make_policy(settings)),
-            jam=self._clock.jam,
-            log=make_logger(settings.log_level),
-        )
+        self._service = Service.of(settings, jam=self._clock.jam, log=make_logger(settings.log_level))
+        self.counters = self._service.counters
         self._handler = Handler(self._service)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
         self._contexts = files.contexts
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
-        self._shared = shared  # the listeners whose sockets another process has, too
+        self._shared = shared  # the listeners whose sockets another process also has
         self._manager = manager
         self._listeners: list[DrainingListener] = []
         self._lane: FastLane | None = None
@@ -204,7 +197,10 @@ class Server:
             async with trio.open_nursery() as accepting:
                 self._listeners = self._make_listeners()
                 for listener in self._listeners:
-                    await accepting.start(self._accept, listener, clients)
+                    accept = partial(
+                        accept_until, self._accept_no_more, listener, self._handler.handle, clients
+                    )
+                    await accepting.start(accept)
                 if self._lane is not None:
                     probes.start_soon(self._lane.watch)
                 self.counters.ready = True
@@ -221,7 +217,7 @@ class Server:
                 self._manager.ready()
                 probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
                 await self._drain_asked.wait()
-                # From here on there is an end to everything, whatever the clients do.
+                # From here on everything has an end, whatever the clients do.
                 lame_duck, grace = self._settings.lame_duck, self._settings.grace
                 ends = clients.cancel_scope.deadline = trio.current_time() + lame_duck + grace
                 self._manager.stopping()
@@ -241,24 +237,11 @@ class Server:
             )
         self._log.info("draining: no clients left")
 
-    async def _accept(
-        self, listener: DrainingListener, clients: trio.Nursery, *, task_status: trio.TaskStatus[Any]
-    ) -> None:
-        """Accept from one listener until there are to be no more clients, those in its queue included."""
-        async with trio.open_nursery() as nursery:
-            # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
-            serving = partial(trio.serve_listeners, self._handler.handle, [listener], handler_nursery=clients)
-            await nursery.start(serving)
-            task_status.started()
-            await self._accept_no_more.wait()
-            await listener.drain()
-            nursery.cancel_scope.cancel()
-
     def _make_listeners(self) -> list[DrainingListener]:
         turn = trio.CapacityLimiter(HANDSHAKES_AT_ONCE)
         listeners: list[DrainingListener] = [
             TlsListener(
-                # To a refused client, plain text would be noise; a handshake is what refusing it spares.
+                # A refused client of TLS gets no text: that would need a handshake, which costs too much.
                 ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
                 lambda: cast(ssl.SSLContext, self._contexts.time),
                 turn,
@@ -276,7 +259,7 @@ class Server:
         failure: str | None = f"nothing within {within:g} s"
         with trio.move_on_after(within):
             failure = await ask_itself(self.addresses, self._service.admission.own)
-        if failure is not None and not self.counters.draining:  # then the port may be closed, as it is to be
+        if failure is not None and not self.counters.draining:  # a draining server has closed its port
             self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
         return failure is None and not self.counters.draining
 

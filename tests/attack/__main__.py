@@ -1,17 +1,17 @@
 """The command line; see the package."""
 
-# ruff: noqa: T201  # what a command line says, it prints
+# ruff: noqa: T201  # a command line prints
 
 import argparse
-import resource
 import sys
 from collections.abc import Sequence
 
 from tests.attack.hostile import OVER_TLS, PLAIN
 from tests.attack.measure import GRACE, WATCHDOG, Impact, measure, quantile
+from tests.helpers.sockets import raise_descriptor_limit
 
 TRANSPORTS = ("lane", "portable", "tls")
-# What each attack may do at most: see docs/testing.md, "Attacks". In seconds, and in MiB.
+# The limits of docs/testing.md, "Attacks", in seconds and MiB.
 WAIT, BURNED, NEWCOMER, GROWN = 0.1, 0.03, 0.2, 60.0
 
 HEADER = (
@@ -21,7 +21,7 @@ HEADER = (
 
 
 def faults(impact: Impact, seconds: float) -> list[str]:
-    """Return what is not as it should be."""
+    """Return the failed checks."""
     found = [f"{len(impact.failures)} failures: {impact.failures[0]}"] if impact.failures else []
     checks = {
         "p99 wait": quantile(impact.waits, 0.99) <= WAIT,
@@ -36,7 +36,7 @@ def faults(impact: Impact, seconds: float) -> list[str]:
 
 
 def row(kind: str, transport: str, impact: Impact, found: list[str]) -> str:
-    """Render one attack as a row of the table."""
+    """Format one attack as a row of the table."""
     cells = [
         kind.replace("_", " "),
         transport,
@@ -54,16 +54,15 @@ def row(kind: str, transport: str, impact: Impact, found: list[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 1 if anything was not as it should be."""
+    """Run the command line; the exit status is 1 if a check failed."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.attack", description=sys.modules["tests.attack"].__doc__
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each attack is watched")
-    parser.add_argument("--kinds", default="", help="names with commas between; all without it")
+    parser.add_argument("--seconds", type=float, default=20.0, help="the time of each attack")
+    parser.add_argument("--kinds", default="", help="names separated by commas; default: all")
     parser.add_argument("--over", default=",".join(TRANSPORTS), help="of lane, portable and tls")
     options = parser.parse_args(argv)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptor_limit()
     wanted = set(filter(None, options.kinds.split(",")))
     print(HEADER)
     failed = False

@@ -1,33 +1,31 @@
 """The hostile clients: python -m tests.attack.hostile KIND HOST PORT [--tls].
 
-A process of its own, which goes on until it is ended. A thread a client, on blocking sockets: they need do
-nothing but send and, some of them, read.
+They run in a separate process until it is killed. Each client is a thread on a blocking socket.
 """
 
 import argparse
 import os
-import resource
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from tests.helpers.sockets import raise_descriptor_limit, reset_on_close
+
 CLIENTS = 50
 PATIENCE = 60.0
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds (socket(7), tcp(7))
 NINE_BAD_LINES = b"\n" * 9 + b"TIME\r\n"
 HELLO_GROUPS = {"ffdhe_hellos": "ffdhe8192", "elliptic_hellos": "P-256"}
 HELD_BY_EACH = 40
-# Behind the attackers on their core are the clients that are measured.
+# The measured clients run on the same core, before the attackers.
 NICE = 10
 
 
 class Target:
-    """Where to attack, and how: over TLS or not."""
+    """The address to attack, with or without TLS."""
 
     def __init__(self, address: tuple[str, int], *, tls: bool) -> None:
         self.address = address
@@ -46,7 +44,7 @@ class Target:
         return sock
 
     def connect(self, *, receive_buffer: int = 0) -> socket.socket:
-        """Connect as the target wants it."""
+        """Connect, over TLS if the target uses it."""
         sock = self.plain(receive_buffer=receive_buffer)
         return self._context.wrap_socket(sock) if self._context is not None else sock
 
@@ -58,7 +56,7 @@ def _read_all(sock: socket.socket) -> None:
 
 
 def _send_and_read(target: Target, first: bytes, data: bytes) -> None:
-    """Send without end, and read. Over TLS by turns: two threads may not use one TLS object."""
+    """Send without end, and read; over TLS in turns, because two threads cannot share a TLS object."""
     with target.connect() as sock:
         sock.sendall(first)
         if isinstance(sock, ssl.SSLSocket):
@@ -74,41 +72,41 @@ def _send_and_read(target: Target, first: bytes, data: bytes) -> None:
 
 
 def nine_bad_lines(target: Target) -> None:
-    """Nine bad lines and a good one, without end, every answer read."""
+    """Send nine bad lines and a good one without end, and read every answer."""
     _send_and_read(target, b"", NINE_BAD_LINES * 1000)
 
 
 def nine_bad_lines_deaf(target: Target) -> None:
-    """The same, and no answer read."""
+    """Send the same, and read no answer."""
     with target.connect(receive_buffer=4096) as sock:
         while True:
             sock.sendall(NINE_BAD_LINES * 100)
 
 
 def half_bad_lines(target: Target) -> None:
-    """A bad line for each good one, without end, every answer read; the error budget never runs out."""
+    """Send a bad line for each good one, and read every answer; the error budget never runs out."""
     _send_and_read(target, b"", b"\nTIME\r\n" * 2000)
 
 
 def pipelined(target: Target) -> None:
-    """Requests without end, every answer read."""
+    """Send requests without end, and read every answer."""
     _send_and_read(target, b"", b"TIME\r\n" * 3000)
 
 
 def pipelined_in_tasks(target: Target) -> None:
-    """The same, after a bad line: such a client has a task of its own."""
+    """Send the same after a bad line, which gives the client its own task."""
     _send_and_read(target, b"x\r\n", b"TIME\r\n" * 3000)
 
 
 def pipelined_deaf(target: Target) -> None:
-    """Requests without end, and no answer read."""
+    """Send requests without end, and read no answer."""
     with target.connect(receive_buffer=4096) as sock:
         while True:
             sock.sendall(b"TIME\r\n" * 300)
 
 
 def slowloris(target: Target) -> None:
-    """Forty connections each with a line that does not end, opened anew when they are closed."""
+    """Hold forty connections with an unfinished line each, and replace the closed ones."""
     held: list[socket.socket] = []
     while True:
         while len(held) < HELD_BY_EACH:
@@ -128,7 +126,7 @@ def slowloris(target: Target) -> None:
 
 
 def bytewise(target: Target) -> None:
-    """A byte a segment, as fast as they go."""
+    """Send one byte in each segment, as fast as possible."""
     with target.connect() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not isinstance(sock, ssl.SSLSocket):
@@ -140,26 +138,26 @@ def bytewise(target: Target) -> None:
 
 
 def come_and_go(target: Target) -> None:
-    """Connect and close, over and over."""
+    """Connect and close."""
     target.plain().close()
 
 
 def silent_crowd(target: Target) -> None:
-    """Forty connections at a time that say nothing, then all closed at once."""
+    """Open forty connections that send nothing, then close all of them."""
     held = [target.plain() for _ in range(HELD_BY_EACH)]
     for sock in held:
         sock.close()
 
 
 def resets(target: Target) -> None:
-    """Connect, ask, and reset before the answer is read."""
+    """Connect, send a request, and reset before the answer is read."""
     with target.connect() as sock:
         sock.sendall(b"TIME\r\nTI")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(sock)
 
 
 def long_bad_lines(target: Target) -> None:
-    """Lines of the greatest length that are no requests, until the error budget runs out, and again."""
+    """Send bad lines of the greatest length until the error budget is used up."""
     with target.connect() as sock:
         sock.sendall((b"x" * 510 + b"\r\n") * 40)
         _read_all(sock)
@@ -174,12 +172,12 @@ def _replay(target: Target, kind: str) -> None:
 
 
 def ffdhe_hellos(target: Target) -> None:
-    """A recorded TLS hello that offers only the group that is dearest to compute, replayed."""
+    """Replay a recorded TLS hello that offers only the most expensive group."""
     _replay(target, "ffdhe_hellos")
 
 
 def elliptic_hellos(target: Target) -> None:
-    """A recorded TLS hello that the server accepts, replayed, and no more."""
+    """Replay a recorded TLS hello that the server accepts, and send nothing more."""
     _replay(target, "elliptic_hellos")
 
 
@@ -195,7 +193,7 @@ def _hello(group: str) -> bytes:
 
 
 def record_hello(group: str) -> bytes:
-    """Return the first flight of openssl's client that offers one group alone."""
+    """Return the first flight of the openssl client when it offers only one group."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         where = f"127.0.0.1:{listening.getsockname()[1]}"
         command = ["openssl", "s_client", "-tls1_3", "-groups", group, "-connect", where]
@@ -222,8 +220,8 @@ def _again_and_again(kind: Callable[[Target], None], target: Target) -> None:
     while True:
         try:
             kind(target)
-        except OSError:
-            time.sleep(0.01)  # refused, cut off or reset, as it should be
+        except OSError:  # the server refused, closed or reset it, as it should
+            time.sleep(0.01)
 
 
 def main() -> None:
@@ -235,8 +233,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     os.nice(NICE)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptor_limit()
     target = Target((options.host, options.port), tls=options.tls)
     threads = [
         threading.Thread(target=_again_and_again, args=(KINDS[options.kind], target), daemon=True)

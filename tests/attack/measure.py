@@ -1,11 +1,10 @@
-"""One attack on one server, and what others notice of it."""
+"""One attack on one server, and its effect on the other clients."""
 
 import http.client
 import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,13 +18,12 @@ from typing import Any
 
 from benchmarks.process import CLIENT_CORE, SERVER_CORE
 
-from tests.helpers.idle import memory
-from tests.helpers.program import environment
-from tests.helpers.servers import authority, certificate_file
+from tests.helpers.program import COMMAND, FREE_PORTS, environment, memory, parse_address
+from tests.helpers.servers import certificate_file, trusting
+from tests.helpers.sockets import ask
 
 ASK_EVERY, COME_EVERY, SCRAPE_EVERY = 0.005, 0.1, 1.0
 WARM_UP = 2.0
-JAM_BYTES = len(b"JAM hh:mm:ss\r\n")
 PATIENCE = 30.0
 GRACE = 2.0
 WATCHDOG = 3.0
@@ -33,10 +31,10 @@ WATCHDOG = 3.0
 
 @dataclass
 class Impact:
-    """What others noticed. Times are in seconds, memory is in MiB.
+    """The measurements. Times are in seconds, memory is in MiB.
 
-    waits, burned: of each of the good client's requests: how long it took, and the server's CPU time in it.
-    newcomers: how long it took each to connect and to be answered. feeds: of the watchdog.
+    waits, burned: for each request of the good client, its time and the CPU time of the server in it.
+    newcomers: for each, the time to connect and to get an answer. feeds: of the watchdog.
     stopped: from the signal to the end of the process; status: its exit status.
     """
 
@@ -52,20 +50,22 @@ class Impact:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Return the value that this share of the others lies at or below."""
+    """Return the value that this share of the values does not exceed."""
     return sorted(values)[min(int(share * len(values)), len(values) - 1)] if values else float("inf")
 
 
 class Server:
-    """A server on its own core."""
+    """The attacked server, on its own core."""
 
     def __init__(self, process: subprocess.Popen[bytes], serving: dict[str, Any]) -> None:
         self.process = process
         self.pid = process.pid
-        self.plain, self.tls, self.web = (_parse(serving[name][0]) for name in ("time", "tls", "metrics"))
+        self.plain, self.tls, self.web = (
+            parse_address(serving[name][0]) for name in ("addresses", "tls", "metrics")
+        )
 
     def cpu(self) -> float:
-        """Return the CPU time that its threads have had, in seconds (proc(5), schedstat)."""
+        """Return the CPU time of its threads in seconds (proc(5), schedstat)."""
         total = 0
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with suppress(OSError):
@@ -75,7 +75,7 @@ class Server:
 
 @contextmanager
 def _at_once() -> Iterator[None]:
-    """Run before the attackers on their core, where that is allowed: it is the server that is measured."""
+    """Run before the attackers on their core, if the kernel allows it: only the server is measured."""
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     try:
@@ -84,15 +84,9 @@ def _at_once() -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _parse(address: str) -> tuple[str, int]:
-    host, port = address.rsplit(":", 1)
-    return host, int(port)
-
-
 @contextmanager
 def _serving(transport: str, notify: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "triojam", "--host", "127.0.0.1", "--port", "0", "--tls-port", "0"]
-    command += ["--metrics-port", "0", "--tls-certificate", certificate_file(), "--log-format", "json"]
+    command = [*COMMAND, *FREE_PORTS, "--tls-port", "0", "--tls-certificate", certificate_file()]
     command += ["--grace", f"{GRACE}", "--lame-duck", "0", "--line-timeout", "5"]
     command += [] if transport == "lane" else ["--no-fast-lane"]
     variables = environment(NOTIFY_SOCKET=notify, WATCHDOG_USEC=str(int(WATCHDOG * 1e6)))
@@ -110,16 +104,8 @@ def _serving(transport: str, notify: str) -> Iterator[Server]:
         process.wait()
 
 
-def _ask(sock: socket.socket) -> bool:
-    sock.sendall(b"TIME\r\n")
-    answer = b""
-    while len(answer) < JAM_BYTES and (data := sock.recv(JAM_BYTES)):
-        answer += data
-    return len(answer) == JAM_BYTES and answer.startswith(b"JAM ")
-
-
 def measure(kind: str, transport: str, seconds: float) -> Impact:
-    """Run one attack over one transport: "lane", "portable" or "tls"."""
+    """Run one attack over one transport: `lane`, `portable` or `tls`."""
     impact = Impact()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -131,16 +117,15 @@ def measure(kind: str, transport: str, seconds: float) -> Impact:
         os.sched_setaffinity(0, {CLIENT_CORE})
         stack.callback(os.sched_setaffinity, 0, before)
         stack.enter_context(_at_once())
-        context = ssl.create_default_context()
-        authority().configure_trust(context)
+        context = trusting()
 
         def connect() -> socket.socket:
             sock = socket.create_connection(address, PATIENCE)
             return context.wrap_socket(sock, server_hostname="localhost") if transport == "tls" else sock
 
         good = stack.enter_context(connect())
-        assert _ask(good)
-        at_rest = memory(server.pid)
+        assert ask(good)
+        at_rest = memory(server.pid)["Pss"]
         flags = ["--tls"] if transport == "tls" else []
         command = [sys.executable, "-m", "tests.attack.hostile", kind, *map(str, address), *flags]
         attack = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
@@ -188,7 +173,7 @@ def _every(
 def _ask_once(good: socket.socket, server: Server, impact: Impact) -> None:
     burned, asked = server.cpu(), time.perf_counter()
     try:
-        if not _ask(good):
+        if not ask(good):
             impact.failures.append("good client: not the time")
     except OSError as exc:
         impact.failures.append(f"good client: {exc!r}")
@@ -201,7 +186,7 @@ def _ask_once(good: socket.socket, server: Server, impact: Impact) -> None:
 def _come(connect: Callable[[], socket.socket], impact: Impact) -> None:
     began = time.perf_counter()
     with connect() as sock:
-        if not _ask(sock):
+        if not ask(sock):
             impact.failures.append("newcomer: not the time")
     impact.newcomers.append(time.perf_counter() - began)
 
@@ -221,4 +206,4 @@ def _listen(notify: socket.socket, impact: Impact) -> None:
 
 
 def _weigh(server: Server, at_rest: int, impact: Impact) -> None:
-    impact.grown = max(impact.grown, (memory(server.pid) - at_rest) / 1024)
+    impact.grown = max(impact.grown, (memory(server.pid)["Pss"] - at_rest) / 1024)

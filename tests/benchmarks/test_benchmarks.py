@@ -1,18 +1,22 @@
-"""The benchmark measures right answers: every shape and server for a moment, and no time is looked at."""
+"""The benchmark checks answers: each shape and each server runs for a moment, without a look at speed."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.helpers.program import UNMEASURED, environment
 from tests.helpers.requirements import cannot_run
 
-# Those that need nothing beside Python, Trio and a C compiler: both of triojam's paths among them.
+# The servers that need only Python, Trio and a C compiler; both paths of triojam are among them.
 FEWEST_SERVERS = 7
 
 
+@pytest.mark.xdist_group("crowds")
 def test_every_answer_is_right() -> None:
-    """Every server that runs here answers every request of every shape, and rightly."""
+    """Each server that runs here gives the right answer to each request of each shape."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "smoke"],
         cwd=Path(__file__).parents[2],
@@ -20,7 +24,7 @@ def test_every_answer_is_right() -> None:
         text=True,
         check=False,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(**UNMEASURED, PYTHONPATH=os.pathsep.join(sys.path)),
     )
     if "apt install gcc" in done.stderr + done.stdout:
         cannot_run("cc is missing: apt install gcc libc6-dev")

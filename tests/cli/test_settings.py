@@ -1,4 +1,4 @@
-"""What an operator can get wrong: one line, an exit status, never a traceback. And how settings are shown."""
+"""A wrong setting gives one line and an exit status, never a traceback; `check` shows the settings."""
 
 import json
 import os
@@ -27,7 +27,7 @@ WRONG = {
     "metrics_host": ["", '""', "two words"],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
     "tls_port": ["-1", "65536", "1.5", "tls", ""],
-    "tls_certificate": [],  # what is wrong with a file, tests/serving/test_tls.py looks at
+    "tls_certificate": [],  # tests/serving/test_tls.py tests wrong files
     "tls_key": [],
     "tls_client_ca": [],
     "metrics_tls": ["maybe", "2", ""],
@@ -53,12 +53,38 @@ WRONG = {
 }
 WRONG_VALUES = [pytest.param(name, value, id=f"{name}={value}") for name in WRONG for value in WRONG[name]]
 
+# A settings file, and the words that the error must have beside the path.
+WRONG_FILES = [
+    # A value of the wrong type is not converted.
+    *((line, [line.split()[0]]) for line in (
+        "port = 1.5", "port = true", "port = []", "port = {a = 1}", "port = 2020-01-01", "host = 5",
+        "host = true", "idle_timeout = [1, 2]", "idle_timeout = true", "idle_timeout = nan",
+        "timezone = ['UTC']", "timezone = 7", "log_level = 10", "metrics_port = false", "on_reject = {}",
+    )),
+    ("[time]\nport = 1", ["time"]),
+    ("[check]\nport = 1", ["check"]),
+    ("[grace]\nshort = 1", ["grace"]),
+    *((line, [line.split()[0]]) for line in (
+        "idle_timout = 5", "config = 'other.toml'", "help = true", "HOST = '127.0.0.1'",
+    )),
+    pytest.param("port = " + "[" * 10_000, [], id="lists too deep for the parser"),
+    pytest.param("port." + ".".join("a" * 2_000) + " = 1", [], id="tables too deep to be shown"),
+    pytest.param("port = 1" + "0" * 5_000, [], id="more digits than Python reads"),
+    pytest.param("port = 0x" + "f" * 5_000, [], id="more digits than Python writes"),
+    pytest.param("error_budget = 0x" + "f" * 5_000, [], id="a count too large to be shown"),
+    pytest.param("idle_timeout = 1" + "0" * 400, [], id="a number too large for a float"),
+    pytest.param("max_connections = 9223372036854775808", [], id="a number too large for TOML"),
+    pytest.param('"\\u001b[2J\\n' + "x" * 5_000 + '" = 1', [], id="a key that would clear the screen"),
+    pytest.param("port = '" + "1" * 5_000 + "'", [], id="a long value"),
+    pytest.param("#" * 2**20 + "\n", [], id="a file larger than 1 MiB"),
+]  # fmt: skip
+
 Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command line in this process: (exit status, what it wrote to either stdout or stderr)."""
+    """Run a command line in this process: (exit status, text on stdout or stderr)."""
     for name in [each for each in os.environ if each.startswith("TRIOJAM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "400")
@@ -74,203 +100,124 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run_it
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The path of a settings file that does not exist yet."""
+    return tmp_path / "t.toml"
+
+
+def as_flag(name: str) -> str:
+    """Return the flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
 def assert_refused(ended: tuple[int, str], *parts: str) -> None:
-    """Hold one run against the rule: exit status 2 and one line that has these parts."""
+    """Check for exit status 2 and one short line of plain text with these parts."""
     status, text = ended
     assert status == 2
     assert text.startswith("triojam: ")
-    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    assert len(text) < 1000
     for part in parts:
         assert part in text
 
 
 def test_every_setting_has_wrong_values() -> None:
-    """No setting is missing from the table of wrong values."""
+    """The table of wrong values has every setting."""
     assert WRONG.keys() == SETTINGS.keys()
 
 
+@pytest.mark.parametrize("origin", ["flag", "variable", "file"])
 @pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
-def test_wrong_flag(name: str, value: str, run: Run) -> None:
-    """A wrong flag is named, with its value and what it takes."""
-    flag = f"--{name.replace('_', '-')}"
-    assert_refused(run("check", f"{flag}={value}"), f"{flag}:", value, SETTINGS[name])
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
-def test_wrong_variable(name: str, value: str, run: Run) -> None:
-    """A wrong variable is named, with its value and what it takes."""
-    variable = f"TRIOJAM_{name.upper()}"
-    assert_refused(run("check", **{variable: value}), f"{variable}:", value, SETTINGS[name])
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
-def test_wrong_key(name: str, value: str, run: Run, tmp_path: Path) -> None:
-    """A wrong value in the file is named by key and file, with what it takes."""
-    file = tmp_path / "t.toml"
+def test_a_wrong_value_is_refused(name: str, value: str, origin: str, run: Run, file: Path) -> None:
+    """The error has the flag, the variable or the key and its file; the value; and the accepted values."""
     file.write_text(f"{name} = {json.dumps(value)}\n")
-    assert_refused(run("check", "--config", str(file)), f"{name} in {file}:", value, SETTINGS[name])
+    flag, variable = as_flag(name), f"TRIOJAM_{name.upper()}"
+    words, variables, source = {
+        "flag": ([f"{flag}={value}"], {}, flag),
+        "variable": ([], {variable: value}, variable),
+        "file": (["--config", str(file)], {}, f"{name} in {file}"),
+    }[origin]
+    assert_refused(run("check", *words, **variables), f"{source}:", value, SETTINGS[name])
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "port = 1.5", "port = true", "port = []", "port = {a = 1}", "port = 2020-01-01", "host = 5",
-        "host = true", "idle_timeout = [1, 2]", "idle_timeout = true", "idle_timeout = nan",
-        "timezone = ['UTC']", "timezone = 7", "log_level = 10", "metrics_port = false", "on_reject = {}",
-    ],
-)  # fmt: skip
-def test_wrong_type_in_the_file(line: str, run: Run, tmp_path: Path) -> None:
-    """A value of a type that the setting does not have is refused, not made to fit."""
-    file = tmp_path / "t.toml"
-    file.write_text(line + "\n")
-    name = line.split(maxsplit=1)[0]
-    assert_refused(run("check", "--config", str(file)), name, str(file))
+@pytest.mark.parametrize(("text", "parts"), WRONG_FILES)
+def test_a_wrong_file_is_refused(text: str, parts: list[str], run: Run, file: Path) -> None:
+    """A wrong type, an unknown key or an excess in the file gives an error with the key and the path."""
+    file.write_text(text + "\n")
+    assert_refused(run("check", "--config", str(file)), str(file), *parts)
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        ["chek"],
-        ["45000"],
-        ["check", "extra"],
-        ["--prot", "1"],
-        ["--zzz", "1"],
-        ["-x"],
-        ["check", "--no-grace"],
+        ["chek"], ["45000"], ["check", "extra"], ["--prot", "1"], ["--zzz", "1"], ["-x"],
+        ["check", "--no-grace"], ["TRIOJAM_PROT"], ["TRIOJAM_ZZZ"], ["TRIOJAM_"],
     ],
     ids=" ".join,
-)
-def test_unknown_words(words: list[str], run: Run) -> None:
-    """A word that means nothing is named, with one that does or the way to all of them."""
-    status, text = run(*words)
+)  # fmt: skip
+def test_an_unknown_name_is_refused(words: list[str], run: Run) -> None:
+    """The error has the unknown word or variable, and a similar one or the way to all of them."""
     culprit = next(word for word in words if word not in ("check", "1"))
-    assert_refused((status, text), culprit)
-    assert re.search(r"did you mean|--help", text, re.IGNORECASE)
+    ended = run("check", **{culprit: "1"}) if culprit.startswith("TRIOJAM_") else run(*words)
+    assert_refused(ended, culprit)
+    assert re.search(r"did you mean|--help", ended[1], re.IGNORECASE)
 
 
 @pytest.mark.parametrize(
     "words", [["--port"], ["check", "--grace"], ["--port", "1", "--port", "2"]], ids=" ".join
 )
-def test_flags_without_one_value(words: list[str], run: Run) -> None:
-    """A flag that has no value, or two, is named."""
+def test_a_flag_needs_one_value(words: list[str], run: Run) -> None:
+    """The error has the flag that has no value or two."""
     assert_refused(run(*words), next(word for word in words if word.startswith("--")))
-
-
-@pytest.mark.parametrize("variable", ["TRIOJAM_PROT", "TRIOJAM_ZZZ", "TRIOJAM_"])
-def test_unknown_variables(variable: str, run: Run) -> None:
-    """A variable with our prefix that is no setting is named, with one that is or the way to all of them."""
-    status, text = run("check", **{variable: "1"})
-    assert_refused((status, text), f"{variable}:")
-    assert re.search(r"did you mean|--help", text)
-
-
-@pytest.mark.parametrize(
-    ("text", "culprit"),
-    [
-        ("idle_timout = 5", "idle_timout"),
-        ("[time]\nport = 1", "time"),
-        ("[check]\nport = 1", "check"),
-        ("[grace]\nshort = 1", "grace"),
-        ("config = 'other.toml'", "config"),
-        ("help = true", "help"),
-        ("HOST = '127.0.0.1'", "HOST"),
-    ],
-)
-def test_unknown_keys(text: str, culprit: str, run: Run, tmp_path: Path) -> None:
-    """A key of the file that is no setting is named, with the file."""
-    file = tmp_path / "t.toml"
-    file.write_text(text + "\n")
-    assert_refused(run("check", "--config", str(file)), culprit, str(file))
 
 
 @pytest.mark.parametrize("origin", ["--config", "TRIOJAM_CONFIG"])
 @pytest.mark.parametrize("content", [None, b"port = \n", b"\xff\xfe", b"port = 1\nport = 2\n", b"= 5"])
-def test_unusable_files(content: bytes | None, origin: str, run: Run, tmp_path: Path) -> None:
-    """A settings file that is missing or no TOML is named, and so is who named it."""
-    file = tmp_path / "t.toml"
+def test_an_unusable_file_is_refused(content: bytes | None, origin: str, run: Run, file: Path) -> None:
+    """The error has the path of a missing or malformed file, and the flag or variable with that path."""
     if content is not None:
         file.write_bytes(content)
-    ended = (
-        run("check", "--config", str(file))
-        if origin == "--config"
-        else run("check", TRIOJAM_CONFIG=str(file))
-    )
-    assert_refused(
-        ended,
-        origin,
-        str(file),
-        "no such file" if content is None else "expected a TOML file with settings (",
-    )
+    words, variables = (["--config", str(file)], {}) if origin == "--config" else ([], {origin: str(file)})
+    problem = "no such file" if content is None else "expected a TOML file with settings ("
+    assert_refused(run("check", *words, **variables), origin, str(file), problem)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("port = " + "[" * 10_000, id="lists too deep for the parser"),
-        pytest.param("port." + ".".join("a" * 2_000) + " = 1", id="tables too deep to be shown"),
-        pytest.param("port = 1" + "0" * 5_000, id="more digits than Python reads"),
-        pytest.param("port = 0x" + "f" * 5_000, id="more digits than Python writes"),
-        pytest.param("error_budget = 0x" + "f" * 5_000, id="a count that cannot be shown"),
-        pytest.param("idle_timeout = 1" + "0" * 400, id="more than a float holds"),
-        pytest.param("max_connections = 9223372036854775808", id="a whole number that is none in TOML"),
-        pytest.param('"\\u001b[2J\\n' + "x" * 5_000 + '" = 1', id="a key that would clear the screen"),
-        pytest.param("port = '" + "1" * 5_000 + "'", id="a long value"),
-        pytest.param("#" * 2**20 + "\n", id="a file of more than a MiB"),
-    ],
-)
-def test_files_that_are_too_much(text: str, run: Run, tmp_path: Path) -> None:
-    """However deep, large or odd a file is, the error is one line of plain text that fits a screen."""
-    file = tmp_path / "t.toml"
-    file.write_text(text)
-    status, line = run("check", "--config", str(file))
-    assert_refused((status, line), str(file))
-    assert line.removesuffix("\n").isprintable()
-    assert len(line) < 1000
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev"])
+def test_only_a_file_of_limited_size_is_read(path: str, run: Run) -> None:
+    """An endless file and a folder are refused."""
+    assert_refused(run("check", "--config", path), path)
 
 
-def test_an_endless_file(run: Run) -> None:
-    """A file is read only as far as settings may take."""
-    assert_refused(run("check", "--config", "/dev/zero"), "/dev/zero")
-
-
-def test_a_long_or_odd_word_is_shown_in_part(run: Run) -> None:
-    """The error about a flag is one line of plain text, too, and still says what is wrong."""
-    status, line = run("check", "--port=" + "\x1b\udcff" * 1_000)
-    assert_refused((status, line), "--port:", SETTINGS["port"])
-    assert line.removesuffix("\n").isprintable()
-    assert len(line) < 1000
+def test_a_long_value_is_shown_in_part(run: Run) -> None:
+    """The error about a long flag with control characters is one short line, too."""
+    assert_refused(run("check", "--port=" + "\x1b\udcff" * 1_000), "--port:", SETTINGS["port"])
 
 
 @pytest.mark.parametrize("text", ["one\ntwo", "\udcff", "\x1b[2J"], ids=ascii)
 @pytest.mark.parametrize("name", ["host", "metrics_host", "tls_key", "metrics_passwords"])
-def test_texts_that_cannot_be_printed(name: str, text: str, run: Run) -> None:
-    """`check` does not pass what no host or file should be called, and what would break its own table."""
-    flag = f"--{name.replace('_', '-')}"
-    assert_refused(run("check", flag, text), f"{flag}:", SETTINGS[name])
+def test_a_text_that_cannot_be_printed_is_refused(name: str, text: str, run: Run) -> None:
+    """`check` refuses such a text for a host or a path: it would break the table that `check` prints."""
+    assert_refused(run("check", as_flag(name), text), f"{as_flag(name)}:", SETTINGS[name])
 
 
-def test_spaces_in_a_path(run: Run) -> None:
-    """`check` shows a path as it is, to the last space."""
+def test_check_shows_spaces_in_a_path(run: Run) -> None:
+    """`check` shows a path with all of its spaces."""
     _, text = run("check", "--tls-key", "two  words ")
     assert "  two  words   --tls-key" in text
 
 
-def test_networks_over_many_lines(run: Run, tmp_path: Path) -> None:
-    """A list may be a text of many lines; `check` shows it in one."""
-    file = tmp_path / "t.toml"
+def test_check_shows_networks_in_one_line(run: Run, file: Path) -> None:
+    """A list in the file may have several lines; `check` shows it in one."""
     file.write_text('deny = """\n192.0.2.0/24,\n198.51.100.0/24\n"""\n')
     status, text = run("check", "--config", str(file))
     assert status == 0
     assert "192.0.2.0/24, 198.51.100.0/24  deny in" in text
 
 
-def test_a_folder_is_no_settings_file(run: Run, tmp_path: Path) -> None:
-    """A folder instead of a settings file is named."""
-    assert_refused(run("check", "--config", str(tmp_path)), str(tmp_path))
-
-
 def start(*words: str, **variables: str) -> tuple[int, str]:
-    """Run a whole process that is to end by itself: (exit status, what it wrote to stderr)."""
+    """Run a whole process that must end by itself: (exit status, text on stderr)."""
     ended = subprocess.run(
         [*COMMAND, *words],
         env=environment(**variables),
@@ -283,25 +230,24 @@ def start(*words: str, **variables: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-def test_a_process_refuses_flag_variable_and_file(tmp_path: Path) -> None:
-    """A whole process that is to serve with a wrong setting writes the one line and exits with 2."""
-    file = tmp_path / "t.toml"
+def test_a_process_refuses_flag_variable_and_file(file: Path) -> None:
+    """A server process with a wrong setting writes the one line and exits with status 2."""
     file.write_text("grace = -1\n")
     assert_refused(start("--port", "x"), "--port:")
     assert_refused(start(TRIOJAM_PORT="x"), "TRIOJAM_PORT:")
     assert_refused(start("--config", str(file)), f"grace in {file}:")
 
 
-# An address for documentation (RFC 5737), which no machine has; and a name too long to ask the DNS for.
+# An address for documentation (RFC 5737), which no machine has; and a name too long for the DNS.
 @pytest.mark.parametrize(("flag", "host"), [("--host", "192.0.2.1"), ("--metrics-host", "x" * 64)])
-def test_addresses_of_other_machines(flag: str, host: str) -> None:
-    """A host that cannot be listened on is a wrong setting: named, with what it takes."""
+def test_a_process_refuses_an_address_of_another_machine(flag: str, host: str) -> None:
+    """A host without a local address is a wrong setting: the error has it, with the accepted values."""
     assert_refused(start("--port", "0", "--metrics-port", "0", flag, host), f"{flag}:", host, ADDRESS)
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])
-def test_ports_in_use(flag: str) -> None:
-    """A port that is in use is one line with address and port, and exit status 1."""
+def test_a_process_refuses_a_port_in_use(flag: str) -> None:
+    """A port in use gives one line with address and port, and exit status 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = {"--port": "0", "--metrics-port": "0", flag: str(port)}
@@ -310,21 +256,13 @@ def test_ports_in_use(flag: str) -> None:
     assert text == f"triojam: cannot listen on 127.0.0.1:{port}: the port is already in use\n"
 
 
-def test_precedence_and_origins(run: Run, tmp_path: Path) -> None:
-    """A flag stands above a variable, that above the file, that above the default; check says which."""
-    file = tmp_path / "t.toml"
+def test_check_shows_the_origin_of_each_value(run: Run, file: Path) -> None:
+    """A flag overrides a variable, a variable the file, the file the default; `check` shows which one won."""
     file.write_text("idle_timeout = 1\nline_timeout = 1\nsend_timeout = 1\nmetrics_port = 'none'\n")
-    status, text = run(
-        "check",
-        "--config",
-        str(file),
-        "--send-timeout",
-        "3",
-        TRIOJAM_LINE_TIMEOUT="2",
-        TRIOJAM_SEND_TIMEOUT="2",
-    )
+    words = ("check", "--config", str(file), "--send-timeout", "3")
+    status, text = run(*words, TRIOJAM_LINE_TIMEOUT="2", TRIOJAM_SEND_TIMEOUT="2")
     assert status == 0
-    shown = {line.split(maxsplit=2)[0]: line.split(maxsplit=2)[1:] for line in text.splitlines()}
+    shown = {line.split()[0]: line.split(maxsplit=2)[1:] for line in text.splitlines()}
     assert shown.keys() == SETTINGS.keys()
     assert shown["idle_timeout"] == ["1.0", f"idle_timeout in {file}"]
     assert shown["line_timeout"] == ["2.0", "TRIOJAM_LINE_TIMEOUT"]
@@ -333,8 +271,8 @@ def test_precedence_and_origins(run: Run, tmp_path: Path) -> None:
     assert shown["metrics_port"] == ["none", f"metrics_port in {file}"]
 
 
-def test_the_file_can_come_from_a_variable(run: Run, tmp_path: Path) -> None:
-    """TRIOJAM_CONFIG names the file as --config does, and --config stands above it."""
+def test_a_variable_can_name_the_file(run: Run, tmp_path: Path) -> None:
+    """TRIOJAM_CONFIG names the file like --config, and --config overrides it."""
     one, other = tmp_path / "one.toml", tmp_path / "other.toml"
     one.write_text("grace = 1\n")
     other.write_text("grace = 2\n")
@@ -347,7 +285,7 @@ def test_help_shows_every_setting(run: Run) -> None:
     status, text = run("--help")
     assert status == 0
     for each in fields(Settings):
-        assert f"--{each.name.replace('_', '-')} " in text
+        assert f"{as_flag(each.name)} " in text
         assert f"TRIOJAM_{each.name.upper()}]" in text
         assert each.metadata["help"] in text
     assert text.count("TRIOJAM_CONFIG") == 1

@@ -1,4 +1,4 @@
-"""Asking one server: what comes out, and the words for each way in which it fails."""
+"""The client `ask`: answers, and the error for each way in which a request fails."""
 
 import ssl
 import time
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-import trustme
 
 import triojam
 from tests.helpers.bad_servers import (
@@ -21,7 +20,7 @@ from tests.helpers.bad_servers import (
     start_bad,
     tells,
 )
-from tests.helpers.servers import NOW, settings_for_test, start_tcp
+from tests.helpers.servers import NOW, settings_for_test, start_tcp, start_tls, trusting
 from triojam.client.render import format_offset
 from triojam.client.session import DEFAULT_PORT, Target
 from triojam.client.time_of_day import fold, second_of_day
@@ -37,27 +36,27 @@ from triojam.client.time_of_day import fold, second_of_day
         ("[::1]", "::1", 45000),
     ],
 )
-def test_target(text: str, host: str, port: int) -> None:
-    """A server is named as people write addresses."""
+def test_an_address_is_parsed(text: str, host: str, port: int) -> None:
+    """A server may be a host name or an IP address, with or without a port."""
     assert Target.parse(text) == Target(host, port)
 
 
 @pytest.mark.parametrize(
     "text", ["", ":45000", "host:", "host:0", "host:65536", "[::1", "http://host", "a b", "[]:1"]
 )
-def test_no_target(text: str) -> None:
-    """What is no address is refused, with what it takes."""
+def test_a_bad_address_is_refused(text: str) -> None:
+    """The error says what is expected."""
     with pytest.raises(ValueError, match="HOST or HOST:PORT"):
         Target.parse(text)
 
 
-def test_default_port() -> None:
-    """Clients ask where servers listen."""
+def test_the_default_port_is_the_servers() -> None:
+    """Client and server have the same default port."""
     assert triojam.Settings().port == DEFAULT_PORT
 
 
-async def test_ask(nursery: trio.Nursery) -> None:
-    """An answer has the time, an offset that is right within its bound, and the address."""
+async def test_an_answer_has_time_offset_and_address(nursery: trio.Nursery) -> None:
+    """The offset is right within its bound, which depends on the round trip."""
     server = await start_tcp(nursery)
     assert server.server is not None
     host, port = server.server.addresses[0]
@@ -66,27 +65,25 @@ async def test_ask(nursery: trio.Nursery) -> None:
     assert answer.address == f"127.0.0.1:{port}"
     assert abs(answer.offset - -3) <= answer.bound
     assert 0.5 <= answer.bound == 0.5 + answer.round_trip / 2
-    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("ahead", [-40_000.0, -0.75, 0.0, 0.3, 12.0, 43_000.0])
-async def test_offset(nursery: trio.Nursery, ahead: float) -> None:
-    """Whatever the offset, also over midnight, the truth is within the bound."""
+async def test_the_true_offset_is_within_the_bound(nursery: trio.Nursery, ahead: float) -> None:
+    """The bound holds for any offset, across midnight too."""
     for wall in (1_700_006_399.9, 1_700_051_696.25):  # the first is just before midnight
         address = await start_bad(nursery, tells(partial(add, wall, ahead)))
         answer = await triojam.ask(*address, now=partial(add, wall, 0.0), zone=UTC)
         assert abs(answer.offset - ahead) <= answer.bound
-    nursery.cancel_scope.cancel()
 
 
-async def test_another_zone(nursery: trio.Nursery) -> None:
-    """A server that answers in another zone is right, if one says which."""
+async def test_the_zone_of_the_answers_can_be_given(nursery: trio.Nursery) -> None:
+    """The offset of a server in another time zone is right if the client knows the zone."""
     east = timezone(timedelta(hours=7))
     local = time.time() + 7 * 3600
     address = await start_bad(nursery, tells(lambda: local))
-    assert abs((await triojam.ask(*address, now=lambda: local - 7 * 3600, zone=east)).offset) < 1
-    assert abs((await triojam.ask(*address, now=lambda: local - 7 * 3600, zone=UTC)).offset - 7 * 3600) < 1
-    nursery.cancel_scope.cancel()
+    for zone, offset in ((east, 0), (UTC, 7 * 3600)):
+        answer = await triojam.ask(*address, now=lambda: local - 7 * 3600, zone=zone)
+        assert abs(answer.offset - offset) < 1
 
 
 BAD: list[tuple[Behaviour, type[triojam.AskError], str]] = [
@@ -111,27 +108,25 @@ BAD: list[tuple[Behaviour, type[triojam.AskError], str]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "kind", "words"), BAD)
-async def test_bad_servers(
+async def test_a_bad_server_has_an_error_of_its_own(
     nursery: trio.Nursery, behaviour: Behaviour, kind: type[triojam.AskError], words: str
 ) -> None:
-    """Each way of being no time server has a type of its own, and words."""
+    """Each fault of a server has an error type and a message."""
     address = await start_bad(nursery, behaviour)
     with pytest.raises(kind, match=words):
         await triojam.ask(*address, patience=0.2)
-    nursery.cancel_scope.cancel()
 
 
-async def test_the_metrics_port_is_recognised(nursery: trio.Nursery) -> None:
-    """An HTTP server that waits for more is found out."""
+async def test_the_metrics_port_is_recognized(nursery: trio.Nursery) -> None:
+    """An HTTP server that waits for the rest of a request is recognized."""
     server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
     host, port = server.metrics_addresses[0]
     with pytest.raises(triojam.StrangerError, match=r"speaks HTTP, not TIME: is it the metrics port\?$"):
         await triojam.ask(str(host), int(port), patience=0.2)
-    nursery.cancel_scope.cancel()
 
 
-async def test_unreachable() -> None:
-    """A closed port, and a name that is none, are said in words."""
+async def test_an_unreachable_server_is_an_error() -> None:
+    """The error for a closed port or a bad name has a reason."""
     (free,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = free.socket.getsockname()[1]
     await free.aclose()
@@ -142,8 +137,10 @@ async def test_unreachable() -> None:
             await triojam.ask(name)
 
 
-async def test_a_name_with_several_addresses(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the first address of a name does not answer, the next one is asked."""
+async def test_the_next_address_of_a_name_is_tried(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the first address of a name refuses, the client asks the next one."""
     _, port = await start_bad(nursery, tells(time.time))
 
     class Resolver(trio.abc.HostnameResolver):
@@ -156,38 +153,22 @@ async def test_a_name_with_several_addresses(nursery: trio.Nursery, monkeypatch:
 
     trio.socket.set_custom_hostname_resolver(Resolver())
     assert (await triojam.ask("time.example.org", port)).address == f"127.0.0.1:{port}"
-    nursery.cancel_scope.cancel()
 
 
-async def test_tls(nursery: trio.Nursery) -> None:
-    """Over TLS it asks whom it trusts, and says so of whom it does not, or who does not speak it."""
-    authority = trustme.CA()
-    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(secured)
-
-    async def handle(stream: trio.SSLStream[trio.SocketStream]) -> None:
-        try:
-            async for _ in stream:
-                await stream.send_all(b"JAM 12:34:56\r\n")
-        except trio.BrokenResourceError:
-            pass
-
-    listeners = await nursery.start(
-        partial(trio.serve_ssl_over_tcp, handle, 0, secured, host="127.0.0.1", https_compatible=True)
-    )
-    port = listeners[0].transport_listener.socket.getsockname()[1]
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    assert (await triojam.ask("localhost", port, tls=trusting)).time == "12:34:56"
+async def test_tls_needs_a_trusted_certificate(nursery: trio.Nursery) -> None:
+    """Over TLS, a certificate that is not trusted and a server without TLS are errors."""
+    server = await start_tls(nursery)
+    assert server.server is not None
+    port = int(server.server.tls_addresses[0][1])
+    assert (await triojam.ask("localhost", port, tls=trusting())).time == "12:34:56"
     with pytest.raises(triojam.UntrustedError, match="its certificate is not trusted"):
         await triojam.ask("localhost", port, tls=ssl.create_default_context())
     with pytest.raises(triojam.StrangerError, match="does not speak TLS"):
-        await triojam.ask(*await start_bad(nursery, says(b"ERROR bad_terminator: x\r\n")), tls=trusting)
-    nursery.cancel_scope.cancel()
+        await triojam.ask(*await start_bad(nursery, says(b"ERROR bad_terminator: x\r\n")), tls=trusting())
 
 
-def test_second_of_day() -> None:
-    """It is what the zone's clock shows, with the fraction."""
+def test_the_second_of_the_day_depends_on_the_zone() -> None:
+    """It is the time on a clock in the zone, with its fraction."""
     moment = datetime(2026, 3, 29, 23, 59, 59, 500_000, tzinfo=UTC).timestamp()
     assert second_of_day(moment, UTC) == 86_399.5
     assert second_of_day(moment, timezone(timedelta(hours=-3, minutes=-30))) == 86_399.5 - 3.5 * 3600
@@ -196,8 +177,8 @@ def test_second_of_day() -> None:
 @pytest.mark.parametrize(
     ("seconds", "folded"), [(0, 0), (86_399, -1), (-86_399, 1), (43_199, 43_199), (130_000, 43_600)]
 )
-def test_fold(seconds: float, folded: float) -> None:
-    """The shorter way around the clock."""
+def test_a_difference_is_folded_to_half_a_day(seconds: float, folded: float) -> None:
+    """A difference of two times of day is between -12 and +12 hours."""
     assert fold(seconds) == (folded if folded < 43_200 else folded - 86_400)
 
 
@@ -212,5 +193,5 @@ def test_fold(seconds: float, folded: float) -> None:
     ],
 )
 def test_the_shown_bound_holds(offset: float, bound: float, shown: str) -> None:
-    """What is printed contains all that was known to be possible."""
+    """The printed range contains the exact range."""
     assert format_offset(offset, bound) == shown

@@ -1,4 +1,4 @@
-"""Histograms and the accounts."""
+"""Histograms, and the identity of the counters."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +8,8 @@ from triojam.core.reasons import Rejection, SendError
 
 
 @given(values=st.lists(st.floats(0, 10), max_size=50))
-def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
-    """Cumulated, the buckets are what Prometheus defines: observations up to and including the bound."""
+def test_a_bucket_counts_observations_up_to_its_bound(values: list[float]) -> None:
+    """The cumulated buckets count observations up to and including the bound, as Prometheus defines it."""
     histogram = Histogram([0.5, 1.0, 5.0])
     for value in values:
         histogram.observe(value)
@@ -18,7 +18,7 @@ def test_a_bucket_holds_what_is_at_most_its_bound(values: list[float]) -> None:
     assert histogram.count == len(values)
 
 
-def test_the_identity() -> None:
+def test_every_request_is_a_response_rejected_or_a_send_error() -> None:
     """A request is unaccounted until it is a response, rejected, or a send error."""
     counters = Counters()
     counters.requests = 3

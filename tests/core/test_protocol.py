@@ -17,7 +17,7 @@ ERROR_LINES = {reason: RULES.error_line(reason) for reason in Rejection}
 
 
 def feed(pieces: list[bytes], *, ended: bool = False, rules: Rules = RULES) -> tuple[bytes, Outcome]:
-    """Feed a fresh connection until it ends; return all answers as bytes, and the sum of the outcomes."""
+    """Feed a new connection until it ends; return all answers as bytes, and the sum of the outcomes."""
     connection = Connection(rules)
     total = Outcome()
     for piece in [*pieces, None] if ended else pieces:
@@ -33,7 +33,7 @@ def feed(pieces: list[bytes], *, ended: bool = False, rules: Rules = RULES) -> t
 
 
 def receive(connection: Connection, data: bytes) -> list[Outcome]:
-    """Let a connection take what arrived, in as many steps as that takes."""
+    """Let a connection receive `data`, in all steps that are necessary."""
     outcomes = [connection.receive(data, lambda: JAM)]
     while connection.more and outcomes[-1].end is None:
         outcomes.append(connection.receive(b"", lambda: JAM))
@@ -41,7 +41,7 @@ def receive(connection: Connection, data: bytes) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: repr(vector.sent[:24]))
-def test_vector(vector: Vector) -> None:
+def test_every_vector_is_decided_as_the_table_says(vector: Vector) -> None:
     """Every row of the table holds, however its bytes are cut."""
     for pieces in cuts(vector.sent):
         answers, outcome = feed(pieces, ended=vector.ended)
@@ -64,8 +64,10 @@ some_rules = st.builds(
 
 
 @given(stream=streams, rules=some_rules, ended=st.booleans(), data=st.data())
-def test_fragments_never_matter(stream: bytes, rules: Rules, *, ended: bool, data: st.DataObject) -> None:
-    """However a stream is cut, the answers, the counts and the end are those of the whole."""
+def test_cuts_do_not_change_the_outcome(
+    stream: bytes, rules: Rules, *, ended: bool, data: st.DataObject
+) -> None:
+    """A stream in pieces has the same answers, counts and end as the whole stream."""
     positions = data.draw(st.lists(st.integers(0, len(stream)), max_size=12).map(sorted), label="cuts")
     edges = [0, *positions, len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(edges) if a < b]
@@ -74,14 +76,14 @@ def test_fragments_never_matter(stream: bytes, rules: Rules, *, ended: bool, dat
 
 @given(stream=streams, rules=some_rules, ended=st.booleans())
 def test_every_request_is_decided_once(stream: bytes, rules: Rules, *, ended: bool) -> None:
-    """Every request is either rejected or has exactly one time among the answers."""
+    """Every request is rejected, or has exactly one time among the answers."""
     answers, outcome = feed([stream], ended=ended, rules=rules)
     assert outcome.requests == answers.count(JAM) + len(outcome.rejected)
 
 
 @given(stream=streams, rules=some_rules)
-def test_the_unfinished_line_stays_bounded(stream: bytes, rules: Rules) -> None:
-    """A connection never keeps as many bytes as the limit."""
+def test_an_unfinished_line_is_bounded(stream: bytes, rules: Rules) -> None:
+    """A connection keeps fewer bytes than the limit of a line."""
     connection = Connection(rules)
     receive(connection, stream)
     if rules.max_line_bytes:
@@ -94,29 +96,29 @@ hostile = st.lists(
 
 
 @given(stream=hostile | st.binary(max_size=4096), permits=st.none() | st.integers(0, 200))
-def test_one_step_is_bounded_whatever_is_sent(stream: bytes, permits: int | None) -> None:
-    """Of any bytes, one step looks at 64 lines one by one; plain requests may come on top, at C's speed."""
-    looked_at: list[bytes] = []
+def test_one_step_is_bounded(stream: bytes, permits: int | None) -> None:
+    """For any bytes, one step decides at most 64 lines one by one, besides plain requests."""
+    decided: list[bytes] = []
 
     class Counting(Connection):
         __slots__ = ()
 
         def _decide(self, line: bytes, *arguments: Any) -> None:
-            looked_at.append(line)
+            decided.append(line)
             super()._decide(line, *arguments)
 
     connection = Counting(Rules(error_budget=0))
     while stream or connection.more:
-        before = len(looked_at)
+        before = len(decided)
         outcome = connection.receive(stream, lambda: JAM, permits)
-        assert len(looked_at) - before <= LINES_AT_ONCE
+        assert len(decided) - before <= LINES_AT_ONCE
         errors = [answer for answer in outcome.answers if answer != JAM]
         assert len(errors) <= LINES_AT_ONCE
         stream = b""
 
 
 def test_bad_lines_between_good_ones_use_up_the_budget() -> None:
-    """A good line makes up for one bad line, so nine of ten bad ones end the connection in the second row."""
+    """A good line cancels one bad line; with nine bad lines each, the second round ends the connection."""
     answers, outcome = feed([(b"\n" * 9 + b"TIME\r\n") * 100])
     assert outcome.end is Disconnect.ERROR_BUDGET
     assert (outcome.requests, answers.count(JAM)) == (12, 1)
@@ -124,8 +126,8 @@ def test_bad_lines_between_good_ones_use_up_the_budget() -> None:
     assert (outcome.end, outcome.requests, answers.count(JAM)) == (None, 200, 100)
 
 
-def test_the_time_is_read_after_the_bytes_and_once() -> None:
-    """The clock is asked once for a batch, and not at all where no time is due."""
+def test_the_clock_is_read_once_for_a_batch() -> None:
+    """The clock is read once for a batch, and not at all if no time is due."""
     asked: list[bytes] = []
 
     def jam() -> bytes:
@@ -139,8 +141,8 @@ def test_the_time_is_read_after_the_bytes_and_once() -> None:
     assert len(asked) == 1
 
 
-def test_line_timeout() -> None:
-    """A line that does not come to its end in time is told so, and closed."""
+def test_a_line_timeout_rejects_the_unfinished_line() -> None:
+    """An overdue line gets an error line, and the connection is closed."""
     connection = Connection(RULES)
     connection.receive(b"TI", lambda: JAM)
     assert connection.midline
@@ -151,8 +153,8 @@ def test_line_timeout() -> None:
     assert not connection.midline
 
 
-def test_drain_in_the_middle_of_a_line() -> None:
-    """A line that a stopping server does not wait for is a request, refused as `draining`."""
+def test_a_drain_rejects_an_unfinished_line() -> None:
+    """An unfinished line is counted as a request and rejected as `draining`."""
     connection = Connection(RULES)
     connection.receive(b"TI", lambda: JAM)
     outcome = connection.drain()
@@ -161,8 +163,8 @@ def test_drain_in_the_middle_of_a_line() -> None:
     assert outcome.end is Disconnect.DRAIN
 
 
-def test_drain_between_lines() -> None:
-    """Between two lines a stopping server owes nothing."""
+def test_a_drain_between_lines_sends_nothing() -> None:
+    """Between two lines, a drain only ends the connection."""
     outcome = Connection(RULES).drain()
     assert (outcome.answers, outcome.requests, outcome.end) == ([], 0, Disconnect.DRAIN)
 
@@ -175,14 +177,14 @@ def test_drain_between_lines() -> None:
         (b"x" * 600, Disconnect.TOO_LONG),
     ],
 )
-def test_classic_behaviour(sent: bytes, end: Disconnect) -> None:
-    """With on_reject = close the first bad line closes the connection without a word."""
+def test_on_reject_close_closes_without_a_reply(sent: bytes, end: Disconnect) -> None:
+    """With on_reject = close, the first bad line closes the connection without a reply."""
     answers, outcome = feed([sent], rules=Rules(reply_to_rejected=False))
     assert (answers, outcome.requests, outcome.end) == (b"", 1, end)
 
 
-def test_a_budget_that_shrinks_below_what_is_spent() -> None:
-    """A reload that lowers the error budget below the bad lines so far closes at the next one."""
+def test_a_lowered_error_budget_ends_the_connection_at_the_next_bad_line() -> None:
+    """If a reload lowers the error budget below the errors so far, the next bad line is the last."""
     connection = Connection(Rules(error_budget=10))
     assert connection.receive(b"x\r\n" * 5, lambda: JAM).end is None
     connection.rules = Rules(error_budget=3)
@@ -190,8 +192,8 @@ def test_a_budget_that_shrinks_below_what_is_spent() -> None:
     assert (outcome.requests, outcome.end) == (1, Disconnect.ERROR_BUDGET)
 
 
-def test_no_limits() -> None:
-    """0 lifts the line limit and the error budget."""
+def test_zero_switches_limits_off() -> None:
+    """0 switches the line limit and the error budget off."""
     answers, outcome = feed(
         [b"TIME" + b"x" * 100_000 + b"\r\n" + b"x\r\n" * 50],
         rules=Rules(max_line_bytes=0, error_budget=0),
@@ -201,8 +203,8 @@ def test_no_limits() -> None:
 
 
 @pytest.mark.parametrize("reason", Rejection)
-def test_error_lines(reason: Rejection) -> None:
-    """An error is one ASCII line that names its reason, and the limit where that is the matter."""
+def test_an_error_line_names_its_reason(reason: Rejection) -> None:
+    """An error is one ASCII line with its reason, and with the limit if the line is too long."""
     line = RULES.error_line(reason)
     assert line.startswith(f"ERROR {reason}: ".encode())
     assert line.endswith(b"\r\n")
@@ -212,7 +214,7 @@ def test_error_lines(reason: Rejection) -> None:
 
 
 @given(secret=st.binary(min_size=6, max_size=100))
-def test_an_error_never_echoes(secret: bytes) -> None:
-    """Nothing that a client sent comes back in an error: it is the same line for every sender."""
+def test_an_error_line_never_repeats_the_input(secret: bytes) -> None:
+    """An error line is the same for every input."""
     answers, _ = feed([b"!" + secret.replace(b"\n", b"") + b"\r\n"])
     assert answers == ERROR_LINES[Rejection.BAD_COMMAND]

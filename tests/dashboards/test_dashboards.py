@@ -1,59 +1,56 @@
-"""The dashboards: as generated, whole, and with data on every panel from a real Prometheus."""
+"""The dashboards: generated, complete, and with data from a real Prometheus on every panel."""
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 import trio
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.dashboards.test_prometheus import PACKAGE, scraping, use
+from tests.dashboards.test_prometheus import query, scraping, use
+from tests.dashboards.test_rules import DASHBOARDS, RECORDINGS
+from tests.dashboards.test_rules import load as load_yaml
+from tests.docs.test_docs import output_of
 from tests.helpers.program import serving
-from tests.helpers.requirements import require_program
 from tests.helpers.scrape import Address, fetch
 from tests.helpers.servers import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-DASHBOARDS = ROOT / "dashboards"
+ROOT = DASHBOARDS.parent
 FILES = sorted((DASHBOARDS / "grafana" / "dashboards").glob("*.json"))
 GRID = 24
 
-# Families that are on no panel, and why.
+# Metrics without a panel, and the reasons.
 LEFT_OFF = {
     "python_info": "the table of servers has Python's version from triojam_build_info",
-    "process_virtual_memory_bytes": "address space costs nothing; resident memory does",
+    "process_virtual_memory_bytes": "address space has no cost; resident memory has",
 }
-# What Prometheus itself makes.
+# Series that Prometheus adds.
 MADE_BY_PROMETHEUS = {"up", "ALERTS"}
-# Gauges that a server has where the kernel tells: Linux.
+# Gauges that need a kernel with adjtimex.
 OF_THE_KERNEL = {
     "triojam_clock_synchronized",
     "triojam_clock_max_error_seconds",
     "triojam_clock_offset_seconds",
     "triojam_leap_state",
 }
-# Panels that find nothing in the test, and why.
+# Panels without data in the test, and the reasons.
 EMPTY = {
-    "Alerts": "no alert fires, because the test has no rules",
-    "Restarts": "no server was started a second time",
+    "Alerts": "no alert fires in the test",
+    "Restarts": "no server restarts in the test",
 }
-# What Grafana puts in: everything chosen, and a window of a few scrapes of the test's Prometheus.
+# Values for Grafana's variables: everything selected, and a window of a few scrapes.
 CHOICES = {"$job": ".+", "$instance": ".+", "$__rate_interval": "10s"}
 
 
 @dataclass(frozen=True)
 class Query:
-    """An expression of a dashboard. place: the heading of its panel, or the name of its annotation."""
+    """An expression of a dashboard. place: the title of its panel, or the name of its annotation."""
 
     place: str
     expression: str
@@ -72,13 +69,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what shows something: all but the headings of the rows."""
+    """Return the panels, without the headings of rows."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 @cache
 def queries() -> list[Query]:
-    """Return every expression of every dashboard, with Grafana's variables filled in."""
+    """Return every expression of every dashboard, with values for Grafana's variables."""
     found = []
     for content in map(load, FILES):
         for panel in panels(content):
@@ -89,7 +86,7 @@ def queries() -> list[Query]:
 
 
 def filled(expression: str) -> str:
-    """Put values in for Grafana's variables, of which none may be left."""
+    """Replace Grafana's variables by values."""
     for variable, value in CHOICES.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression, expression
@@ -97,35 +94,27 @@ def filled(expression: str) -> str:
 
 
 def named(expression: str) -> set[str]:
-    """Return the metrics that an expression names: what stands before braces."""
+    """Return the metrics in an expression: the names before braces."""
     return set(re.findall(r"\b([A-Za-z_]\w*)\{", expression))
 
 
-def test_as_generated() -> None:
-    """The files are what the generator makes; else run python -m dashboards.generate."""
-    run = subprocess.run(
-        [sys.executable, "-m", "dashboards.generate", "--check"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+def test_the_files_are_up_to_date() -> None:
+    """The files are those of the generator; otherwise run `python -m dashboards.generate`."""
+    assert output_of("-m", "dashboards.generate", "--check", cwd=ROOT) == ""
 
 
-def test_runbooks_are_a_dashboard() -> None:
-    """The link to the runbooks leads to a dashboard that is there as soon as they are."""
+def test_the_link_to_the_runbooks_has_a_target() -> None:
+    """The link on the overview leads to the dashboard of the runbooks."""
     (overview,) = [content for content in map(load, FILES) if content["uid"] == "triojam-overview"]
     (link,) = overview["links"]
     assert link["url"] == "/d/triojam-runbooks"
     uids = [load(path)["uid"] for path in FILES]
-    assert ("triojam-runbooks" in uids) == (DASHBOARDS / "RUNBOOKS.md").exists()
+    assert "triojam-runbooks" in uids
     assert len(set(uids)) == len(uids)
 
 
 def test_ids_are_unique(dashboard: dict[str, Any]) -> None:
-    """No two panels share a number, no two queries of a panel a letter, no two panels a heading."""
+    """Panels have unique numbers and titles, and the queries of a panel have unique letters."""
     ids = Counter(panel["id"] for panel in dashboard["panels"])
     assert [number for number, times in ids.items() if times > 1] == []
     for panel in panels(dashboard):
@@ -135,8 +124,8 @@ def test_ids_are_unique(dashboard: dict[str, Any]) -> None:
     assert [heading for heading, times in headings.items() if times > 1] == []
 
 
-def test_the_grid_is_full(dashboard: dict[str, Any]) -> None:
-    """Every line of panels fills the page from edge to edge, and the lines stand right below each other."""
+def test_the_grid_has_no_gaps(dashboard: dict[str, Any]) -> None:
+    """Every line of panels fills the width of the page, and there is no space between lines."""
     lines: dict[int, list[tuple[int, int, int]]] = {}
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
@@ -153,8 +142,8 @@ def test_the_grid_is_full(dashboard: dict[str, Any]) -> None:
         below = y + height
 
 
-def test_every_panel_says_what_it_shows(dashboard: dict[str, Any]) -> None:
-    """Every panel has a heading and a description, and every graph and number a unit or words."""
+def test_every_panel_is_described(dashboard: dict[str, Any]) -> None:
+    """Every panel has a title and a description, every graph and number a unit, every number thresholds."""
     for panel in panels(dashboard):
         assert panel["title"]
         assert len(panel["description"]) > 20, panel["title"]
@@ -165,7 +154,7 @@ def test_every_panel_says_what_it_shows(dashboard: dict[str, Any]) -> None:
 
 
 def test_the_data_source_is_a_variable(dashboard: dict[str, Any]) -> None:
-    """Wherever a dashboard says where data are from, it is what was chosen at the top of the page."""
+    """Every data source in a dashboard is the variable at the top of the page."""
 
     def sources(value: Any) -> Iterator[Any]:
         if isinstance(value, dict):
@@ -185,98 +174,47 @@ def test_the_data_source_is_a_variable(dashboard: dict[str, Any]) -> None:
         assert all("datasource" in target for target in panel.get("targets", []))
 
 
-def test_every_expression_is_of_what_was_chosen() -> None:
-    """Wherever a metric is named, it is that of the chosen jobs and instances."""
-    for query in queries():
-        assert set(re.findall(r"\btriojam_\w+", query.expression)) <= named(query.expression), query
-        for labels in re.findall(r"\w\{([^}]*)\}", query.expression):
-            assert 'job=~".+' in labels, query
-            assert 'instance=~".+' in labels, query
+def test_every_expression_has_the_selection() -> None:
+    """Every metric in an expression is limited to the selected jobs and instances."""
+    for each in queries():
+        assert set(re.findall(r"\btriojam_\w+", each.expression)) <= named(each.expression), each
+        for labels in re.findall(r"\w\{([^}]*)\}", each.expression):
+            assert 'job=~".+' in labels, each
+            assert 'instance=~".+' in labels, each
 
 
-async def test_metrics_and_panels() -> None:
-    """Every metric of a panel is in a live scrape, and every metric of a scrape is on a panel or left off."""
+async def test_every_metric_has_a_panel() -> None:
+    """Every metric on a panel is in a scrape, and every metric of a scrape is on a panel, with exceptions."""
     async with serving() as program:
         reply = await fetch(program.web, "/metrics")
     families = {family.name: family for family in text_string_to_metric_families(reply.text)}
     series = {sample.name: name for name, family in families.items() for sample in family.samples}
-    shown = set().union(*(named(query.expression) for query in queries()))
+    shown = set().union(*(named(each.expression) for each in queries()))
     assert len(shown) > 30
     assert shown - set(series) - MADE_BY_PROMETHEUS <= OF_THE_KERNEL
     on_panels = {series[name] for name in shown if name in series}
     assert set(families) - on_panels == set(LEFT_OFF)
 
 
-async def test_expressions_parse(tmp_path: Path) -> None:
-    """`promtool check rules` accepts every expression."""
-    promtool = require_program("promtool", PACKAGE)
-    rules = [{"record": f"panel:{place}", "expr": each.expression} for place, each in enumerate(queries())]
-    file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboards", "rules": rules}]}), "utf-8")
-    ended = await trio.run_process(
-        [promtool, "check", "rules", str(file)], capture_stdout=True, capture_stderr=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr.decode()
-    assert f"{len(rules)} rules found" in ended.stdout.decode()
-
-
-async def test_every_panel_has_data(tmp_path: Path) -> None:
-    """Every expression finds something in a Prometheus that scrapes a used server, or has a reason not to."""
-    prometheus = require_program("prometheus", PACKAGE)
-    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+async def test_every_expression_has_data(tmp_path: Path) -> None:
+    """Every panel and recording rule has data in a Prometheus that scrapes a used server, with exceptions."""
+    asked = queries() + [Query(name, name) for name in RECORDINGS]
+    async with serving() as program, scraping(program.web, tmp_path) as server:
         served = {sample.name for sample in (await program.scrape()).samples}
         missing = OF_THE_KERNEL - served
-        expected = [query for query in queries() if query.place not in EMPTY]
-        expected = [query for query in expected if not named(query.expression) & missing]
+        expected = [
+            each for each in asked if each.place not in EMPTY and not named(each.expression) & missing
+        ]
         with trio.move_on_after(PATIENCE):
             while expected:
                 await use(program)
                 await send_pieces(program.address)
-                await trio.sleep(0.5)  # nobody tells when Prometheus has scraped
-                expected = [query for query in expected if not await result(server, query.expression)]
+                await trio.sleep(0.5)  # no event tells when Prometheus has scraped
+                expected = [each for each in expected if not await query(server, each.expression)]
         assert expected == []
-        for query in queries():
-            if query.place in EMPTY:
-                assert await result(server, query.expression) == [], query
-
-
-async def test_every_rule_has_data(tmp_path: Path) -> None:
-    """Every recording finds something there, too; what an alert asks is understood."""
-    prometheus = require_program("prometheus", PACKAGE)
-    recorded, alerts = rules()
-    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
-        expected = set(recorded.values())
-        with trio.move_on_after(PATIENCE):
-            while expected:
-                await use(program)
-                await trio.sleep(0.5)  # nobody tells when Prometheus has scraped
-                expected = {each for each in expected if not await result(server, each)}
-        assert expected == set()
-        for expression in alerts:
-            await result(server, expression)
-
-
-def rules() -> tuple[dict[str, str], list[str]]:
-    """Return the recording rules by name, and what the alerts ask, as if nothing were recorded."""
-    recorded: dict[str, str] = {}
-    alerts = []
-
-    def in_place(found: re.Match[str]) -> str:
-        # A window of what is recorded is a subquery of what it is recorded from.
-        return f"({recorded[found[1]]})" + (f"[{found[2]}:5s]" if found[2] else "")
-
-    def whole(expression: str) -> str:
-        names = "|".join(sorted(recorded, key=len, reverse=True))
-        return re.sub(rf"({names})(?:\[(\w+)\])?", in_place, expression) if recorded else expression
-
-    for file in ("recording.yml", "alerts.yml"):
-        groups = yaml.safe_load((DASHBOARDS / "prometheus" / "rules" / file).read_text("utf-8"))["groups"]
-        for rule in (rule for group in groups for rule in group["rules"]):
-            if "record" in rule:
-                recorded[rule["record"]] = whole(rule["expr"].strip())
-            else:
-                alerts.append(whole(rule["expr"].strip()))
-    return recorded, alerts
+        for each in queries():
+            values = await query(server, each.expression)
+            assert not (each.place in EMPTY and values), each
 
 
 async def send_pieces(address: Address) -> None:
@@ -288,37 +226,21 @@ async def send_pieces(address: Address) -> None:
         await client.receive_some()
 
 
-async def result(server: Address, expression: str) -> list[Any]:
-    """Return the series of an expression that are numbers."""
-    reply = await fetch(server, f"/api/v1/query?query={quote(expression)}")
-    if reply.status == 503:  # still starting
-        return []
-    answer = json.loads(reply.body)
-    assert answer["status"] == "success", answer
-    return [series for series in answer["data"]["result"] if series["value"][1] != "NaN"]
-
-
-def test_provisioning() -> None:
-    """Grafana finds one data source and one folder of dashboards, both by its environment."""
+def test_provisioning_uses_the_environment() -> None:
+    """Grafana gets one data source and one folder of dashboards from its environment."""
     folder = DASHBOARDS / "grafana" / "provisioning"
-    sources = yaml.safe_load((folder / "datasources" / "triojam.yaml").read_text("utf-8"))
+    sources = load_yaml(folder / "datasources" / "triojam.yaml")
     (source,) = sources["datasources"]
     assert (sources["apiVersion"], source["type"], source["url"]) == (1, "prometheus", "$PROMETHEUS_URL")
-    providers = yaml.safe_load((folder / "dashboards" / "triojam.yaml").read_text("utf-8"))
+    providers = load_yaml(folder / "dashboards" / "triojam.yaml")
     (provider,) = providers["providers"]
     assert (providers["apiVersion"], provider["type"]) == (1, "file")
     assert provider["options"] == {"path": "$GRAFANA_DASHBOARDS"}
 
 
-def compose() -> dict[str, Any]:
-    """Return the services of the lab in containers."""
-    services: dict[str, Any] = yaml.safe_load((DASHBOARDS / "compose.yaml").read_text("utf-8"))["services"]
-    return services
-
-
-def test_compose() -> None:
-    """The services are there, what they mount is there, and nothing is published beyond loopback."""
-    services = compose()
+def test_compose_services_are_complete() -> None:
+    """The services and their mounted files exist, and all published ports are on loopback."""
+    services = load_yaml(DASHBOARDS / "compose.yaml")["services"]
     assert set(services) == {"triojam", "load", "prometheus", "alertmanager", "grafana"}
     for name, service in services.items():
         for port in service.get("ports", []):
@@ -335,20 +257,20 @@ def test_compose() -> None:
     assert {"PROMETHEUS_URL", "PROMETHEUS_SCRAPE_INTERVAL", "GRAFANA_DASHBOARDS"} <= set(given)
 
 
-def test_compose_scrapes_as_shipped() -> None:
-    """Prometheus in containers is the shipped one, but for where the others are."""
-    configuration = yaml.safe_load((DASHBOARDS / "compose" / "prometheus.yml").read_text("utf-8"))
-    shipped = yaml.safe_load((DASHBOARDS / "prometheus" / "prometheus.yml").read_text("utf-8"))
+def test_compose_has_the_same_prometheus() -> None:
+    """Prometheus in containers has the same configuration, except for the addresses."""
+    configuration = load_yaml(DASHBOARDS / "compose" / "prometheus.yml")
+    shipped = load_yaml(DASHBOARDS / "prometheus" / "prometheus.yml")
     assert configuration["global"] == shipped["global"]
     assert configuration["rule_files"] == shipped["rule_files"]
     jobs = [job["job_name"] for job in configuration["scrape_configs"]]
     assert jobs == [job["job_name"] for job in shipped["scrape_configs"]]
-    (targets,) = yaml.safe_load((DASHBOARDS / "compose" / "targets" / "triojam.yml").read_text("utf-8"))
+    (targets,) = load_yaml(DASHBOARDS / "compose" / "targets" / "triojam.yml")
     assert targets == {"targets": ["triojam:45001"]}
 
 
-def test_containerfile() -> None:
-    """The image takes files that are there, runs as nobody, and asks whether the server is well."""
+def test_the_container_image_is_complete() -> None:
+    """The copied files exist, the user is not root, and there is a health check."""
     text = (ROOT / "Containerfile").read_text("utf-8")
     for sources in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):
         for source in sources.split():

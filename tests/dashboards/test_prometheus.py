@@ -1,13 +1,13 @@
-"""A real Prometheus, which scrapes a running server that real clients use."""
+"""A real Prometheus scrapes a running server with real clients."""
 
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
 import trio
 
 from tests.helpers.program import Program, launched, serving
@@ -16,15 +16,17 @@ from tests.helpers.scrape import Address, fetch
 from tests.helpers.servers import PATIENCE, receive_all
 
 PACKAGE = "prometheus"
+RULES = Path(__file__).parents[2] / "dashboards" / "prometheus" / "rules" / "*.yml"
 
 CONFIGURATION = """
-global: {{scrape_interval: 1s}}
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: ["{rules}"]
 scrape_configs:
   - job_name: triojam
     static_configs: [{{targets: ["{host}:{port}"]}}]
 """
 
-# What one client sends in one connection, how many requests that is, and how many of them get a time.
+# What a client sends in one connection, the number of requests in it, and the number of times in the answers.
 VISITS = [
     (b"TIME\r\n", 1, 1),
     (b"TIME\r\n" * 500, 500, 500),
@@ -41,20 +43,8 @@ REQUESTS = ROUNDS * sum(requests for _, requests, _ in VISITS)
 RESPONSES = ROUNDS * sum(responses for _, _, responses in VISITS)
 
 
-@pytest.fixture
-def prometheus() -> str:
-    """The program."""
-    return require_program("prometheus", PACKAGE)
-
-
-@pytest.fixture
-def promtool() -> str:
-    """The program."""
-    return require_program("promtool", PACKAGE)
-
-
 async def use(program: Program) -> None:
-    """Make all the visits, those of a round at the same time."""
+    """Make all visits, those of a round at the same time."""
 
     async def visit(data: bytes, times: int) -> None:
         async with await program.connect() as client:
@@ -69,12 +59,12 @@ async def use(program: Program) -> None:
 
 
 @asynccontextmanager
-async def scraping(prometheus: str, target: Address, folder: Path) -> AsyncIterator[Address]:
-    """Run a Prometheus that scrapes `target`; its own address."""
+async def scraping(target: Address, folder: Path) -> AsyncIterator[Address]:
+    """Run a Prometheus that scrapes `target` and evaluates the rules; yield its address."""
     configuration = folder / "prometheus.yml"
-    configuration.write_text(CONFIGURATION.format(host=target[0], port=target[1]))
+    configuration.write_text(CONFIGURATION.format(rules=RULES, host=target[0], port=target[1]))
     command = [
-        prometheus,
+        require_program("prometheus", PACKAGE),
         f"--config.file={configuration}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
@@ -83,7 +73,7 @@ async def scraping(prometheus: str, target: Address, folder: Path) -> AsyncItera
         assert process.stderr is not None
         log = b""
         with trio.fail_after(PATIENCE):
-            # 2.x logs msg="Listening on" address=127.0.0.1:1234, 3.x with quotes around the address.
+            # Prometheus 2 logs msg="Listening on" address=127.0.0.1:1234; Prometheus 3 quotes the address.
             while (found := re.search(rb'"Listening on" address="?127\.0\.0\.1:(\d+)"?\s', log)) is None:
                 data = await process.stderr.receive_some()
                 assert data, log
@@ -91,22 +81,24 @@ async def scraping(prometheus: str, target: Address, folder: Path) -> AsyncItera
         yield "127.0.0.1", int(found[1])
 
 
-async def query(server: Address, expression: str) -> float | None:
-    """Return the one value of an expression, or None while there is none."""
+async def query(server: Address, expression: str) -> list[float]:
+    """Return the values of an expression, without NaN."""
     reply = await fetch(server, f"/api/v1/query?query={quote(expression)}")
     if reply.status == 503:  # still starting
-        return None
-    result = json.loads(reply.body)["data"]["result"]
-    return float(result[0]["value"][1]) if result else None
+        return []
+    answer = json.loads(reply.body)
+    assert answer["status"] == "success", answer
+    values = [float(series["value"][1]) for series in answer["data"]["result"]]
+    return [value for value in values if not math.isnan(value)]
 
 
-async def test_prometheus_counts_what_the_clients_sent(prometheus: str, tmp_path: Path) -> None:
-    """sum(triojam_requests_total) in a real Prometheus is what the clients sent, and so is all the rest."""
-    async with serving() as program, scraping(prometheus, program.web, tmp_path) as server:
+async def test_prometheus_counts_what_the_clients_sent(tmp_path: Path) -> None:
+    """The counters in Prometheus agree with the requests and answers of the clients."""
+    async with serving() as program, scraping(program.web, tmp_path) as server:
         await use(program)
         with trio.fail_after(PATIENCE):
-            while await query(server, "sum(triojam_requests_total)") != REQUESTS:  # noqa: ASYNC110  # as below
-                await trio.sleep(0.1)  # nobody tells when Prometheus has scraped
+            while await query(server, "sum(triojam_requests_total)") != [REQUESTS]:  # noqa: ASYNC110  # no event
+                await trio.sleep(0.1)
         for expression, value in {
             "sum(triojam_responses_total)": RESPONSES,
             "sum(triojam_rejected_total)": REQUESTS - RESPONSES,
@@ -117,20 +109,19 @@ async def test_prometheus_counts_what_the_clients_sent(prometheus: str, tmp_path
             "triojam_ready": 1,
             'up{job="triojam"}': 1,
         }.items():
-            assert await query(server, expression) == value, expression
-        skew = await query(server, "abs(time() - triojam_clock_seconds)")
-        assert skew is not None
+            assert await query(server, expression) == [value], expression
+        (skew,) = await query(server, "abs(time() - triojam_clock_seconds)")
         assert skew < PATIENCE
 
 
-async def test_promtool_has_no_complaint(promtool: str) -> None:
-    """`promtool check metrics` accepts a live scrape without a word."""
+async def test_promtool_accepts_a_scrape() -> None:
+    """`promtool check metrics` finds no fault in a scrape."""
     async with serving() as program:
         await use(program)
         reply = await fetch(program.web, "/metrics")
         with trio.fail_after(PATIENCE):
             ended = await trio.run_process(
-                [promtool, "check", "metrics"],
+                [require_program("promtool", PACKAGE), "check", "metrics"],
                 stdin=reply.body,
                 capture_stdout=True,
                 capture_stderr=True,

@@ -1,4 +1,4 @@
-"""The Prometheus rules: valid, each alert complete, with a runbook, and proven to fire and not to fire."""
+"""The Prometheus rules: valid, complete, with runbooks, and tested to fire and not to fire."""
 
 import re
 import subprocess
@@ -21,21 +21,15 @@ RUNBOOKS = (DASHBOARDS / "RUNBOOKS.md").read_text("utf-8")
 
 SEVERITIES = {"page", "ticket", "info"}
 LABEL_VALUES = re.compile(r'(triojam_\w+)\{(reason|result|errno|cause)(?:=~|!~|!=|=)"([^"]*)"')
-# A metric, but not part of a recording rule's name.
+# The name of a metric, not a part of a recording rule's name.
 OWN_METRIC = re.compile(r"(?<![\w:])triojam_\w+(?![\w:])")
 PROCESS_METRIC = re.compile(r"\bprocess_\w+")
-# What Prometheus itself makes of a scrape.
+# Series that Prometheus adds to a scrape.
 OF_THE_SCRAPE = {"up", "scrape_duration_seconds"}
 
 
-@pytest.fixture
-def promtool() -> str:
-    """The program."""
-    return require_program("promtool", "prometheus")
-
-
 def load(path: Path) -> Any:
-    """Return what a YAML file says."""
+    """Return the content of a YAML file."""
     return yaml.safe_load(path.read_text("utf-8"))
 
 
@@ -46,7 +40,7 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
     ]
     found = [rule for group in groups for rule in group["rules"] if kind in rule]
     named = {rule[kind]: rule for rule in found}
-    assert len(named) == len(found), "a name is there twice"
+    assert len(named) == len(found), "two rules have the same name"
     return named
 
 
@@ -56,29 +50,29 @@ TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
 
 def checks() -> Iterator[dict[str, Any]]:
-    """Yield everything that the promtool tests say about an alert at some time."""
+    """Yield each check of an alert in the promtool tests."""
     for path in TESTS:
         for case in load(path)["tests"]:
             yield from case["alert_rule_test"]
 
 
 def expressions() -> str:
-    """Return all that the rules ask for, also in the words of an alert."""
+    """Return the expressions of all rules, and the texts of the alerts."""
     asked = [rule["expr"] for rule in (*ALERTS.values(), *RECORDINGS.values())]
     return "\n".join(asked + [text for alert in ALERTS.values() for text in alert["annotations"].values()])
 
 
 def inputs() -> str:
-    """Return the series that the promtool tests make up."""
+    """Return the series in the promtool tests."""
     return "\n".join(
         series["series"] for path in TESTS for case in load(path)["tests"] for series in case["input_series"]
     )
 
 
-def run(promtool: str, *arguments: str | Path) -> str:
-    """Run promtool, which is to succeed; return what it said."""
+def run_promtool(*arguments: str | Path) -> str:
+    """Run promtool, which must succeed; return its output."""
     ended = subprocess.run(
-        [promtool, *arguments],
+        [require_program("promtool", "prometheus"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
@@ -89,23 +83,23 @@ def run(promtool: str, *arguments: str | Path) -> str:
     return ended.stdout
 
 
-def test_the_configuration_is_valid(promtool: str) -> None:
+def test_promtool_accepts_the_configuration() -> None:
     """`promtool check config` accepts the configuration and every rule, without a warning."""
-    said = run(promtool, "check", "config", PROMETHEUS / "prometheus.yml")
-    assert f"{len(list((PROMETHEUS / 'rules').iterdir()))} rule files found" in said
-    found = sum(int(number) for number in re.findall(r"(\d+) rules found", said))
+    output = run_promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert f"{len(list((PROMETHEUS / 'rules').iterdir()))} rule files found" in output
+    found = sum(int(number) for number in re.findall(r"(\d+) rules found", output))
     assert found == len(ALERTS) + len(RECORDINGS)
-    assert not re.search("warning|duplicate|does not exist", said, re.IGNORECASE), said
+    assert not re.search("warning|duplicate|does not exist", output, re.IGNORECASE), output
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
-def test_the_alerts_fire_when_they_should(promtool: str, path: Path) -> None:
-    """`promtool test rules` agrees with every case."""
-    run(promtool, "test", "rules", path)
+def test_promtool_tests_pass(path: Path) -> None:
+    """`promtool test rules` passes every case."""
+    run_promtool("test", "rules", path)
 
 
-def test_it_scrapes_a_server_with_default_settings() -> None:
-    """The static target is the default metrics listener, and the job has the name that the alerts go by."""
+def test_prometheus_scrapes_a_server_with_default_settings() -> None:
+    """The static target is the default metrics listener, and the job has the name in the alerts."""
     (job,) = load(PROMETHEUS / "prometheus.yml")["scrape_configs"]
     settings = Settings()
     assert job["static_configs"] == [{"targets": [f"{settings.metrics_host}:{settings.metrics_port}"]}]
@@ -113,8 +107,8 @@ def test_it_scrapes_a_server_with_default_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_says_all_that_is_needed(name: str) -> None:
-    """It has a severity, a summary, a description of what is where, and a link to its section."""
+def test_an_alert_is_complete(name: str) -> None:
+    """It has a severity, a summary, a description with the instance, and a link to its runbook."""
     alert = ALERTS[name]
     assert re.fullmatch(r"Triojam(?:[A-Z][a-z]+)+", name)
     assert alert["labels"].keys() == {"severity"}
@@ -122,19 +116,19 @@ def test_an_alert_says_all_that_is_needed(name: str) -> None:
     notes = alert["annotations"]
     assert notes.keys() == {"summary", "description", "runbook"}
     assert all(notes.values())
-    assert "{{" not in notes["summary"]  # it is the headline of all instances
+    assert "{{" not in notes["summary"]  # one headline for all instances
     assert "$labels.instance" in notes["description"]
     assert notes["runbook"] == f"RUNBOOKS.md#{name.lower()}"
 
 
-def test_a_description_has_the_value() -> None:
-    """Only of what is there or not there is no value to be told."""
+def test_descriptions_have_the_value() -> None:
+    """Only the descriptions of two yes-or-no alerts have no value."""
     silent = {name for name, alert in ALERTS.items() if "$value" not in alert["annotations"]["description"]}
     assert silent == {"TriojamDown", "TriojamClockUnsynchronized"}
 
 
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
-    """The sections are the alerts, in their order, each with what it means, how to see it, what to do."""
+    """The sections are the alerts in their order, each with its three parts."""
     head, *sections = re.split(r"^## ", RUNBOOKS, flags=re.MULTILINE)
     assert head.startswith("# Runbooks\n")
     assert [section.partition("\n")[0] for section in sections] == list(ALERTS)
@@ -142,25 +136,17 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
         assert re.findall(r"^\*\*(.*?)\*\*", section, re.MULTILINE) == ["Means.", "See it.", "Do."], section
 
 
-def test_the_links_of_the_runbooks() -> None:
-    """They lead to sections of the page, or to files."""
-    for link in re.findall(r"\]\(([^)]+)\)", RUNBOOKS):
-        path, _, anchor = link.partition("#")
-        assert (DASHBOARDS / path).exists(), link
-        assert not anchor or anchor in {name.lower() for name in ALERTS}, link
-
-
-def test_each_alert_is_proven() -> None:
-    """Each is in a promtool case where it fires, and in one where it must not."""
+def test_each_alert_has_promtool_tests() -> None:
+    """One promtool test makes it fire, and in another one it must not fire."""
     fires = {check["alertname"] for check in checks() if check["exp_alerts"]}
-    keeps_quiet = {check["alertname"] for check in checks() if not check["exp_alerts"]}
+    silent = {check["alertname"] for check in checks() if not check["exp_alerts"]}
     assert fires == set(ALERTS)
-    assert keeps_quiet == set(ALERTS)
+    assert silent == set(ALERTS)
 
 
 @pytest.mark.parametrize("text", [expressions(), inputs(), RUNBOOKS], ids=["rules", "tests", "runbooks"])
 def test_every_metric_exists(text: str) -> None:
-    """Every metric that is named is one that a server has, or a recording rule."""
+    """Every named metric is one of a server, or a recording rule."""
     series = {sample.name for metric in live_metrics() for sample in metric.samples}
     collector = ProcessCollector(registry=CollectorRegistry())
     of_the_process = {sample.name for metric in collector.collect() for sample in metric.samples}
@@ -171,14 +157,14 @@ def test_every_metric_exists(text: str) -> None:
 
 
 def test_the_tests_feed_series_of_a_scrape() -> None:
-    """Every series that the promtool tests make up is one that Prometheus gets or makes."""
+    """Every series in the promtool tests is one of a server, or one that Prometheus adds."""
     names = set(re.findall(r"^\w+", inputs(), re.MULTILINE))
     assert {name for name in names if not name.startswith(("triojam_", "process_"))} == OF_THE_SCRAPE
 
 
 @pytest.mark.parametrize("text", [expressions(), RUNBOOKS], ids=["rules", "runbooks"])
 def test_every_label_value_exists(text: str) -> None:
-    """Every reason that is asked for is one that is counted; another would never match, without a word."""
+    """Every label value in an expression is one that a server has; any other value never matches."""
     values: dict[tuple[str, str], set[str]] = {}
     for metric in live_metrics():
         for sample in metric.samples:
@@ -190,7 +176,7 @@ def test_every_label_value_exists(text: str) -> None:
         assert set(alternatives.split("|")) <= values[name, label], (name, alternatives)
 
 
-def test_every_recording_is_used() -> None:
-    """What is recorded is asked for by another rule."""
+def test_every_recording_rule_is_used() -> None:
+    """Another rule uses each recording rule."""
     asked = expressions()
     assert [name for name in RECORDINGS if not re.search(rf"{name}\b", asked)] == []

@@ -1,4 +1,4 @@
-"""The pages: each table is held to the code, and each example is run or checked."""
+"""The pages: each table agrees with the code, and each example runs."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,16 +20,7 @@ import triojam
 import triojam.__main__
 from tests.conftest import Start
 from tests.fuzz.__main__ import GUIDED
-from tests.helpers.pages import (
-    PAGES,
-    ROOT,
-    block,
-    blocks,
-    commands,
-    read,
-    section,
-    table,
-)
+from tests.helpers.pages import PAGES, ROOT, block, blocks, commands, read, section, table
 from tests.helpers.scrape import fetch
 from triojam import Settings
 from triojam.cli import client, main
@@ -50,8 +42,23 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
 
 
+def assert_table(page: str, heading: str, expected: list[list[str]]) -> None:
+    """Compare a table of a page with the expected rows; the message has the right table."""
+    rendered = "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in expected)
+    assert table(page, heading) == expected, f"the table should be:\n{rendered}"
+
+
+def output_of(*words: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Return what Python prints with these words on its command line; it must write nothing to stderr."""
+    run = subprocess.run(
+        [sys.executable, *words], env=env, cwd=cwd, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert run.stderr == ""
+    return run.stdout
+
+
 def as_cell(value: object) -> str:
-    """Return a default as the table of settings shows it."""
+    """Return a default as it is in the table of settings."""
     if isinstance(value, float):
         return f"`{value:g}`"
     if isinstance(value, bool):
@@ -59,8 +66,8 @@ def as_cell(value: object) -> str:
     return "`none`" if value is None else f"`{value}`" if value != "" else '`""`'
 
 
-def test_settings_table() -> None:
-    """The table has each setting: its default, what it does, what it takes, whether SIGHUP applies it."""
+def test_settings_table_agrees_with_the_settings() -> None:
+    """The table has each setting: its default, its meaning, its values, and whether SIGHUP applies it."""
     expected = [
         [
             f"`{each.name}`",
@@ -71,33 +78,24 @@ def test_settings_table() -> None:
         ]
         for each in fields(Settings)
     ]
-    rendered = "\n".join(f"| {' | '.join(row)} |" for row in expected)
-    assert table("docs/settings.md", "All settings") == expected, f"the table should be:\n{rendered}"
+    assert_table("docs/settings.md", "All settings", expected)
 
 
-def test_check_example(tmp_path: Path) -> None:
-    """`triojam check` prints what docs/settings.md shows for its settings file."""
+def test_check_prints_the_example(tmp_path: Path) -> None:
+    """`triojam check` prints the example of docs/settings.md for its settings file."""
     (tmp_path / "triojam.toml").write_text(block("docs/settings.md", "The file", "toml"), "utf-8")
     ((command, printed),) = commands("docs/settings.md", "Check the settings")
     match = re.fullmatch(r"TRIOJAM_GRACE=20 triojam (check --config triojam\.toml .*)", command)
     assert match
-    run = subprocess.run(
-        [sys.executable, "-m", "triojam", *match[1].split()],
-        env=os.environ | {"TRIOJAM_GRACE": "20"},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    shown = output_of(
+        "-m", "triojam", *match[1].split(), env=os.environ | {"TRIOJAM_GRACE": "20"}, cwd=tmp_path
     )
-    assert [line.split() for line in run.stdout.splitlines()] == [
-        line.split() for line in printed.splitlines()
-    ]
+    assert [line.split() for line in shown.splitlines()] == [line.split() for line in printed.splitlines()]
 
 
 @pytest.mark.parametrize("text", [each for page in PAGES for each in blocks("toml", read(page))])
-def test_toml_examples(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every TOML example is a settings file that the server takes."""
+def test_toml_examples_are_valid(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server accepts every TOML example as a settings file."""
     file = tmp_path / "triojam.toml"
     file.write_text(text, "utf-8")
     assert main.main(["check", "--config", str(file)]) == 0
@@ -105,15 +103,15 @@ def test_toml_examples(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("text", [each for page in PAGES for each in blocks("yaml", read(page))])
-def test_yaml_examples(text: str) -> None:
-    """Every YAML example is a scrape configuration with the port of the metrics."""
+def test_yaml_examples_have_the_metrics_port(text: str) -> None:
+    """Every YAML example is a scrape configuration with the metrics port."""
     (job,) = yaml.safe_load(text)["scrape_configs"]
     ((target,),) = [each["targets"] for each in job["static_configs"]]
     assert target.endswith(f":{DEFAULTS['metrics_port']}")
 
 
 def live_metrics() -> list[Metric]:
-    """Collect what a server that has just started shows."""
+    """Return the metrics of a server that has just started."""
     collector = CountersCollector(
         Counters(),
         clock=lambda: 0.0,
@@ -126,7 +124,7 @@ def live_metrics() -> list[Metric]:
 
 
 def labels_cell(metric: Metric) -> str:
-    """Return the labels of a metric and their values, but not those that say what is running."""
+    """Return the labels of a metric and their values, without values that are versions."""
     values: dict[str, list[str]] = {}
     for sample in metric.samples:
         for label, value in sample.labels.items():
@@ -137,7 +135,7 @@ def labels_cell(metric: Metric) -> str:
     return "; ".join(f"`{label}`: {', '.join(given)}" for label, given in values.items())
 
 
-def test_metrics_table() -> None:
+def test_metrics_table_agrees_with_the_metrics() -> None:
     """The table has every metric with its type, its labels, their values, and its help text."""
     expected = [
         [
@@ -148,19 +146,18 @@ def test_metrics_table() -> None:
         ]
         for metric in live_metrics()
     ]
-    rendered = "\n".join(f"| {' | '.join(row)} |" for row in expected)
-    assert table("docs/metrics.md", "The metrics") == expected, f"the table should be:\n{rendered}"
+    assert_table("docs/metrics.md", "The metrics", expected)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_metrics_exist(page: str) -> None:
-    """Every metric that a page names, in a query for example, is one that a server has."""
+    """Every metric that a page names, for example in a query, exists."""
     metrics = live_metrics()
     known = {sample.name for metric in metrics for sample in metric.samples} | {each.name for each in metrics}
     assert set(re.findall(r"(?<![\w:])triojam_\w+\b(?!:)", read(page))) - known == set()
 
 
-async def test_http_paths(start_plain: Start) -> None:
+async def test_http_paths_of_the_table_exist(start_plain: Start) -> None:
     """The metrics listener answers each path of the table."""
     running = await start_plain(metrics_port=0)
     assert running.server is not None
@@ -170,7 +167,7 @@ async def test_http_paths(start_plain: Start) -> None:
 
 
 def code(text: str) -> bytes:
-    r"""Return the bytes of a cell such as "`TIME` + 3 times `x` + `\r\n`"; other words say nothing."""
+    r"""Return the bytes of a cell such as "`TIME` + 3 times `x` + `\r\n`"; other words are ignored."""
     parts = re.findall(r"(?:(\d+) times )?`([^`]*)`", text)
     return b"".join(
         int(times or 1) * part.encode().decode("unicode_escape").encode() for times, part in parts
@@ -178,7 +175,7 @@ def code(text: str) -> bytes:
 
 
 def decide(cell: str) -> Outcome:
-    """Feed what a client is said to do to a fresh connection."""
+    """Do with a new connection what a cell describes."""
     connection = Connection(Rules())
     outcome = connection.receive(code(cell), lambda: JAM)
     if "silence" in cell:
@@ -191,8 +188,8 @@ def decide(cell: str) -> Outcome:
 
 
 @pytest.mark.parametrize(("sent", "answer", "then", "counted"), table("README.md", "The protocol"))
-def test_protocol_table(sent: str, answer: str, then: str, counted: str) -> None:
-    """A row of the protocol table says what the protocol does."""
+def test_protocol_table_agrees_with_the_protocol(sent: str, answer: str, then: str, counted: str) -> None:
+    """Each row has the answer, the end of the connection and the counters."""
     outcome = decide(sent)
     assert b"".join(outcome.answers) == (b"" if answer == "none" else code(answer))
     assert (outcome.end is not None) == {"closed": True, "stays open": False}[then]
@@ -206,8 +203,8 @@ def test_protocol_table(sent: str, answer: str, then: str, counted: str) -> None
 
 
 @pytest.mark.parametrize(("command", "printed"), list(commands("README.md", "Talk to it")))
-def test_nc_exchange(command: str, printed: str) -> None:
-    """The exchange with nc is what the protocol answers."""
+def test_nc_example_agrees_with_the_protocol(command: str, printed: str) -> None:
+    """The example with nc has the answers of the protocol."""
     sent = re.search(r"printf '(.*)' \| nc (?:-q1 )?127\.0\.0\.1 45000", command)
     assert sent
     data = sent[1].encode().decode("unicode_escape").encode()
@@ -216,8 +213,8 @@ def test_nc_exchange(command: str, printed: str) -> None:
     assert b"".join(outcome.answers).decode() == shown.replace("\n", "\r\n")
 
 
-def test_defaults_in_prose() -> None:
-    """The limits that the README states are the defaults."""
+def test_limits_in_the_readme_are_the_defaults() -> None:
+    """The text of the README has the default limits."""
     text = section("README.md", "The protocol")
     assert f"at most {DEFAULTS['max_line_bytes']} bytes long" in text
     assert f"silence for {DEFAULTS['line_timeout']:g} s" in text
@@ -225,8 +222,8 @@ def test_defaults_in_prose() -> None:
     assert ("says nothing for a minute" in text) == (DEFAULTS["idle_timeout"] == 60)
 
 
-def test_first_line_and_ports() -> None:
-    """The README shows this version's first line, and no other ports than the default ones."""
+def test_readme_has_the_version_and_the_default_ports() -> None:
+    """The README has this version's first line, and only the default ports."""
     text = read("README.md")
     assert f"triojam {triojam.__version__}: serving on port {DEFAULTS['port']} " in text
     assert f"http://{DEFAULTS['metrics_host']}:{DEFAULTS['metrics_port']}/" in text
@@ -236,22 +233,14 @@ def test_first_line_and_ports() -> None:
     }
 
 
-def test_embedding_example() -> None:
-    """The README's program runs, prints the time, and ends."""
+def test_embedding_example_prints_the_time() -> None:
+    """The README's program prints the time, and ends without a warning."""
     program = block("README.md", "Embed it", "python")
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert re.fullmatch(r"JAM \d\d:\d\d:\d\d\n", run.stdout)
-    assert run.stderr == ""
+    assert re.fullmatch(r"JAM \d\d:\d\d:\d\d\n", output_of("-W", "error", "-c", program))
 
 
-def test_exit_statuses() -> None:
-    """The tables of exit statuses have the statuses that the commands return."""
+def test_exit_status_tables_are_complete() -> None:
+    """The tables have exactly the statuses that the commands return."""
     signalled = [128 + signal.SIGINT, 128 + signal.SIGTERM]
     expected = [0, ListenError.exit_status, ConfigurationError.exit_status, *signalled]
     assert [int(status) for status, _ in table("docs/operate.md", "Stop")] == expected
@@ -260,8 +249,8 @@ def test_exit_statuses() -> None:
     assert {int(status) for status, *_ in rows} == clients | {ConfigurationError.exit_status}
 
 
-def test_figures_agree() -> None:
-    """The README's speeds are rows of docs/performance.md, whose figures are those of the measurement."""
+def test_figures_agree_with_the_measurement() -> None:
+    """The README has rows of docs/performance.md, and that page has the figures of the measurement."""
     rows = table("docs/performance.md", "Compared with other servers")
     assert all(row in rows for row in table("README.md", "How fast it is"))
     measured = read("docs/benchmarks/comparison.md")
@@ -272,28 +261,28 @@ def test_figures_agree() -> None:
         assert f"| {server} | {memory} |" in measured
 
 
-def test_names_in_tables() -> None:
-    """The tables of fuzzers and of the lab's faults have each of them."""
+def test_tables_of_fuzzers_and_faults_are_complete() -> None:
+    """The tables have every fuzzer and every fault of the lab."""
     targets = [row[0].strip("`") for row in table("docs/testing.md", "Fuzzing")]
     assert targets == ["connection", *GUIDED]
     faults = [row[0].strip("`") for row in table("dashboards/README.md", "The lab")]
     assert faults == list(get_args(FaultName))
 
 
-def test_changelog_is_of_this_version() -> None:
+def test_changelog_has_this_version() -> None:
     """The newest heading of the changelog is the version of the package."""
     newest = re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)
     assert newest
     assert newest[1] == triojam.__version__
 
 
-def test_console_script() -> None:
-    """The `triojam` command of pyproject.toml is what `python -m triojam` runs."""
+def test_console_script_runs_the_package() -> None:
+    """The `triojam` command of pyproject.toml runs the same function as `python -m triojam`."""
     assert resolve_name(PYPROJECT["project"]["scripts"]["triojam"]) is triojam.__main__.main
 
 
 def test_dependencies_are_pinned() -> None:
-    """Every package that pyproject.toml asks for by name has a version in constraints.txt."""
+    """Every package that pyproject.toml names has a version in constraints.txt."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     asked = [*PYPROJECT["project"]["dependencies"], *extras["test"], *extras["bench"], *extras["dev"]]
     names = {re.split(r"[^\w-]", each)[0] for each in asked} - {"triojam"}

@@ -1,9 +1,8 @@
-"""The shape of the source, held to docs/ARCHITECTURE.md: imports, circles, sizes of folders and modules."""
+"""The source agrees with docs/ARCHITECTURE.md: imports, circles, sizes of folders and modules."""
 
 import ast
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -11,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pages import table
+from tests.docs.test_docs import output_of
+from tests.helpers.pages import ROOT, table
 
-ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "triojam"
-PAGE, SECTION = "docs/ARCHITECTURE.md", "Folders, and who may import whom"
+PAGE, SECTION = "docs/ARCHITECTURE.md", "Folders and imports"
 FILES_A_FOLDER = 10
 LINES_A_MODULE = 300
-# A longer module says in its docstring why it is one.
+# The docstring of a longer module gives the reason.
 REASON = "One module"
-# `core` has no means of I/O or time. Of `socket` it has what turns text into bytes.
+# `core` has no I/O and no clock. From `socket` it has only the conversion of addresses.
 CORE_MAY_IMPORT = {
     "bisect", "collections", "dataclasses", "enum", "ipaddress", "re", "socket.AF_INET", "socket.AF_INET6",
     "socket.inet_pton", "typing",
@@ -28,12 +27,12 @@ CORE_MAY_IMPORT = {
 
 
 def names_in(cell: str) -> set[str]:
-    """Return the names that a cell has in backquotes."""
+    """Return the names in backquotes in a cell."""
     return set(re.findall(r"`([\w.]+)`", cell))
 
 
 def read_imports(source: str) -> set[str]:
-    """Return everything that a module imports anywhere, also inside its functions, with full names."""
+    """Return the full names of all imports of a module, also inside its functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -45,7 +44,7 @@ def read_imports(source: str) -> set[str]:
 
 
 def module_name(path: Path) -> str:
-    """Return the name of a module within the package; a package's own has the name of its folder."""
+    """Return the name of a module within the package; an `__init__` has the name of its folder."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
@@ -70,21 +69,21 @@ def libraries(module: str) -> set[str]:
 
 
 def test_every_folder_has_a_row() -> None:
-    """The page lists exactly the packages and files that there are."""
+    """The page lists exactly the existing packages and modules at the top."""
     assert set(ROWS) == {name.split(".")[0] for name in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_are_allowed(module: str) -> None:
-    """A module imports what its row or its exception lists, its own folder, and nothing else."""
+    """A module imports only its own folder and the names in its row or its exception."""
     top = module.split(".", maxsplit=1)[0]
     allowed = {top} | names_in(ROWS[top][2]) | EXCEPTIONS.get(module, set())
     assert {name.split(".")[0] for name in own_imports(module)} - allowed == set()
     assert libraries(module) - set(re.findall(r"\w+", ROWS[top][3])) == set()
 
 
-def test_rows_allow_nothing_that_is_not_used() -> None:
-    """Each import and each library that a row or an exception allows is there."""
+def test_rows_list_only_used_imports() -> None:
+    """Each import and each library in a row or an exception is used."""
     for top, row in ROWS.items():
         members = [name for name in MODULES if name.split(".")[0] == top]
         used = {name.split(".")[0] for each in members for name in own_imports(each)}
@@ -94,8 +93,8 @@ def test_rows_allow_nothing_that_is_not_used() -> None:
         assert also - {name.split(".")[0] for name in own_imports(module)} == set(), module
 
 
-def test_there_is_no_circle() -> None:
-    """No two modules import each other, over others neither."""
+def test_imports_have_no_circle() -> None:
+    """No module imports itself, directly or through other modules."""
     graph = {module: set(own_imports(module)) - {module} for module in MODULES}
     try:
         TopologicalSorter(graph).prepare()
@@ -104,35 +103,35 @@ def test_there_is_no_circle() -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "core"])
-def test_core_has_no_means_of_io_or_time(module: str) -> None:
-    """`core` imports itself, and of the standard library nothing that waits or reads a clock."""
+def test_core_has_no_io_and_no_clock(module: str) -> None:
+    """`core` imports itself, and only parts of the standard library that do not wait or read a clock."""
     outside = {name for name in IMPORTS[module] if not name.startswith("triojam.core.")}
     assert {name for name in outside if not {name, name.split(".")[0]} & CORE_MAY_IMPORT} == set()
 
 
 @pytest.mark.parametrize("module", ["errors", "version"])
 def test_errors_and_version_import_nothing_of_the_package(module: str) -> None:
-    """Both can be imported by anything without a circle."""
+    """Any module can import both without a circle."""
     assert list(own_imports(module)) == []
 
 
 def test_folders_are_small() -> None:
-    """No folder has more than ten files beside its docstring."""
+    """No folder has more than ten files besides `__init__.py`."""
     for folder in {path.parent for path in MODULES.values()}:
         files = [each for each in folder.iterdir() if each.is_file() and each.name != "__init__.py"]
         assert len(files) <= FILES_A_FOLDER, folder
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_are_short_or_say_why_not(module: str) -> None:
+def test_modules_are_short_or_give_a_reason(module: str) -> None:
     """A module has at most 300 lines, or its docstring gives the reason."""
     text = MODULES[module].read_text("utf-8")
     assert text.count("\n") <= LINES_A_MODULE or REASON in (ast.get_docstring(ast.parse(text)) or "")
 
 
 @pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.name == "__init__.py"])
-def test_packages_say_what_is_in_them(package: str) -> None:
-    """The `__init__` of a package below the top is one docstring."""
+def test_packages_have_only_a_docstring(package: str) -> None:
+    """The `__init__` of a package below the top is a docstring without code."""
     body = ast.parse(MODULES[package].read_text("utf-8")).body
     assert ast.get_docstring(ast.Module(body, []))
     assert len(body) == 1 or package == "__init__"
@@ -147,13 +146,13 @@ def test_packages_say_what_is_in_them(package: str) -> None:
         ("import h11._events, json", {"h11._events", "json"}),
     ],
 )
-def test_every_spelling_of_an_import_is_read(source: str, names: set[str]) -> None:
-    """An import is seen whatever its spelling, and wherever it stands."""
+def test_read_imports_finds_every_form_of_import(source: str, names: set[str]) -> None:
+    """`read_imports` finds each form of import, at any place."""
     assert read_imports(source) == names
 
 
-def test_importing_the_package_does_nothing_else() -> None:
-    """`import triojam` starts no thread, touches no signal, log or metric, and loads no web server."""
+def test_import_has_no_side_effects() -> None:
+    """`import triojam` starts no thread, changes no signal, log or metric, and loads no web server."""
     script = """
 import json, logging, signal, sys, threading
 import prometheus_client
@@ -171,8 +170,4 @@ print(json.dumps({
     "loaded": sorted({"cyclopts", "hypercorn", "starlette"} & set(sys.modules)),
 }))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
-    )
-    assert json.loads(run.stdout) == {"unchanged": True, "loaded": []}
-    assert run.stderr == ""
+    assert json.loads(output_of("-c", script)) == {"unchanged": True, "loaded": []}

@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz TARGET --seconds N [--corpus DIR]`: fuzz one target, or `all` of them side by side.
+"""`python -m tests.fuzz TARGET --seconds N [--corpus DIR]`: fuzz one target, or `all` at the same time.
 
-Ends with one line of figures, and with status 0, or 1 if something was found.
+The last line has the figures. The exit status is 1 if there is a finding.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
 GUIDED = ("protocol", "settings")
-# In bytes. Lines are at most 512, and a settings file says little; what is longer only takes longer.
+# In bytes. Lines have at most 512 bytes and settings files are short; longer inputs only take longer.
 LONGEST_INPUT = 2048
-# How long one input may take, in seconds.
+# The time limit of one input, in seconds.
 LONGEST_TIME = 10
-# How many examples Hypothesis makes before it begins anew, so that the time can be looked at.
+# Examples of one Hypothesis run. Between runs the time is checked.
 EXAMPLES = 50
 
 
@@ -26,10 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=["connection", *GUIDED, "all"])
-    parser.add_argument("--seconds", type=int, default=60, help="how long, for each target")
-    parser.add_argument(
-        "--corpus", type=Path, help="a folder for inputs that reach new lines, and for findings"
-    )
+    parser.add_argument("--seconds", type=int, default=60, help="the time for each target")
+    parser.add_argument("--corpus", type=Path, help="a folder for inputs that reach new lines")
     asked = parser.parse_args(arguments)
     if asked.target == "all":
         return _fuzz_all(asked.seconds)
@@ -40,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fuzz_all(seconds: int) -> int:
-    """Run every target in a process of its own, and print what each has to say once it has ended."""
+    """Run each target in its own process, and print its output after it has ended."""
     words = [sys.executable, "-m", "tests.fuzz"]
     running = [
         subprocess.Popen(
@@ -57,8 +55,8 @@ def _fuzz_all(seconds: int) -> int:
 
 
 def _fuzz_connections(seconds: int) -> int:
-    """Let Hypothesis make up examples, over each transport in turn, until the time is over."""
-    from hypothesis import HealthCheck, settings  # noqa: PLC0415  # not needed by the others
+    """Run Hypothesis over each transport in turn until the time is over."""
+    from hypothesis import HealthCheck, settings  # noqa: PLC0415  # only needed here
     from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415  # as above
 
     from tests.fuzz.connection import TRANSPORTS, over  # noqa: PLC0415  # as above
@@ -78,7 +76,7 @@ def _fuzz_connections(seconds: int) -> int:
         for machine in machines.values():
             try:
                 run_state_machine_as_test(machine, settings=once)
-            except BaseException as exc:  # noqa: BLE001  # whatever it is, it is what we are looking for
+            except BaseException as exc:  # noqa: BLE001  # every error is a finding
                 sys.excepthook(type(exc), exc, exc.__traceback__)
                 findings += 1
                 if isinstance(exc, KeyboardInterrupt):
@@ -96,7 +94,7 @@ def _fuzz_connections(seconds: int) -> int:
 
 
 def _fuzz_guided(target: str, seconds: int, corpus: Path) -> int:
-    """Let atheris run a target; what the committed corpus reaches is where it begins."""
+    """Run a target under atheris, starting from the committed corpus."""
     corpus.mkdir(parents=True, exist_ok=True)
     flags = {
         "max_total_time": seconds,

@@ -1,13 +1,12 @@
-"""What can be counted at any moment, of a server and of this process."""
+"""Counts of a server."""
 
 from collections import Counter
-from pathlib import Path
 
 from triojam.core.counters import Counters
 
 
 def counted(counters: Counters) -> Counter[str]:
-    """Return every counter that clients move, by name and label, without those that are 0."""
+    """Return all counters that clients change, by name and label, without zeros."""
     totals = Counter(
         requests=counters.requests,
         responses=counters.responses,
@@ -18,8 +17,3 @@ def counted(counters: Counters) -> Counter[str]:
     totals.update({f"send error {reason}": times for reason, times in counters.send_errors.items()})
     totals.update({f"disconnect {reason}": times for reason, times in counters.disconnects.items()})
     return +totals
-
-
-def count_descriptors() -> int:
-    """Return how many file descriptors this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -1,7 +1,7 @@
 """One target under atheris: `python -m tests.fuzz.guided TARGET [flags and corpus folders of libFuzzer]`.
 
-atheris watches which lines of the package an input reaches, keeps those that reach new ones, and goes on
-from them. It ends the process it runs in, so it has one of its own.
+atheris observes which lines of the package an input reaches, and builds new inputs from those that reach new
+lines. It ends its process, so it runs in a separate one.
 """
 
 import sys
@@ -13,20 +13,20 @@ import atheris
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Fuzz until libFuzzer has had enough; it then ends the process."""
+    """Fuzz until libFuzzer ends the process."""
     target, *flags = arguments
     with atheris.instrument_imports(include=["triojam", "tomllib"]):
         if target == "protocol":
-            from tests.fuzz.protocol import try_one  # noqa: PLC0415  # what is imported here is watched
+            from tests.fuzz.protocol import try_one  # noqa: PLC0415  # atheris instruments this import
         else:
-            from tests.fuzz.settings import try_one  # noqa: PLC0415  # see above
+            from tests.fuzz.settings import try_one  # noqa: PLC0415  # as above
     merging = any(flag.endswith("merge=1") for flag in flags)
     atheris.Setup([_again(target) if merging else sys.argv[0], *flags], try_one)
     atheris.Fuzz()
 
 
 def _again(target: str) -> str:
-    """Return a program that is this one: to merge, libFuzzer starts its own first word, with more flags."""
+    """Write a program that starts this one: for a merge, libFuzzer starts its own argv[0] with more flags."""
     program = Path(tempfile.gettempdir()) / f"fuzz-{target}-again"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.fuzz.guided {target} "$@"\n')
     program.chmod(0o700)

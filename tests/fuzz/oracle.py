@@ -1,6 +1,6 @@
-"""The protocol once more, as its page tells it: byte by byte, with nothing of triojam's own.
+"""A second implementation of the protocol, from its page: byte by byte, with no code of triojam.
 
-It is slow and plain on purpose, for it judges the real one. The words are those of the counters.
+It is slow and simple on purpose: it checks the real one. The reasons are those of the counters.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ JAM = "JAM"
 
 @dataclass(frozen=True)
 class Law:
-    """What a connection may do: the longest line, bad lines more than good, an ERROR or just a close."""
+    """The rules of a connection: the longest line, the error budget, and an ERROR line or only a close."""
 
     limit: int = 512
     budget: int = 10
@@ -19,11 +19,11 @@ class Law:
 
 @dataclass
 class Oracle:
-    """One connection, told what happens to it.
+    """One connection. Its methods say what happens to it.
 
-    answers: what is due, in order: JAM, or the reason of an ERROR line. rejected: reasons and lines.
-    end: why the connection ends; nothing that happens afterwards matters.
-    tokens: how many lines more its source may send; None = as many as it likes.
+    answers: the expected answers in order: JAM, or the reason of an ERROR line. rejected: reasons and lines.
+    end: why the connection ends; later events change nothing.
+    tokens: how many more lines its source may send; None = no limit.
     """
 
     law: Law
@@ -54,7 +54,7 @@ class Oracle:
         self.end = "line_timeout"
 
     def drain(self, *, told: bool = True) -> None:
-        """The server waits no longer; `told`: and has the time to say so."""
+        """The server stops waiting; `told`: it still sends the ERROR line."""
         if self.line:
             self._reject("draining", told=told and self.law.reply)
         self.end = "drain"

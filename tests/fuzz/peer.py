@@ -1,28 +1,24 @@
-"""A client of the server under fuzz, and what the model expects of its connection."""
+"""A client of the fuzzed server, and what the model expects of its connection."""
 
-import socket
-import struct
 from dataclasses import dataclass, field
 
 import trio
 
 from tests.fuzz.oracle import Oracle
 from tests.helpers.servers import TlsClient, raw
-
-# l_onoff = 1, l_linger = 0: close() sends RST (socket(7), SO_LINGER).
-LINGER_NONE = struct.pack("ii", 1, 0)
+from tests.helpers.sockets import reset_on_close
 
 
 @dataclass(eq=False)
 class Peer:
     """One client. Its reader reads all the time, unless it is paused.
 
-    oracle: what the protocol makes of what was sent. expected: the bytes that must have come by now.
-    idle_since, first_byte: when its last answer came, and the first byte of the line it is in, or None.
-    ended, ended_at: why and when the server ended the connection. gone: whether that is counted.
-    silent: whether it has never sent anything; told_nothing: and the server ended it without waiting for it.
-    flood: how many requests were sent that the server may not have read; flood_since: when; times: their
-        answers. cut: whether that ended early. late: whether a reset may have cost it answers.
+    oracle: what the protocol says about the bytes sent. expected: the bytes that must have come by now.
+    idle_since: the time of the last answer. first_byte: that of the first byte of the line.
+    ended, ended_at: why and when the server ended the connection.
+    silent: it has never sent anything. told_nothing: and the server closed it without waiting.
+    flood: the number of requests that the server may not have read. flood_since: when they were sent.
+    times: their possible answers. cut: the flood ended early. late: a reset may have destroyed answers.
     """
 
     stream: trio.abc.HalfCloseableStream
@@ -32,7 +28,6 @@ class Peer:
     expected: bytes = b""
     ended: str | None = None
     ended_at: float = 0.0
-    gone: bool = False
     silent: bool = True
     told_nothing: bool = False
     half_closed: bool = False
@@ -49,7 +44,7 @@ class Peer:
 
     @property
     def on_socket(self) -> bool:
-        """Whether there is a kernel between it and the server, which has buffers and can reset."""
+        """Whether it is connected through the kernel, which has buffers and can reset."""
         return isinstance(self.stream, trio.SocketStream | TlsClient)
 
     @property
@@ -59,11 +54,11 @@ class Peer:
 
     @property
     def may_send(self) -> bool:
-        """Whether it can send, and the model can follow."""
+        """Whether it can send in a way that the model can follow."""
         return not (self.closed or self.half_closed or self.flood)
 
     async def read(self) -> None:
-        """Read until the server has closed, whatever way."""
+        """Read until the server has closed or reset the connection."""
         while not self.finished:
             await self._reading.wait()
             with trio.CancelScope() as self._scope:
@@ -75,7 +70,7 @@ class Peer:
                 self.finished = not data
 
     def resume(self) -> None:
-        """Read, or read on."""
+        """Start reading, or read again."""
         self._reading.set()
 
     def pause(self) -> None:
@@ -85,7 +80,7 @@ class Peer:
             self._scope.cancel()
 
     async def send(self, data: bytes) -> None:
-        """Send; a server that has closed cannot be told."""
+        """Send. The server may have closed already."""
         self.silent = False
         try:
             await self.stream.send_all(data)
@@ -104,6 +99,6 @@ class Peer:
         """Close, or reset."""
         self.closed = True
         if reset:
-            raw(self.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
+            reset_on_close(raw(self.stream))
         await trio.aclose_forcefully(self.stream)
         self.resume()

@@ -1,7 +1,7 @@
-"""The protocol under fuzz: any bytes, cut anyhow, under rules that change; the oracle knows what is due.
+"""Fuzzing the protocol: any bytes, cut anywhere, under rules that change. The oracle knows the answers.
 
-An input is a header of `HEADER` bytes, then what the client sends. The header says under which rules, how it
-is cut, where other rules come in, which, and how it ends, with how many lines the client's source may send.
+An input is a header of `HEADER` bytes, then the bytes of the client. The header chooses the first rules, the
+cuts, the place where the rules change, the new rules, the end, and the number of lines of the rate limit.
 """
 
 import random
@@ -16,14 +16,14 @@ LIMITS = (512, 0, 6, 20)
 BUDGETS = (10, 0, 1, 3)
 # How a connection goes on once the stream has been sent.
 STAY, END_OF_STREAM, LINE_TIMEOUT, DRAIN = range(4)
-# Every error line there is. None of them has ever seen what a client sends, so none can repeat it.
+# All error lines. They are made without any input of a client, so they cannot repeat it.
 ERROR_LINES = {
     Rules(max_line_bytes=limit).error_line(reason): str(reason) for limit in LIMITS for reason in Rejection
 }
 
 
 def try_one(data: bytes) -> None:
-    """Let one input happen, cut as it says and cut at the change of rules only; the oracle must agree."""
+    """Run one input twice: cut as it says, and cut at the change of rules only. The oracle must agree."""
     header, stream = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
     before, cut, change, after, ending = header
     middle = len(stream) * change // 256
@@ -35,7 +35,7 @@ def try_one(data: bytes) -> None:
 
 
 def hold_step(available: int, outcome: Outcome) -> None:
-    """Hold one step to its bounds: lines that are looked at one by one, and bytes of answers."""
+    """Check the bounds of one step: the lines parsed one by one, and the bytes of the answers."""
     assert len(outcome.rejected) <= LINES_AT_ONCE + 1
     runs = available // len(REQUEST) * len("JAM hh:mm:ss\r\n")
     assert len(b"".join(outcome.answers)) <= runs + (LINES_AT_ONCE + 1) * max(map(len, ERROR_LINES))
@@ -87,7 +87,7 @@ def _cut(stream: bytes, cut: int) -> list[bytes]:
 
 
 class _Watched:
-    """A connection whose every outcome is looked at and added up."""
+    """A connection that checks and adds up all its outcomes."""
 
     def __init__(self, rules: Rules, tokens: int | None) -> None:
         self.connection = Connection(rules)

@@ -1,4 +1,4 @@
-"""The settings under fuzz: from any file, variables and flags come settings, or one line that says why not.
+"""Fuzzing the settings: any file, variables and flags give valid settings, or one line with the error.
 
 An input is cut at the bytes 0xFF. The first part is the text of a settings file. Each further part gives one
 setting: its first byte chooses which, and whether by the file, by a variable or by a flag; the rest is the
@@ -27,7 +27,7 @@ from triojam.settings.files import load_files
 
 SEPARATOR = b"\xff"
 NAMES = [each.name for each in fields(Settings)]
-# By what a setting says that it takes.
+# The check of a value, by the words that describe the setting.
 TAKEN: dict[str, Callable[[Any], bool]] = {
     "a port from 0": lambda value: value is None or 0 <= value <= 65535,
     "seconds, 0 or more": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
@@ -39,7 +39,7 @@ TAKEN: dict[str, Callable[[Any], bool]] = {
         value == "system" or ZoneInfo.no_cache(value) is not None
     ),
 }
-# What reads them, with one command that does not run.
+# Reads the flags; its one command does not run.
 APP = App(name="triojam", exit_on_error=False, print_error=False)
 
 
@@ -50,25 +50,25 @@ def _serve(
     raise NotImplementedError
 
 
-# No line is to flood a terminal or a log, whatever is in the file.
+# No error line may flood a terminal or a log.
 LONGEST_LINE = 1000
 
 
 def encode(text: bytes, *parts: bytes) -> bytes:
-    """Make an input of a file's text and of single settings, as `part` makes them."""
+    """Make an input of the text of a file and of single settings made by `part`."""
     return SEPARATOR.join([text, *parts])
 
 
 def part(name: str, value: bytes, source: int = 0) -> bytes:
-    """Make the part that gives one setting. source: 0 the file, 1 a variable, 2 a flag."""
+    """Make the part for one setting. source: 0 the file, 1 a variable, 2 a flag."""
     return bytes([NAMES.index(name) + 64 * (source + 1)]) + value
 
 
 def try_one(data: bytes) -> None:
-    """Read the settings from one input; valid ones come out, or an error of one line.
+    """Read the settings from one input. The result must be valid settings or an error of one line.
 
-    One input of 32, by its checksum, goes through the whole of `triojam check` and of `triojam` as well,
-    which takes ten times as long; both must come to the same end.
+    One input in 32, chosen by checksum, also runs through `triojam check` and `triojam`, which takes ten
+    times as long. All must agree.
     """
     text, *parts = data.split(SEPARATOR)
     lines: list[bytes] = []
@@ -76,7 +76,7 @@ def try_one(data: bytes) -> None:
     variables: dict[str, str] = {}
     for each in filter(None, parts):
         name = NAMES[(each[0] & 63) % len(NAMES)]
-        value = each[1:].replace(b"\0", b"").decode("utf-8", "surrogateescape")  # as the system has words
+        value = each[1:].replace(b"\0", b"").decode("utf-8", "surrogateescape")  # as Python decodes words
         match each[0] >> 6:
             case 2:
                 variables[f"TRIOJAM_{name.upper()}"] = value
@@ -99,7 +99,7 @@ def try_one(data: bytes) -> None:
 
 
 class _Ended:
-    """How a command line ended, and the settings that it would have served with."""
+    """The end of a command line, and the settings with which it would have served."""
 
     def __init__(self, *words: str) -> None:
         self.settings: Settings | None = None
@@ -122,7 +122,7 @@ def _compare_commands(settings: Settings | None, words: Sequence[str]) -> None:
     checked, served = _Ended("check", *words), _Ended(*words)
     assert served.settings == settings
     assert checked.complaint == served.complaint
-    if settings is None or checked.status:  # what a setting names may be no good, where its value is
+    if settings is None or checked.status:  # a named file may be bad although the setting is valid
         assert (checked.status, served.status, checked.written, served.written) == (2, 2, "", "")
         assert served.complaint.startswith("triojam: "), repr(served.complaint)
         assert served.complaint.count("\n") == 1, repr(served.complaint)

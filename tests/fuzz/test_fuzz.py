@@ -1,5 +1,6 @@
-"""What fuzzing stands on: the committed inputs, the oracle that judges them, a short run of the machine."""
+"""The committed inputs of the fuzzers, the oracle, and a short run of the state machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: repr(vector.sent[:24]))
-def test_the_oracle_knows_the_table(vector: Vector) -> None:
-    """The model that judges the protocol says of every row of its table what the row says."""
+def test_oracle_agrees_with_the_vectors(vector: Vector) -> None:
+    """The oracle gives the result of each row of the table."""
     oracle = Oracle(Law())
     oracle.receive(vector.sent)
     if vector.ended:
@@ -27,24 +28,19 @@ def test_the_oracle_knows_the_table(vector: Vector) -> None:
     assert (oracle.requests, oracle.end) == (vector.requests, vector.end)
 
 
-def test_the_corpus_of_the_protocol() -> None:
-    """Every committed input of the protocol's target passes, without a fuzzer."""
-    inputs = sorted((CORPUS / "protocol").iterdir())
+@pytest.mark.parametrize(
+    ("target", "try_one"), [("protocol", protocol.try_one), ("settings", settings_file.try_one)]
+)
+def test_committed_inputs_pass(target: str, try_one: Callable[[bytes], None]) -> None:
+    """Every committed input of each target passes without a fuzzer."""
+    inputs = sorted((CORPUS / target).iterdir())
     assert inputs
     for each in inputs:
-        protocol.try_one(each.read_bytes())
-
-
-def test_the_corpus_of_the_settings() -> None:
-    """Every committed input of the settings' target passes, without a fuzzer."""
-    inputs = sorted((CORPUS / "settings").iterdir())
-    assert inputs
-    for each in inputs:
-        settings_file.try_one(each.read_bytes())
+        try_one(each.read_bytes())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_connections(transport: str) -> None:
-    """Whatever clients, operator and clocks do, answers and counters are those of the model."""
+def test_server_agrees_with_the_model(transport: str) -> None:
+    """In random runs of clients, operator and clocks, answers and counters are those of the model."""
     once = settings(max_examples=15, stateful_step_count=25, deadline=None)
     run_state_machine_as_test(over(transport), settings=once)

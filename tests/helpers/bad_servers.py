@@ -1,12 +1,12 @@
-"""Servers as a client must be able to bear them: each speaks the protocol wrongly in its own way."""
+"""Time servers with faults, to test clients against: each breaks the protocol in one way."""
 
 import itertools
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
+
+from tests.helpers.sockets import reset_on_close
 
 JAM = b"JAM %02d:%02d:%02d\r\n"
 
@@ -14,43 +14,43 @@ Behaviour = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 async def start_bad(nursery: trio.Nursery, behaviour: Behaviour) -> tuple[str, int]:
-    """Serve like this on a free loopback port, and return its address."""
+    """Start a server with this behaviour on a free loopback port, and return its address."""
 
-    async def contained(stream: trio.SocketStream) -> None:
+    async def handle(stream: trio.SocketStream) -> None:
         try:
             async with stream:
                 await behaviour(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client has had enough
+            pass  # the client has closed the connection
 
-    (listener,) = await nursery.start(partial(trio.serve_tcp, contained, 0, host="127.0.0.1"))
+    (listener,) = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
     host, port = listener.socket.getsockname()
     return host, port
 
 
 async def silent(stream: trio.abc.Stream) -> None:
-    """Read, and say nothing."""
+    """Read, and send nothing."""
     async for _ in stream:
         pass
 
 
 async def closes_at_once(stream: trio.abc.Stream) -> None:
-    """Close without a word."""
+    """Close without a reply."""
 
 
 async def resets_at_once(stream: trio.abc.Stream) -> None:
-    """Reset without a word."""
+    """Reset without a reply."""
     reset(stream)
 
 
 def reset(stream: trio.abc.Stream) -> None:
-    """Have the connection reset when it is closed."""
+    """Make the close of a stream reset its connection."""
     assert isinstance(stream, trio.SocketStream)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(stream)
 
 
 def says(answer: bytes, *, then_closes: bool = False) -> Behaviour:
-    """Make a server that gives the same answer to each read."""
+    """Make a server that sends the same answer after each read."""
 
     async def behave(stream: trio.abc.Stream) -> None:
         async for _ in stream:
@@ -62,7 +62,7 @@ def says(answer: bytes, *, then_closes: bool = False) -> Behaviour:
 
 
 def tells(now: Callable[[], float], *, resets_every: int = 0) -> Behaviour:
-    """Make a server that tells the time of this clock, in UTC; every so many answers, it resets instead."""
+    """Make a server that tells the time of this clock, in UTC; it resets in place of every Nth answer."""
     count = itertools.count(1)
 
     async def behave(stream: trio.abc.Stream) -> None:

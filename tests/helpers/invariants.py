@@ -1,7 +1,7 @@
-"""What must hold whatever is done to a server: nothing of it is left behind, and nobody else notices.
+"""What must hold in every test: a server leaves nothing behind, and a good client gets its answers.
 
-The fixtures of `conftest` hold every server they start to the first, after each test. For the second, a
-fault happens while a `good_client` goes on asking.
+The fixtures of `conftest` check the first after each test. For the second, a test runs a `good_client` during
+a fault.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,20 +12,19 @@ from pathlib import Path
 import trio
 
 from tests.helpers.servers import ClientEnd, Running, balanced, receive_exactly, until
+from tests.helpers.sockets import JAM_BYTES
 
-# "A well-behaved client keeps being answered within 100 ms", with room for a machine that is shared.
+# The limit for an answer, in seconds. It is 100 ms on a quiet machine.
 PROMPT = 1.0
-JAM_BYTES = len(b"JAM hh:mm:ss\r\n")
 
 
 @asynccontextmanager
 async def good_client(
     connect: Callable[[], Awaitable[ClientEnd]], *, pause: float = 0.0, prompt: float = PROMPT
 ) -> AsyncIterator[list[float]]:
-    """Keep one well-behaved client asking, all along; every answer must come, and come promptly.
+    """Run a good client beside the body. Each answer must come in time; the yielded list has all waits.
 
-    pause: between its questions. prompt: what an answer may take. Both in seconds, as what is yielded: how
-    long each answer so far has taken.
+    pause: between its requests. prompt: the limit for an answer. All times are in seconds.
     """
     client = await connect()
     waits: list[float] = []
@@ -37,7 +36,7 @@ async def good_client(
             answer = await receive_exactly(client, JAM_BYTES)
             assert answer.startswith(b"JAM ")
             assert len(answer) == JAM_BYTES
-            # Not with fail_after: where server and client share a loop, what holds it up holds that up, too.
+            # fail_after would not help: the server can block the loop that it shares with this client.
             waits.append(trio.current_time() - asked)
             assert waits[-1] < prompt
             await trio.sleep(pause)
@@ -51,7 +50,7 @@ async def good_client(
 
 
 async def at_rest(server: Running) -> None:
-    """Wait until all clients are gone; then no trace of them is left, and every request is accounted for."""
+    """Wait until all clients are gone, then check that nothing of them is left and the accounts balance."""
     await balanced(server.counters)
     assert server.counters.internal_errors == server.internal_errors
     assert not server.handler._clients
@@ -62,18 +61,18 @@ async def at_rest(server: Running) -> None:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The tasks of this run of Trio, and the open descriptors of this process with what each is of."""
+    """The tasks of this run of Trio, and the open descriptors of this process with their targets."""
 
     tasks: frozenset[trio.lowlevel.Task]
     descriptors: frozenset[tuple[str, str]]
 
     @classmethod
     def take(cls) -> "Inventory":
-        """Look at what there is now."""
+        """List what exists now."""
         return cls(frozenset(_tasks()), frozenset(_descriptors()))
 
     def assert_nothing_new(self) -> None:
-        """Fail if there is something now that was not there then."""
+        """Fail if something exists now that did not exist before."""
         now = Inventory.take()
         assert not now.tasks - self.tasks, "tasks are left"
         assert not now.descriptors - self.descriptors, "descriptors are left"
@@ -83,7 +82,7 @@ def _tasks() -> list[trio.lowlevel.Task]:
     root = trio.lowlevel.current_root_task()
     assert root is not None
     found = [root]
-    for task in found:  # which grows meanwhile
+    for task in found:  # the list grows meanwhile
         found += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     return found
 
@@ -93,6 +92,6 @@ def _descriptors() -> list[tuple[str, str]]:
     for link in Path("/proc/self/fd").iterdir():
         try:
             found.append((link.name, str(link.readlink())))
-        except FileNotFoundError:  # what this folder is read with
+        except FileNotFoundError:  # the descriptor of this folder itself
             continue
     return found

@@ -1,4 +1,4 @@
-"""A client's connection in memory, for tests that need no kernel."""
+"""A connection in memory, for tests without a kernel."""
 
 import math
 from contextlib import suppress
@@ -10,9 +10,9 @@ from triojam.serving.streams import ClientStream
 
 
 class MemoryStream(ClientStream):
-    """The server's end of a connection in memory.
+    """The end of the server of a connection in memory.
 
-    room: how many bytes the client still takes. A test that changes it calls `look`.
+    room: the number of bytes that still fit. A test that changes it calls `look`.
     """
 
     def __init__(self, room: float = math.inf) -> None:
@@ -53,7 +53,7 @@ class MemoryStream(ClientStream):
             self._pull()
 
     def send_now(self, data: bytes) -> bool:
-        """Send what there is room for."""
+        """Send the bytes that fit."""
         taken = int(min(self.room, len(data)))
         if taken:
             self._to_client.put_data(data[:taken])
@@ -80,7 +80,7 @@ class MemoryStream(ClientStream):
             await self.wait_readable()
             self._received = b""
 
-    def close(self, *, reset: bool = False) -> None:  # noqa: ARG002  # the interface's
+    def close(self, *, reset: bool = False) -> None:  # noqa: ARG002  # part of the interface
         """Close; there are no resets in memory."""
         self._to_client.put_eof()
 

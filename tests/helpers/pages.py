@@ -1,4 +1,4 @@
-"""Reads the project's pages: their sections, tables, blocks, examples, links and anchors."""
+"""Reads the pages of the project: sections, tables, blocks, examples, links and anchors."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ["", "docs", "docs/benchmarks", "deploy", "dashboards", "benchmarks"]
 PAGES = [page.relative_to(ROOT).as_posix() for each in FOLDERS for page in sorted((ROOT / each).glob("*.md"))]
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-# What joins two commands on a line.
+# Operators between two commands on a line.
 JOINTS = re.compile(r"\s(?:\||&&|;)\s")
 
 
@@ -25,7 +25,7 @@ def section(page: str, heading: str) -> str:
 
 
 def table(page: str, heading: str, place: int = 0) -> list[list[str]]:
-    """Return the cells of a table of a section, by default the first, without its head."""
+    """Return the cells of a table of a section without its header, by default of the first table."""
     found = re.findall(r"(?:^\|.*\n)+", section(page, heading), re.MULTILINE)[place]
     return [[cell.strip() for cell in line.strip("|\n").split("|")] for line in found.splitlines()[2:]]
 
@@ -50,7 +50,7 @@ def commands(page: str, heading: str) -> Iterator[tuple[str, str]]:
 
 
 def typed(page: str) -> Iterator[list[str]]:
-    """Yield the words of each program that a page tells its reader to type, in blocks and in lines."""
+    """Yield the words of each command on a page, in blocks and in lines."""
     text = read(page)
     lines = [line for each in blocks("sh", text) for line in each.splitlines()]
     lines += [line[2:] for each in blocks("console", text) for line in each.splitlines() if line[:2] == "$ "]
@@ -66,12 +66,12 @@ def typed(page: str) -> Iterator[list[str]]:
 
 
 def links(page: str) -> list[str]:
-    """Return every link of a page that leads to the project itself."""
+    """Return every link of a page to another file of the project."""
     found = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", read(page))
     return [link for pair in found for link in pair if link and not re.match(r"https?:", link)]
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes from the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}

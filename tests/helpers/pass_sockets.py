@@ -1,4 +1,4 @@
-"""Passes sockets to a program, which it becomes: `python -m tests.helpers.pass_sockets NAME=HOST -- WORDS`."""
+"""Executes a program with open sockets: `python -m tests.helpers.pass_sockets NAME=HOST -- WORDS`."""
 
 import fcntl
 import os
@@ -7,12 +7,12 @@ import sys
 
 from triojam.process.systemd import FIRST
 
-# Beyond the numbers that the sockets are to have.
+# Above the final numbers of the sockets.
 _ELSEWHERE = 100
 
 
 def main(sockets: list[str], words: list[str]) -> None:
-    """Listen on a free port of each host, in both families for ::, and become the program."""
+    """Listen on a free port of each host, for :: in both families, and execute the program."""
     names, hosts = zip(*(each.split("=") for each in sockets), strict=True)
     for descriptor, host in enumerate(hosts, FIRST):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

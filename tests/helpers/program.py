@@ -1,4 +1,4 @@
-"""A whole triojam process to test against: started, listened to, asked, and ended whatever happens."""
+"""A whole triojam process to test: it is started, its log is read, and it is always ended."""
 
 import json
 import os
@@ -15,19 +15,32 @@ from tests.helpers.scrape import Address, Scrape, balanced_at, scrape
 from tests.helpers.servers import PATIENCE
 
 COMMAND = (sys.executable, "-m", "triojam")
+# Environment variables of a process under load: coverage would slow it down, and other tests reach its lines.
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
 FREE_PORTS = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment, with `variables` instead of any settings in it."""
+    """Return the environment of this process without settings of triojam, and with `variables`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRIOJAM_")}
     return inherited | {"COLUMNS": "200"} | variables
 
 
-class Program:
-    """A triojam process. What it writes to stderr is read only while someone waits for a line of it.
+def memory(pid: int) -> dict[str, int]:
+    """Return the memory of a process in KiB, by the fields of smaps_rollup (proc(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
+    return {name.rstrip(":"): int(value) for name, value, *_ in map(str.split, lines)}
 
-    log: the lines read so far. address, web: of its two listeners.
+
+def descriptors(pid: int) -> set[int]:
+    """Return the open descriptors of a process."""
+    return {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+class Program:
+    """A triojam process. Its stderr is read only while a test waits for a line.
+
+    log: the lines read so far. address, web: the addresses of its two listeners.
     """
 
     def __init__(self, process: trio.Process) -> None:
@@ -38,7 +51,7 @@ class Program:
         self._unread = b""
 
     async def logged(self, event: str, **values: object) -> dict[str, Any]:
-        """Return the next line of the log that is about `event` with these values."""
+        """Return the next line of the log with this event and these values."""
         with trio.fail_after(PATIENCE):
             while (entry := await self._entry()) is not None:
                 if entry["event"] == event and values.items() <= entry.items():
@@ -55,10 +68,10 @@ class Program:
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that the process has open."""
-        return {int(each.name) for each in Path(f"/proc/{self.process.pid}/fd").iterdir()}
+        return descriptors(self.process.pid)
 
     async def ended(self) -> int:
-        """Return the exit status, once the process has ended and its log is read to the end."""
+        """Read the log to its end, wait for the process, and return its exit status."""
         with trio.fail_after(PATIENCE):
             while await self._entry() is not None:
                 pass
@@ -88,7 +101,7 @@ async def launched(
     stderr: int = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[trio.Process]:
-    """Start a process that is killed at the end, if it still runs. pass_fds: descriptors that it inherits."""
+    """Start a process; at the end it is killed if it still runs. pass_fds: descriptors that it inherits."""
     process = await trio.lowlevel.open_process(
         command,
         stdin=subprocess.DEVNULL,
@@ -111,17 +124,18 @@ async def launched(
 async def serving(
     *words: str, ports: Sequence[str] = FREE_PORTS, before: Sequence[str] = (), **variables: str
 ) -> AsyncIterator[Program]:
-    """Run a server on free ports of loopback; if the body leaves it running, it must balance and drain.
+    """Run a server on free loopback ports.
 
-    By then no descriptor may be left of what the body has done.
-    ports: words that choose others. before: words in front of the command, of a program that becomes it.
-    variables: of its environment.
+    If it still runs after the body, its accounts must balance, it must have no more descriptors than at the
+    start, and it must drain with status 0.
+    ports: words for other ports. before: words in front of the command, of a program that executes it.
+    variables: environment variables.
     """
     async with launched([*before, *COMMAND, *ports, *words], variables) as process:
         program = Program(process)
         addresses = await program.logged("serving")
-        program.address = _parse(addresses["addresses"][0])
-        program.web = _parse(addresses["metrics"][0])
+        program.address = parse_address(addresses["addresses"][0])
+        program.web = parse_address(addresses["metrics"][0])
         at_start = len(program.descriptors())
         yield program
         if process.poll() is None:
@@ -133,6 +147,7 @@ async def serving(
             assert await program.ended() == 0
 
 
-def _parse(address: str) -> Address:
+def parse_address(address: str) -> Address:
+    """Parse HOST:PORT as a server logs it."""
     host, port = address.rsplit(":", 1)
     return host, int(port)

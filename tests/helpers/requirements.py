@@ -1,4 +1,4 @@
-"""System programs that a few tests need, and that not every machine has."""
+"""System programs that a few tests need and some machines do not have."""
 
 import os
 import shutil
@@ -8,9 +8,9 @@ import pytest
 
 
 def require_program(name: str, package: str) -> str:
-    """Return the path of a program. Without it the test is skipped; in CI, where all must run, it fails.
+    """Return the path of a program. Without it the test is skipped; with CI=true it fails.
 
-    package: the Debian package that brings it.
+    package: the Debian package of the program.
     """
     path = shutil.which(name)
     if path is None:
@@ -19,7 +19,7 @@ def require_program(name: str, package: str) -> str:
 
 
 def cannot_run(reason: str) -> NoReturn:
-    """End a test that this machine cannot run: skipped, but failed when CI=true."""
+    """End a test that this machine cannot run: it is skipped; with CI=true it fails."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""An HTTP client for the web listener, and the accounts as a scrape shows them."""
+"""An HTTP client for the web listener, and the counters of a scrape."""
 
 import http.client
 from contextlib import closing
@@ -19,7 +19,7 @@ NO_HEADERS: MappingProxyType[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back over HTTP."""
+    """An HTTP response."""
 
     status: int
     headers: Message
@@ -38,7 +38,7 @@ class Scrape:
     samples: list[Sample]
 
     def total(self, name: str, **labels: str) -> float:
-        """Add up the series of this name that carry these labels, of which there must be some."""
+        """Add up the series with this name and these labels; there must be at least one."""
         found = [
             each.value for each in self.samples if each.name == name and labels.items() <= each.labels.items()
         ]
@@ -47,7 +47,7 @@ class Scrape:
 
     @property
     def unaccounted(self) -> float:
-        """Requests in flight: 0 whenever nothing is."""
+        """The number of requests without a result yet."""
         return (
             self.total("triojam_requests_total")
             - self.total("triojam_responses_total")
@@ -59,7 +59,7 @@ class Scrape:
 async def fetch(
     address: Address, path: str, *, method: str = "GET", headers: MappingProxyType[str, str] = NO_HEADERS
 ) -> Reply:
-    """Send one HTTP request on a connection of its own."""
+    """Send one HTTP request on a new connection."""
     return await trio.to_thread.run_sync(partial(_fetch, address, path, method, headers))
 
 
@@ -80,7 +80,7 @@ async def scrape(address: Address) -> Scrape:
 
 
 async def balanced_at(address: Address) -> None:
-    """Wait for the connections to end, then hold the accounts against each other."""
+    """Wait until all connections have ended, then check that the counters balance."""
     with trio.fail_after(PATIENCE):
         while (seen := await scrape(address)).total("triojam_connections_open"):  # noqa: ASYNC110  # another process sets no Event
             await trio.sleep(0.01)

@@ -1,7 +1,7 @@
-"""Becomes a program that may make only the system calls named: `python -m tests.helpers.seccomp NAMES -- WORDS`.
+"""Executes a program with only the named system calls: `python -m tests.helpers.seccomp NAMES -- WORDS`.
 
-Any other call ends it with SIGSYS, and memory that is both written and run is denied: what systemd makes of
-SystemCallFilter and MemoryDenyWriteExecute (systemd.exec(5)), from the same library.
+Any other call ends it with SIGSYS, and memory cannot be writable and executable. systemd does the same for
+SystemCallFilter and MemoryDenyWriteExecute (systemd.exec(5)), with the same library.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ class _Comparison(ctypes.Structure):
 
 
 def main(names: list[str], words: list[str]) -> None:
-    """Restrict this process, and become the program."""
+    """Restrict this process, and execute the program."""
     library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     library.seccomp_init.restype = ctypes.c_void_p
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_KILL_PROCESS)))

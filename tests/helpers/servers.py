@@ -1,9 +1,12 @@
-"""Servers to test against, over every transport, and the accounts that must balance afterwards."""
+"""Servers for tests over every transport, and the check that their counters balance."""
 
 import logging
+import os
+import socket
 import ssl
+import struct
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -30,14 +33,14 @@ from triojam.serving.service import Service, make_policy, make_rules, make_timeo
 NOW = 1_700_051_696.25
 JAM = b"JAM 12:34:56\r\n"
 
-# A test that waits longer than this for something that must happen has failed.
+# In seconds. A test that waits longer for an event fails.
 PATIENCE = 20.0
 
 ClientEnd = trio.abc.HalfCloseableStream
 
 
 class Events(list[EventDict]):
-    """What a server has logged, as structlog's events."""
+    """The log of a server, as events of structlog."""
 
     def make_logger(self, level: str) -> FilteringBoundLogger:
         """Make a logger that appends to this list; a `triojam.logs.LoggerFactory`."""
@@ -62,10 +65,9 @@ class Events(list[EventDict]):
 class Running:
     """A server under test.
 
-    open: opens the client's end of a new connection. drain: begins to stop the server.
-    reload: changes some settings, as SIGHUP does. finished: set once a drained server has ended.
-    tls: whether clients have to speak it.
-    internal_errors: how many a test has provoked.
+    open: opens a connection, and returns the end of the client. drain: starts to stop the server.
+    reload: changes some settings, as SIGHUP does. finished: set when a drained server has ended.
+    tls: whether clients must use TLS. internal_errors: the number that a test has caused.
     """
 
     counters: Counters
@@ -81,7 +83,7 @@ class Running:
     _clients: list[ClientEnd] = field(default_factory=list)
 
     async def connect(self) -> ClientEnd:
-        """Open a connection; it is closed at the end of the test, if it is still open then."""
+        """Open a connection. It is closed at the end of the test at the latest."""
         client = await self.open()
         self._clients.append(client)
         return client
@@ -92,7 +94,7 @@ class Running:
         return self.server._lane if self.server is not None else None
 
     def midline(self) -> bool:
-        """Whether a client is in the middle of a line, as far as the server has noticed."""
+        """Whether the server knows of a client within a line."""
         in_lane = self.lane is not None and bool(self.lane._partials)
         return in_lane or any(client.protocol.midline for client in self.handler._clients)
 
@@ -102,19 +104,19 @@ class Running:
         self.handler.settings_changed()
 
     async def close_clients(self) -> None:
-        """Close every connection that was opened here."""
+        """Close all connections from `connect`."""
         for client in self._clients:
             await trio.aclose_forcefully(client)
 
     async def refuses(self, text: bytes) -> bool:
-        """Whether one more connection is closed with `text`; over TLS without, and before a handshake."""
+        """Whether a new connection is closed with `text`; over TLS without it, before the handshake."""
         try:
             return await receive_all(await self.connect()) == text and not self.tls
         except trio.BrokenResourceError:
             return self.tls or not text
 
     async def ask(self, data: bytes, *, end: bool = True) -> bytes:
-        """Send `data` on a new connection, end the sending side, and return all that comes back."""
+        """Send `data` on a new connection, end the sending side, and return the whole reply."""
         client = await self.connect()
         await client.send_all(data)
         if end:
@@ -123,7 +125,7 @@ class Running:
 
 
 def settings_for_test(**changes: Any) -> Settings:
-    """Make settings on a free loopback port, in UTC, without a web listener, with no deadline near."""
+    """Make settings: a free loopback port, UTC, no web listener, long deadlines."""
     defaults: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
@@ -170,7 +172,7 @@ async def start_lane(nursery: trio.Nursery, **changes: Any) -> Running:
 
 @cache
 def authority() -> trustme.CA:
-    """Return the authority behind every certificate here: only one, for keys take time to make."""
+    """Return the authority of all test certificates. It is cached, because keys take time to make."""
     return trustme.CA()
 
 
@@ -182,7 +184,7 @@ def certificate() -> trustme.LeafCert:
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder that is there as long as this process is."""
+    """Return a folder that exists as long as this process."""
     return tempfile.TemporaryDirectory(prefix="triojam-tests-")
 
 
@@ -202,9 +204,9 @@ def trusting() -> ssl.SSLContext:
 
 
 class TlsClient(trio.abc.HalfCloseableStream):
-    """A client's end of TLS that can end its sending side; to it, only close_notify is a good end.
+    """The client of a TLS connection. It can end its sending side, and requires close_notify from the server.
 
-    tcp: the stream that it is encrypted on.
+    tcp: the stream below TLS.
     """
 
     def __init__(self, tcp: trio.SocketStream, context: ssl.SSLContext) -> None:
@@ -225,7 +227,7 @@ class TlsClient(trio.abc.HalfCloseableStream):
         return await self.tls.receive_some(max_bytes)
 
     async def send_eof(self) -> None:
-        """End the sending side as most clients do: that of TCP, without close_notify."""
+        """End the sending side of TCP without close_notify, as most clients do."""
         self._ended = True
         await self.tcp.send_eof()
 
@@ -235,7 +237,7 @@ class TlsClient(trio.abc.HalfCloseableStream):
 
 
 def raw(client: ClientEnd) -> trio.SocketStream:
-    """Return the TCP stream of a client's end."""
+    """Return the TCP stream of a client."""
     tcp = client.tcp if isinstance(client, TlsClient) else client
     assert isinstance(tcp, trio.SocketStream)
     return tcp
@@ -318,7 +320,7 @@ def make_service(
     jam: Callable[[], bytes] = lambda: JAM,
     log: FilteringBoundLogger | None = None,
 ) -> Service:
-    """Make what the connections of a server share, for a part of it alone."""
+    """Make the service that all connections of a server share."""
     settings = settings or settings_for_test()
     counters = Counters()
     counters.connections_limit = settings.max_connections
@@ -350,8 +352,36 @@ async def receive_exactly(client: trio.abc.ReceiveStream, size: int) -> bytes:
     return bytes(received)
 
 
+async def assert_answered(client: ClientEnd, sent: bytes = b"TIME\r\n", answer: bytes = JAM) -> None:
+    """Send requests, and check that the answers come."""
+    await client.send_all(sent)
+    assert await receive_exactly(client, len(answer)) == answer
+
+
+def reset_on_close(sock: socket.socket | trio.SocketStream) -> None:
+    """Make the kernel send RST when this socket is closed (socket(7), SO_LINGER)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class FailingListener:
+    """A listening socket whose `accept` fails with these errors in turn; None in their place is a success."""
+
+    def __init__(self, sock: socket.socket, errors: Iterable[int | None]) -> None:
+        self._sock = sock
+        self._errors = iter(errors)
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Accept, or fail with the next error."""
+        if (code := next(self._errors, None)) is not None:
+            raise OSError(code, os.strerror(code))
+        return self._sock.accept()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+
 async def balanced(counters: Counters) -> None:
-    """Wait for the connections to end, then hold the accounts against each other."""
+    """Wait until all connections have ended, then check that the counters balance."""
     await until(lambda: counters.connections_open == 0)
     assert counters.unaccounted == 0
     assert counters.request_duration.count == counters.responses
@@ -360,7 +390,7 @@ async def balanced(counters: Counters) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something in this process that no one can be asked to await."""
+    """Wait for a condition in this process that sets no event."""
     with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # the counters set no event
+        while not condition():  # noqa: ASYNC110  # counters set no event
             await trio.sleep(0.001)

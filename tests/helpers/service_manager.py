@@ -1,4 +1,4 @@
-"""Stands in for systemd where a service tells how it is."""
+"""A stand-in for systemd that receives the messages of a service."""
 
 import os
 import select
@@ -14,7 +14,7 @@ from tests.helpers.servers import PATIENCE
 
 
 class Told:
-    """What a service has told, one message after the other.
+    """The messages of a service, in order.
 
     address: for NOTIFY_SOCKET.
     """
@@ -34,7 +34,7 @@ class Told:
                 yield cls(bound, str(path))
 
     async def next(self) -> dict[str, str]:
-        """Return the next message's assignments."""
+        """Return the assignments of the next message."""
         with trio.fail_after(PATIENCE):
             message = await self._socket.recv(4096)
         return dict(line.split("=", 1) for line in message.decode().split("\n"))
@@ -46,12 +46,12 @@ class Told:
         return message
 
     def forget(self) -> None:
-        """Drop what has been told up to now."""
+        """Drop all messages so far."""
         while self._pending():
             os.read(self._socket.fileno(), 4096)
 
     def nothing_more(self) -> bool:
-        """Whether no message has come that was not read."""
+        """Whether no unread message has come."""
         return not self._pending()
 
     def _pending(self) -> bool:

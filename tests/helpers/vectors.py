@@ -1,4 +1,4 @@
-"""The protocol as a table: what goes in on a fresh connection, what comes out, and what is counted."""
+"""The protocol as a table: bytes in on a new connection, answers out, and the counters."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +13,9 @@ Answer = str | Rejection
 class Vector:
     """One row.
 
-    sent: the client's bytes. ended: whether the client then ends its sending side.
-    answers: a time, or an error line of that reason, in order. end: why the connection ends; None = it stays.
-    silent: reasons that are counted, but not told.
+    sent: the bytes of the client. ended: whether the client then ends its sending side.
+    answers: in order, a time or the error line of a reason. end: why the connection ends; None = it stays.
+    silent: reasons that are counted without an answer.
     """
 
     sent: bytes
@@ -26,12 +26,12 @@ class Vector:
 
     @property
     def rejected(self) -> list[Rejection]:
-        """What is counted as rejected, in order."""
+        """The counted rejections, in order."""
         return [each for each in self.answers if isinstance(each, Rejection)] + list(self.silent)
 
     @property
     def requests(self) -> int:
-        """How many requests are counted."""
+        """The number of counted requests."""
         return len(self.answers) + len(self.silent)
 
     def expected(self, jam: bytes, error_line: dict[Rejection, bytes]) -> bytes:
@@ -88,7 +88,7 @@ VECTORS = [
 
 
 def cuts(sent: bytes) -> list[list[bytes]]:
-    """Return the ways in which every vector is cut: whole, byte by byte, and in two at every position."""
+    """Return the cuts of a vector: whole, byte by byte, and in two at each position."""
     whole = [sent] if sent else []
     single = [sent[i : i + 1] for i in range(len(sent))]
     return [whole, single, *([sent[:i], sent[i:]] for i in range(1, len(sent)))]

@@ -17,7 +17,7 @@ from triojam.process.systemd import take_sockets
 
 ME = 4242
 PASSING = (sys.executable, "-m", "tests.helpers.pass_sockets")
-# None of them is this machine's: who opens a port of its own fails.
+# These addresses are not this machine's: a server that opens its own port fails.
 ELSEWHERE = ("--host", "192.0.2.1", "--port", "1", "--metrics-host", "192.0.2.1", "--metrics-port", "1")
 
 
@@ -28,7 +28,7 @@ def environ(count: str, names: str | None = None, pid: int = ME) -> dict[str, st
 
 
 def passed(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let the passed descriptors begin with this socket's; return its number."""
+    """Make this socket the first passed descriptor; return its number."""
     descriptor = sock.detach()
     monkeypatch.setattr(systemd, "FIRST", descriptor)
     return descriptor
@@ -46,8 +46,10 @@ def passed(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> int:
         ("metrics", "metrics"),
     ],
 )
-def test_names(name: str | None, listener: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket is for the listener of its name, and without a known name for the time."""
+def test_a_socket_is_for_the_listener_of_its_name(
+    name: str | None, listener: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket is for the listener of its name; without a known name, it is for the time port."""
     descriptor = passed(socket.create_server(("127.0.0.1", 0)), monkeypatch)
     variables = environ("1", name)
     os.set_inheritable(descriptor, True)  # noqa: FBT003  # the standard library's signature
@@ -58,8 +60,8 @@ def test_names(name: str | None, listener: str, monkeypatch: pytest.MonkeyPatch)
     assert variables == {"HOME": "/"}
 
 
-def test_what_is_passed_to_another_process_is_left_alone() -> None:
-    """Variables that name another process pass nothing, and are no more in the environment for children."""
+def test_variables_for_another_process_pass_nothing() -> None:
+    """Variables for another process pass no sockets, and are removed from the environment."""
     variables = environ("1", pid=ME + 1)
     assert take_sockets(variables, ME) == {}
     assert variables == {"HOME": "/"}
@@ -76,8 +78,8 @@ def test_what_is_passed_to_another_process_is_left_alone() -> None:
         (environ("2", "time"), "invalid value 'time' for LISTEN_FDNAMES"),
     ],
 )
-def test_bad_variables(variables: dict[str, str], culprit: str) -> None:
-    """A variable that makes no sense is an error that names it."""
+def test_a_bad_variable_is_an_error(variables: dict[str, str], culprit: str) -> None:
+    """A variable with a wrong value is an error that names the variable."""
     with pytest.raises(ConfigurationError, match=culprit):
         take_sockets(variables, ME)
 
@@ -85,15 +87,15 @@ def test_bad_variables(variables: dict[str, str], culprit: str) -> None:
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        (socket.AF_INET, socket.SOCK_STREAM),  # which does not listen
+        (socket.AF_INET, socket.SOCK_STREAM),  # does not listen
         (socket.AF_INET, socket.SOCK_DGRAM),
         (socket.AF_UNIX, socket.SOCK_STREAM),
     ],
 )
-def test_unusable_sockets(
+def test_an_unusable_socket_is_an_error(
     family: socket.AddressFamily, kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket that is no listening TCP socket is an error that names it; so is a closed descriptor."""
+    """A socket that is not a listening TCP socket is an error that names it; so is a closed descriptor."""
     descriptor = passed(socket.socket(family, kind), monkeypatch)
     for _ in range(2):
         with pytest.raises(
@@ -102,8 +104,8 @@ def test_unusable_sockets(
             take_sockets(environ("1", "web"), ME)
 
 
-def test_a_file_is_not_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A descriptor of something else than a socket is the same error."""
+def test_a_descriptor_of_a_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor of a file is the same error."""
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setattr(systemd, "FIRST", file.fileno())
         with pytest.raises(ConfigurationError, match="without a name"):
@@ -119,8 +121,8 @@ async def ask(address: str) -> bytes:
 
 
 @pytest.mark.parametrize("lane", ["--fast-lane", "--no-fast-lane"])
-async def test_passed_sockets_stand_in_for_the_settings(lane: str) -> None:
-    """With sockets passed for both listeners, the addresses in the settings are not even looked at."""
+async def test_passed_sockets_replace_the_addresses_of_the_settings(lane: str) -> None:
+    """With sockets passed for both listeners, the addresses in the settings are not used."""
     sockets = ("time=127.0.0.1", "metrics=127.0.0.1", "triojam.socket=127.0.0.1")
     async with serving(lane, ports=ELSEWHERE, before=[*PASSING, *sockets, "--"]) as program:
         listening = program.log[-1]
@@ -130,8 +132,8 @@ async def test_passed_sockets_stand_in_for_the_settings(lane: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tls", "metrics"])
-def test_a_socket_for_a_listener_that_is_off(name: str) -> None:
-    """A socket that nothing would listen on is an error that names the setting, and exit status 2."""
+def test_a_socket_for_a_listener_that_is_off_is_an_error(name: str) -> None:
+    """A socket for a listener without a port is an error that names the setting, and exit status 2."""
     words = ["--metrics-port", "none", "--tls-port", "none"]
     run = subprocess.run(
         [*PASSING, f"{name}=127.0.0.1", "--", *COMMAND, *words],
@@ -145,7 +147,7 @@ def test_a_socket_for_a_listener_that_is_off(name: str) -> None:
 
 
 async def test_an_ipv4_client_of_an_ipv6_socket_is_logged_by_its_ipv4_address() -> None:
-    """A socket that takes both families shows IPv4 clients as ::ffff:…, which the log does not."""
+    """A socket for both families shows IPv4 clients as ::ffff:…; the log shows the IPv4 address."""
     before = [*PASSING, "time=::", "metrics=127.0.0.1", "--"]
     async with serving("--log-level", "debug", ports=ELSEWHERE, before=before) as program:
         async with await trio.open_tcp_stream("127.0.0.1", program.address[1]) as client:

@@ -1,4 +1,4 @@
-"""Log lines, and their writer that never holds anyone up."""
+"""Log lines, and their writer, which never blocks the service."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ def read_all(descriptor: int) -> str:
 
 
 def test_every_line_is_written_in_order() -> None:
-    """Lines come out whole and in order, and leaving the writer waits for them."""
+    """Lines are written whole and in order, and the end of the writer waits for them."""
     reader, descriptor = os.pipe()
     with LineWriter(descriptor) as writer:
         log = make_logger_factory(writer, style="json", colors=False)("info")
@@ -30,19 +30,19 @@ def test_every_line_is_written_in_order() -> None:
     assert writer.dropped == 0
 
 
-def test_a_reader_that_stalls_costs_lines_not_time() -> None:
-    """With nobody reading, writing goes on at once, and what finds no room is counted."""
+def test_a_stalled_reader_loses_lines_and_does_not_block() -> None:
+    """If the reader stalls, writing does not wait, and dropped lines are counted."""
     reader, descriptor = os.pipe()
     with LineWriter(descriptor, queued_lines=10) as writer:
         for _ in range(1000):
             writer.write("x" * 10_000)
         assert writer.dropped > 900
-        os.close(reader)  # or the writer would wait for its last lines
+        os.close(reader)  # otherwise the writer would wait for its last lines
     os.close(descriptor)
 
 
-def test_a_reader_that_is_gone() -> None:
-    """A closed pipe loses lines, and nothing else."""
+def test_a_reader_that_is_gone_loses_lines() -> None:
+    """Lines for a closed pipe are dropped and counted."""
     reader, descriptor = os.pipe()
     os.close(reader)
     with LineWriter(descriptor) as writer:
@@ -52,8 +52,8 @@ def test_a_reader_that_is_gone() -> None:
     assert writer.dropped == 1
 
 
-def test_a_stalled_reader_does_not_hold_up_the_end() -> None:
-    """The process can end although the last lines are never taken, whether or not the queue is full."""
+def test_a_stalled_reader_does_not_block_the_end() -> None:
+    """The process can end although the last lines are never read, with a full queue and without."""
     for lines in (1, 100):
         reader, descriptor = os.pipe()
         with LineWriter(descriptor, queued_lines=5, patience=0.05) as writer:
@@ -63,7 +63,7 @@ def test_a_stalled_reader_does_not_hold_up_the_end() -> None:
 
 
 def test_console_lines_have_tracebacks_once() -> None:
-    """For people, an exception is shown as Python shows it."""
+    """On a console, an exception is shown once, as Python shows it."""
     reader, descriptor = os.pipe()
     with LineWriter(descriptor) as writer:
         log = make_logger_factory(writer, style="console", colors=False)("debug")
@@ -77,8 +77,8 @@ def test_console_lines_have_tracebacks_once() -> None:
     assert "ZeroDivisionError" in text
 
 
-def test_the_bridge() -> None:
-    """What a library logs with the standard library's logging becomes an event of ours."""
+def test_the_bridge_makes_events_of_a_librarys_records() -> None:
+    """A record of the standard library's logging becomes an event of the server's log."""
     events = Events()
     bridge = make_bridge(lambda: events.make_logger("info"), name="x")
     bridge.error("broken: %s", 7)

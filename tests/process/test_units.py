@@ -1,4 +1,4 @@
-"""The units in deploy/: what systemd says of them, and that their sandbox leaves the server what it needs."""
+"""The units in deploy/: systemd accepts them, and their sandbox allows what the server needs."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ def assignments(unit: Path, name: str) -> list[str]:
 
 
 def expanded(names: list[str]) -> Iterator[str]:
-    """Yield the system calls that are meant, those of groups among them."""
+    """Yield the named system calls, and those in named groups."""
     for name in names:
         if name.startswith("@"):
             lines = analyze("syscall-filter", name).splitlines()[1:]
@@ -38,7 +38,7 @@ def expanded(names: list[str]) -> Iterator[str]:
 
 
 def allowed_calls(unit: Path) -> set[str]:
-    """Return what the unit's filter lets through: lists add up, and ~ takes away (systemd.exec(5))."""
+    """Return the system calls that the unit's filter allows: lists add up, ~ removes (systemd.exec(5))."""
     allowed = set(expanded(["@default"]))
     for value in assignments(unit, "SystemCallFilter"):
         calls = set(expanded(value.removeprefix("~").split()))
@@ -46,7 +46,7 @@ def allowed_calls(unit: Path) -> set[str]:
     return allowed
 
 
-def test_exposure() -> None:
+def test_systemd_rates_the_exposure_as_low() -> None:
     """Systemd rates the service's exposure at 1.6 or better."""
     (figure,) = re.findall(
         r"Overall exposure level for triojam.service: ([\d.]+)",
@@ -55,14 +55,14 @@ def test_exposure() -> None:
     assert float(figure) <= MOST_EXPOSED
 
 
-def test_what_would_take_metrics_away_stays_off() -> None:
-    """The clock stays readable, and so does /proc/stat, which the start of the process is told from."""
+def test_the_sandbox_leaves_the_sources_of_metrics_readable() -> None:
+    """The clock stays readable, and /proc/stat, from which the start of the process is read."""
     assert not assignments(SERVICE, "ProtectClock")
     assert not assignments(SERVICE, "ProcSubset")
 
 
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
-    """Neither unit has a name or a value that systemd does not know."""
+    """All names and values in the units are known to systemd."""
     for unit in DEPLOY.glob("triojam.*"):
         text = unit.read_text("utf-8").replace("/opt/triojam/bin/triojam", sys.executable)
         (tmp_path / unit.name).write_text(text)
@@ -70,10 +70,10 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     assert "triojam" not in told
 
 
-async def test_the_sandbox_leaves_what_a_server_needs() -> None:
-    """Under the unit's own filter a server answers, is scraped, reads the kernel's clock and drains.
+async def test_the_sandbox_allows_what_a_server_needs() -> None:
+    """Under the unit's filter a server answers, is scraped, reads the kernel's clock and drains.
 
-    A call that is not allowed kills it here, where under systemd it would only fail.
+    Here a forbidden call kills the server; under systemd the call would only fail.
     """
     calls = sorted(allowed_calls(SERVICE))
     assert "clock_settime" not in calls

@@ -1,10 +1,11 @@
-"""The tasks that watch from inside, on a clock that jumps."""
+"""The tasks that watch the process from inside, with a mock clock."""
 
 import trio
 from trio.testing import MockClock
 
 from tests.helpers.servers import Events
 from triojam.core.counters import Counters
+from triojam.core.reasons import Rejection
 from triojam.process.watchers import (
     CLOCK_INTERVAL,
     CROWD,
@@ -18,8 +19,8 @@ from triojam.process.watchers import (
 )
 
 
-async def test_clock_steps(autojump_clock: MockClock) -> None:
-    """A move of the wall clock by more than half a second is counted, once; slewing is not."""
+async def test_a_step_of_the_clock_is_counted(autojump_clock: MockClock) -> None:
+    """A step of the wall clock by more than half a second is counted once; a smaller one is not."""
     counters = Counters()
     offset = [0.0]
     async with trio.open_nursery() as nursery:
@@ -31,8 +32,8 @@ async def test_clock_steps(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_loop_lag(mock_clock: MockClock) -> None:
-    """A probe that wakes late is observed by how much."""
+async def test_the_lag_of_the_loop_is_observed(mock_clock: MockClock) -> None:
+    """If the task wakes late, the histogram has the delay."""
     counters = Counters()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_lag, counters)
@@ -44,8 +45,8 @@ async def test_loop_lag(mock_clock: MockClock) -> None:
     assert 0.29 < counters.loop_lag.sum < 0.31
 
 
-async def test_traffic_report(autojump_clock: MockClock) -> None:
-    """The totals are logged every ten seconds while they move, and not while they do not."""
+async def test_traffic_is_logged_while_there_is_some(autojump_clock: MockClock) -> None:
+    """The totals, and what came since the last line, are logged every ten seconds, if they have changed."""
     counters, events = Counters(), Events()
     log = events.make_logger("info")
     async with trio.open_nursery() as nursery:
@@ -57,11 +58,17 @@ async def test_traffic_report(autojump_clock: MockClock) -> None:
         (event,) = events
         assert event["event"] == "traffic"
         assert (event["requests"], event["responses"], event["rejected"]) == (5, 5, 0)
+        counters.requests, counters.rejected[Rejection.TIMEOUT] = 8, 3
+        await trio.sleep(60)
+        (_, event) = events
+        assert (event["requests"], event["new_requests"], event["new_rejected"]) == (8, 3, 3)
+        said = "traffic: 3 requests in 10 s (3 rejected, 0 send errors), 8 in all; 0 connections open"
+        assert event["sentence"] == said
         nursery.cancel_scope.cancel()
 
 
-async def test_accept_errors_are_reported(autojump_clock: MockClock) -> None:
-    """Accept errors make one warning an interval, however many there were."""
+async def test_accept_errors_make_one_warning_per_interval(autojump_clock: MockClock) -> None:
+    """Accept errors make one warning per interval, with their number."""
     counters, events = Counters(), Events()
     log = events.make_logger("info")
     async with trio.open_nursery() as nursery:
@@ -74,8 +81,8 @@ async def test_accept_errors_are_reported(autojump_clock: MockClock) -> None:
     assert [(each["event"], each["errors"]) for each in events] == [("accepting failed", 400)]
 
 
-async def test_memory_is_given_back_when_a_crowd_has_gone(autojump_clock: MockClock) -> None:
-    """The heap is trimmed once for each crowd that goes, and for no other reason."""
+async def test_the_heap_is_trimmed_when_a_crowd_has_left(autojump_clock: MockClock) -> None:
+    """The heap is trimmed once for each crowd that leaves, and never otherwise."""
     counters = Counters()
     trimmed: list[int] = []
     async with trio.open_nursery() as nursery:
@@ -88,5 +95,5 @@ async def test_memory_is_given_back_when_a_crowd_has_gone(autojump_clock: MockCl
 
 
 def test_the_heap_can_be_trimmed() -> None:
-    """With any C library it is no error to ask for it."""
+    """With any C library, trimming raises no error."""
     trim_heap()

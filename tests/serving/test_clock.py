@@ -1,4 +1,4 @@
-"""The clock that answers are made from."""
+"""The clock of the answers."""
 
 import struct
 import time
@@ -12,36 +12,9 @@ import pytest
 from triojam.serving.clock import Clock
 
 
-def at(moment: datetime) -> float:
-    """Return seconds since the epoch."""
-    return moment.timestamp()
-
-
-class Hands:
-    """A wall clock that is set by hand."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def __call__(self) -> float:
-        """Return the time."""
-        return self.seconds
-
-
-def test_never_a_stale_second() -> None:
-    """The rendering changes with the second, in both directions, and at midnight."""
-    hands = Hands(at(datetime(2026, 6, 30, 23, 59, 59, 999_999, UTC)))
-    clock = Clock(zone="UTC", now=hands)
-    assert clock.jam() == b"JAM 23:59:59\r\n"
-    hands.seconds += 0.000_002
-    assert clock.jam() == b"JAM 00:00:00\r\n"
-    hands.seconds -= 3600
-    assert clock.jam() == b"JAM 23:00:00\r\n"
-
-
-def test_a_system_that_counts_leap_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the C library knows of a 61st second, the answer is a time of day all the same."""
-    leap = at(datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)) + 1
+def test_a_leap_second_is_rendered_as_a_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the C library counts a 61st second, the answer is a time of day all the same."""
+    leap = datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() + 1
     # RFC 8536, section 3: version 1, one leap second, one type of local time, named UTC.
     header = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 1, 0, 1, 4)
     zone = tmp_path / "right"
@@ -54,9 +27,9 @@ def test_a_system_that_counts_leap_seconds(tmp_path: Path, monkeypatch: pytest.M
     time.tzset()
 
 
-def test_the_system_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's zone is the one that the C library uses, re-read when the zone is set anew."""
-    moment = at(datetime(2026, 1, 1, tzinfo=UTC))
+def test_the_system_zone_is_read_again_when_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's zone is the C library's zone, which is read when the zone is set."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     clock = Clock(now=lambda: moment)
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "XYZ-07:30")
@@ -65,8 +38,8 @@ def test_the_system_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
 
 
-def test_a_replaced_zone_file(tmp_path: Path) -> None:
-    """A zone whose file was replaced is read anew when it is set again, and not before."""
+def test_a_replaced_zone_file_is_read_when_the_zone_is_set(tmp_path: Path) -> None:
+    """A zone file that was replaced is read when the zone is set again, and not before."""
     zones = resources.files("tzdata") / "zoneinfo"
     zone = tmp_path / "Lab"
     zone.write_bytes((zones / "UTC").read_bytes())

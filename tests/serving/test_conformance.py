@@ -1,4 +1,4 @@
-"""One suite for every transport: the protocol's table, deadlines and floods, over each in turn."""
+"""One suite for every transport: the table of the protocol, deadlines, and drains."""
 
 import time
 
@@ -6,26 +6,26 @@ import pytest
 import trio
 
 from tests.conftest import Start
-from tests.helpers.servers import JAM, Running, receive_all, receive_exactly, until
+from tests.helpers.servers import JAM, assert_answered, receive_all, receive_exactly, until
 from tests.helpers.vectors import VECTORS, Vector, cuts
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Disconnect, Rejection
 from triojam.serving.deadlines import DRAIN_WINDOW, Timeouts
 
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
-# Long enough for a request to be served, short enough to wait for.
+# Long enough to serve a request, short enough for a test to wait.
 SOON = 0.05
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: repr(vector.sent[:24]))
-async def test_vector(start: Start, vector: Vector) -> None:
-    """Every row of the protocol's table holds, however it is cut, and is counted as it says."""
+async def test_every_vector_is_answered_and_counted(start: Start, vector: Vector) -> None:
+    """Every row of the table is answered and counted as it says, however its bytes are cut."""
     server = await start()
     ways = cuts(vector.sent)
     every_cut = ways if len(ways) < 64 else ways[:2] + ways[2::37]
     for pieces in every_cut:
         client = await server.connect()
-        # The server may have closed before the last piece is sent; what it answered still arrives.
+        # The server may have closed before the last piece is sent; its answers still arrive.
         try:
             for piece in pieces:
                 await client.send_all(piece)
@@ -48,34 +48,28 @@ async def test_vector(start: Start, vector: Vector) -> None:
 
 
 async def receive_to_end(client: trio.abc.ReceiveStream) -> bytes:
-    """Receive until the server closes; a reset after the last answer is an end, too."""
+    """Receive until the server closes, or resets after the last answer."""
     try:
         return await receive_all(client)
     except trio.BrokenResourceError:
         return b""
 
 
-async def test_many_clients_at_once(start: Start) -> None:
-    """A hundred clients are all served while a hundred others sit in the middle of a line."""
+async def test_many_clients_are_served_at_once(start: Start) -> None:
+    """A hundred clients are served while a hundred others have unfinished lines."""
     server = await start()
     slow = [await server.connect() for _ in range(100)]
     for client in slow:
         await client.send_all(b"TI")
     async with trio.open_nursery() as nursery:
         for _ in range(100):
-            nursery.start_soon(expect, server, b"TIME\r\n", JAM)
+            nursery.start_soon(assert_answered, await server.connect())
     for client in slow:
-        await client.send_all(b"ME\r\n")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client, b"ME\r\n")
 
 
-async def expect(server: Running, sent: bytes, answer: bytes) -> None:
-    """Ask, and compare."""
-    assert await server.ask(sent) == answer
-
-
-async def test_ten_thousand_pipelined(start: Start) -> None:
-    """Ten thousand requests in one write get as many answers, in order, and others are served meanwhile."""
+async def test_ten_thousand_pipelined_requests_are_answered(start: Start) -> None:
+    """Ten thousand requests in one write are answered in order, and another client is served meanwhile."""
     server = await start()
     client = await server.connect()
     received = bytearray()
@@ -91,8 +85,8 @@ async def test_ten_thousand_pipelined(start: Start) -> None:
     assert server.counters.responses == 10_001
 
 
-async def test_order_of_answers(start: Start) -> None:
-    """Times and errors come back in the order of their requests."""
+async def test_answers_have_the_order_of_their_requests(start: Start) -> None:
+    """Times and errors come in the order of their requests."""
     server = await start()
     error = ERROR_LINES[Rejection.BAD_COMMAND]
     assert await server.ask(b"TIME\r\nx\r\n" * 500) == (JAM + error) * 500
@@ -110,14 +104,16 @@ MIDNIGHT = 1_798_761_600.0  # 2027-01-01 00:00:00 UTC
         ("UTC", [MIDNIGHT, MIDNIGHT + 3600, MIDNIGHT], "00:00:00 01:00:00 00:00:00"),
         ("Europe/Berlin", [SUMMER, SUMMER + 0.5], "01:59:59 03:00:00"),
         ("Europe/Berlin", [WINTER, WINTER + 0.5], "02:59:59 02:00:00"),
-        # Linux tells of an inserted leap second by a second that comes twice, of a deleted one by none.
+        # In Linux, an inserted leap second repeats a second, and a deleted one leaves a second out.
         ("UTC", [MIDNIGHT - 0.1, MIDNIGHT - 1, MIDNIGHT], "23:59:59 23:59:59 00:00:00"),
         ("UTC", [MIDNIGHT - 1.1, MIDNIGHT], "23:59:58 00:00:00"),
     ],
     ids=["midnight", "steps", "summer", "winter", "leap", "negative-leap"],
 )
-async def test_whatever_the_wall_clock_does(start: Start, zone: str, moments: list[float], told: str) -> None:
-    """Each answer is what the clock says when it is due, and no deadline is any nearer for a step of it."""
+async def test_answers_follow_the_wall_clock(
+    start: Start, zone: str, moments: list[float], told: str
+) -> None:
+    """Each answer has the present time of the clock, and a step of the clock moves no deadline."""
     hands = [moments[0]]
     server = await start(now=lambda: hands[0], timezone=zone, idle_timeout=60, line_timeout=60)
     client, midline = await server.connect(), await server.connect()
@@ -130,23 +126,13 @@ async def test_whatever_the_wall_clock_does(start: Start, zone: str, moments: li
     assert await receive_exactly(midline, len(JAM)) == expected[: len(JAM)]
 
 
-async def test_idle(start: Start) -> None:
-    """A client that sends nothing for idle_timeout is closed without a word."""
-    server = await start(idle_timeout=SOON)
-    client = await server.connect()
-    assert await receive_all(client) == b""
-    await until(lambda: server.counters.disconnects[Disconnect.IDLE] == 1)
-    assert server.counters.requests == 0
-
-
-async def test_idle_after_an_answer(start: Start) -> None:
-    """The idle time begins anew after each answer, and a client with a request is not idle."""
+async def test_the_idle_time_begins_again_after_each_answer(start: Start) -> None:
+    """The idle time begins again after each answer, and a client with a request is not idle."""
     server = await start(idle_timeout=20 * SOON)
     client = await server.connect()
     began = trio.current_time()
     for _ in range(4):
-        await client.send_all(b"TIME\r\n")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client)
         await trio.sleep(6 * SOON)
     assert await receive_all(client) == b""
     assert trio.current_time() - began >= 38 * SOON
@@ -154,7 +140,7 @@ async def test_idle_after_an_answer(start: Start) -> None:
 
 
 async def test_a_byte_at_a_time_does_not_extend_the_line_timeout(start: Start) -> None:
-    """A line has line_timeout from its first byte, however often a further byte comes."""
+    """The line_timeout of a line runs from its first byte; further bytes do not extend it."""
     server = await start(line_timeout=4 * SOON)
     client = await server.connect()
     received = bytearray()
@@ -174,16 +160,15 @@ async def test_a_byte_at_a_time_does_not_extend_the_line_timeout(start: Start) -
     assert server.counters.rejected[Rejection.TIMEOUT] == 1
 
 
-async def test_those_in_time_do_not_wait_for_a_crowd_that_is_late(start: Start) -> None:
-    """When the lines of many clients are overdue at once, who asks then is answered before most of them."""
+async def test_overdue_clients_do_not_delay_punctual_ones(start: Start) -> None:
+    """When many lines are overdue at once, a punctual client is answered before most of them."""
     server = await start(line_timeout=10 * SOON)
     good, *crowd = [await server.connect() for _ in range(601)]
     for client in crowd:
         await client.send_all(b"TI")
     await until(server.midline)
-    time.sleep(12 * SOON)  # noqa: ASYNC251  # a loop that is held up makes them late all at once
-    await good.send_all(b"TIME\r\n")
-    assert await receive_exactly(good, len(JAM)) == JAM
+    time.sleep(12 * SOON)  # noqa: ASYNC251  # a blocked loop makes all of them late at once
+    await assert_answered(good)
     assert server.counters.rejected[Rejection.TIMEOUT] < 300
     for client in crowd:
         assert await receive_exactly(client, 100) == ERROR_LINES[Rejection.TIMEOUT]
@@ -191,31 +176,29 @@ async def test_those_in_time_do_not_wait_for_a_crowd_that_is_late(start: Start) 
 
 
 async def test_each_line_has_its_own_line_timeout(start: Start) -> None:
-    """A client that always is in the middle of a line, but finishes each in time, is served on and on."""
+    """A client that always has an unfinished line, but finishes each in time, is not closed."""
     server = await start(line_timeout=20 * SOON)
     client = await server.connect()
     await client.send_all(b"TI")
     for _ in range(4):
         await trio.sleep(6 * SOON)
-        await client.send_all(b"ME\r\nTI")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client, b"ME\r\nTI")
     assert server.counters.request_receive.count == 4
     assert server.counters.request_receive.sum >= 24 * SOON
 
 
-async def test_no_deadlines(start: Start) -> None:
-    """0 takes a deadline away: a pause in the middle of a line, or before it, is no matter."""
+async def test_zero_switches_a_deadline_off(start: Start) -> None:
+    """With timeouts of 0, a client may pause before a line and within it."""
     server = await start(idle_timeout=0, line_timeout=0, send_timeout=0)
     client = await server.connect()
     await trio.sleep(SOON)
     await client.send_all(b"TI")
     await trio.sleep(SOON)
-    await client.send_all(b"ME\r\n")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    await assert_answered(client, b"ME\r\n")
 
 
-async def test_classic_behaviour(start: Start) -> None:
-    """With on_reject = close, a bad line gets the close that the classic server gives."""
+async def test_on_reject_close_closes_without_an_error_line(start: Start) -> None:
+    """With on_reject = close, a bad line closes the connection, as the classic server does."""
     server = await start(on_reject="close")
     client = await server.connect()
     await client.send_all(b"TIME\r\nHELLO\r\nTIME\r\n")
@@ -225,7 +208,7 @@ async def test_classic_behaviour(start: Start) -> None:
 
 
 async def test_rejected_lines_are_logged_escaped_and_short(start: Start) -> None:
-    """What a client sent is in the log at debug level only, escaped, and at most 64 characters of it."""
+    """The log has a rejected line at debug level only, escaped, and cut to 64 characters."""
     server = await start()
     await server.ask(b"\x1b[31m\x00\xff" + b"x" * 100 + b"\r\n")
     (event,) = server.events.named("request rejected")
@@ -236,7 +219,7 @@ async def test_rejected_lines_are_logged_escaped_and_short(start: Start) -> None
 
 
 async def test_nothing_is_logged_for_a_request(start: Start) -> None:
-    """A thousand requests make no more log lines than one."""
+    """A thousand requests make as many log lines as one request."""
     server = await start()
     for count in (1, 1000):
         await server.ask(b"TIME\r\n" * count)
@@ -246,21 +229,19 @@ async def test_nothing_is_logged_for_a_request(start: Start) -> None:
     assert len(server.events) == len(ended) + len(server.events.named("serving"))
 
 
-async def test_drain_closes_the_idle_and_answers_the_rest(start: Start) -> None:
-    """A drain closes idle clients at once, lets one finish its line, and answers what was received."""
+async def test_a_drain_closes_idle_clients_and_answers_the_rest(start: Start) -> None:
+    """A drain closes idle clients at once, lets a client finish its line, and answers received requests."""
     server = await start()
     idle, midline, busy = [await server.connect() for _ in range(3)]
     await midline.send_all(b"TI")
-    await busy.send_all(b"TIME\r\n")
-    assert await receive_exactly(busy, len(JAM)) == JAM
+    await assert_answered(busy)
     await until(server.midline)
     await busy.send_all(b"TIME\r\n" * 100)
     server.drain()
     assert await receive_all(idle) == b""
     assert await receive_all(busy) == JAM * 100
     assert not server.finished.is_set()
-    await midline.send_all(b"ME\r\nTI")
-    assert await receive_exactly(midline, len(JAM)) == JAM
+    await assert_answered(midline, b"ME\r\nTI")
     await midline.send_all(b"ME\r\n")
     assert await receive_all(midline) == JAM
     for client in (idle, midline, busy):
@@ -269,15 +250,14 @@ async def test_drain_closes_the_idle_and_answers_the_rest(start: Start) -> None:
     assert server.counters.disconnects[Disconnect.DRAIN] == 3
 
 
-async def test_drain_waits_for_a_request_that_is_on_its_way(start: Start) -> None:
-    """Who has just connected, or had an answer, still gets the time for a request sent a little later."""
+async def test_a_drain_waits_for_a_request_on_its_way(start: Start) -> None:
+    """A client that has just connected, or just had an answer, may still send a request."""
     server = await start()
     fresh, answered = await server.connect(), await server.connect()
-    await answered.send_all(b"TIME\r\n")
-    assert await receive_exactly(answered, len(JAM)) == JAM
+    await assert_answered(answered)
     await until(lambda: server.counters.connections_open == 2)
     server.drain()
-    await trio.sleep(3 * DRAIN_WINDOW)  # the fact is about a request that is later than this
+    await trio.sleep(3 * DRAIN_WINDOW)  # the request must be later than this
     for client in (fresh, answered):
         await client.send_all(b"TIME\r\n")
         assert await receive_all(client) == JAM
@@ -285,8 +265,8 @@ async def test_drain_waits_for_a_request_that_is_on_its_way(start: Start) -> Non
     await server.finished.wait()
 
 
-async def test_drain_tells_a_line_that_does_not_end(start: Start) -> None:
-    """Shortly before the grace time ends, a client in the middle of a line is told, and it is counted."""
+async def test_a_drain_rejects_an_unfinished_line_before_its_end(start: Start) -> None:
+    """Shortly before the grace time ends, an unfinished line is rejected as draining."""
     server = await start(grace=10 * SOON)
     client = await server.connect()
     await client.send_all(b"TI")
@@ -298,24 +278,22 @@ async def test_drain_tells_a_line_that_does_not_end(start: Start) -> None:
     assert server.counters.rejected[Rejection.DRAINING] == 1
 
 
-async def test_drain_cuts_off_at_the_end_of_the_grace_time(start: Start) -> None:
-    """With no grace at all, whoever is in the middle of a line is cut off, and still accounted for."""
+async def test_a_drain_without_grace_cuts_off_and_counts_unfinished_lines(start: Start) -> None:
+    """With a grace of 0, a client with an unfinished line is cut off, and the line is counted."""
     server = await start(grace=0)
     client = await server.connect()
-    await client.send_all(b"TIME\r\nTI")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    await assert_answered(client, b"TIME\r\nTI")
     server.drain()
     await server.finished.wait()
     assert server.counters.rejected[Rejection.DRAINING] == 1
     assert server.counters.disconnects[Disconnect.DRAIN] == 1
 
 
-async def test_a_reload_of_the_timeouts_is_for_waits_to_come(start: Start) -> None:
-    """New timeouts apply to a connection from its next wait on."""
+async def test_a_reload_changes_the_timeouts_of_open_connections(start: Start) -> None:
+    """A new idle timeout closes a connection that was open before."""
     server = await start()
     client = await server.connect()
-    await client.send_all(b"TIME\r\n")
-    assert await receive_exactly(client, len(JAM)) == JAM
+    await assert_answered(client)
     server.set_timeouts(Timeouts(idle=SOON))
     await client.send_all(b"TIME\r\n")
     assert await receive_all(client) == JAM

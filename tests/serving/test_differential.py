@@ -1,7 +1,5 @@
-"""Portable path, fast lane and TLS get the same random traffic: the same comes back, and is counted."""
+"""Portable path, fast lane and TLS get the same random traffic: answers and counts must be the same."""
 
-import socket
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +13,7 @@ from tests.helpers.servers import (
     balanced,
     raw,
     receive_exactly,
+    reset_on_close,
     start_lane,
     start_tcp,
     start_tls,
@@ -32,7 +31,7 @@ RULES = Rules(error_budget=4)
 
 @dataclass(frozen=True)
 class Step:
-    """Some bytes in as many sends, then, perhaps, a pause until every answer has come."""
+    """A number of sends, then, if `pause` is set, a pause until every answer has come."""
 
     sends: list[bytes]
     pause: bool
@@ -45,7 +44,7 @@ scripts = st.tuples(
 
 
 async def play(server: Running, script: tuple[list[Step], str]) -> bytes:
-    """Play one script on a connection of its own, and return all that came back."""
+    """Play one script on a new connection, and return all received bytes."""
     steps, end = script
     model = Connection(RULES)
     expected = 0
@@ -74,14 +73,14 @@ async def play(server: Running, script: tuple[list[Step], str]) -> bytes:
         if model.midline:
             await until(server.midline)
         client = raw(client)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(client)
     await client.aclose()
     await until(lambda: server.counters.connections_open == 0)
     return received
 
 
 def counted(server: Running) -> dict[str, object]:
-    """Return every counter that traffic moves, whatever the timing."""
+    """Return the counters that depend on traffic, and not on timing."""
     counters = server.counters
     return {
         "requests": counters.requests,
@@ -99,7 +98,7 @@ def counted(server: Running) -> dict[str, object]:
 @settings(deadline=None, max_examples=60)
 @given(traffic=st.lists(scripts, min_size=1, max_size=4))
 def test_same_traffic_same_answers_same_counts(traffic: list[tuple[list[Step], str]]) -> None:
-    """Fragments, pipelines, garbage, half-closes, resets and pauses cannot tell the paths apart."""
+    """Fragments, pipelines, garbage, half-closes, resets and pauses give the same on all paths."""
 
     async def compare() -> None:
         async with trio.open_nursery() as nursery:

@@ -1,22 +1,27 @@
-"""The fast lane: what it hands over, and why; what it does when the system runs out of something."""
+"""The fast lane: what it hands over and why, and what it does when the system is out of a resource."""
 
 import errno
 import os
 import select
 import socket
-import struct
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from itertools import repeat
+from typing import Any
 
 import pytest
 import trio
 
+from tests.conftest import Start, _starter
 from tests.helpers.servers import (
     JAM,
+    FailingListener,
     Running,
+    assert_answered,
     make_service,
     receive_all,
-    receive_exactly,
+    reset_on_close,
     start_lane,
     start_tcp,
     until,
@@ -31,8 +36,15 @@ from triojam.serving.listeners import ACCEPT_PAUSE, AcceptQueues
 from triojam.serving.streams import TcpStream
 
 
+@pytest.fixture
+async def start_fast(nursery: trio.Nursery) -> AsyncIterator[Start]:
+    """Start servers whose fast lane is on; afterwards nothing may be left."""
+    async for starter in _starter(start_lane, nursery):
+        yield starter
+
+
 def handed_over(server: Running) -> dict[str, int]:
-    """Return the causes for which clients were handed over, and how many were."""
+    """Return how many clients were handed over, by cause."""
     return {str(cause): count for cause, count in server.counters.handovers.items() if count}
 
 
@@ -58,83 +70,57 @@ trio.run(main)
 
 
 def test_without_epoll_the_portable_path_serves() -> None:
-    """Where the system has no epoll, everything imports, and the default settings serve without the lane."""
+    """On a system without epoll, the default settings serve without the lane."""
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_EPOLL], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.stdout, done.stderr) == ("JAM \n", "")
 
 
-async def test_a_client_with_cut_lines_stays(nursery: trio.Nursery) -> None:
-    """Being cut in the middle of a line, even each time, does not cost a client the lane."""
-    server = await start_lane(nursery)
+async def test_a_client_with_lines_in_pieces_stays_in_the_lane(start_fast: Start) -> None:
+    """A client whose lines all come in pieces is not handed over."""
+    server = await start_fast()
     client = await server.connect()
     for _ in range(20):
-        await client.send_all(b"TIME\r\nTI")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client, b"TIME\r\nTI")
         await client.send_all(b"M")
         await until(server.midline)
-        await client.send_all(b"E\r\n")
-        assert await receive_exactly(client, len(JAM)) == JAM
+        await assert_answered(client, b"E\r\n")
     assert handed_over(server) == {}
     assert server.counters.request_receive.count == 20
-    await client.aclose()
-    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
-    ("sent", "cause"),
-    [(b"TIME\r\nHELLO\r\n", "line"), (b"QUIT\r\n", "line"), (b"x" * 600, "line"), (b"TIME", "eof")],
+    ("sent", "end", "cause"),
+    [
+        (b"TIME\r\nHELLO\r\n", True, "line"),
+        (b"QUIT\r\n", True, "line"),
+        (b"x" * 600, True, "line"),
+        (b"TIME", True, "eof"),
+        (b"TI", False, "timeout"),
+    ],
 )
-async def test_hand_overs_by_cause(nursery: trio.Nursery, sent: bytes, cause: str) -> None:
-    """What is not a plain request is the handler's: it is handed over once, and served there to its end."""
-    server = await start_lane(nursery)
-    await server.ask(sent)
+async def test_a_client_is_handed_over_once(start_fast: Start, sent: bytes, *, end: bool, cause: str) -> None:
+    """A client that sends anything but plain requests in time is handed over once, with its cause."""
+    server = await start_fast(line_timeout=0.05)
+    answers = await server.ask(sent, end=end)
     assert handed_over(server) == {cause: 1}
-    await server.close_clients()
-    nursery.cancel_scope.cancel()
+    assert answers.startswith(b"ERROR timeout: ") == (cause == "timeout")
 
 
-async def test_plain_requests_need_no_task(nursery: trio.Nursery) -> None:
-    """Plain, odd and pipelined requests, and the end of the stream, are all served in the lane."""
-    server = await start_lane(nursery)
+async def test_plain_requests_need_no_task(start_fast: Start) -> None:
+    """Plain, odd and pipelined requests, and the end of the stream, are served in the lane."""
+    server = await start_fast()
     assert await server.ask(b"TIME\r\nTIME threading \r\n" + b"TIME\r\n" * 500) == JAM * 502
     assert handed_over(server) == {}
     assert server.counters.disconnects[Disconnect.EOF] == 1
-    await server.close_clients()
-    nursery.cancel_scope.cancel()
 
 
-async def test_answers_that_do_not_fit_are_sent_by_the_handler(nursery: trio.Nursery) -> None:
-    """A client that does not take its answers at once is handed over, and gets them all, in order."""
-    server = await start_lane(nursery)
-    client = await server.connect()
-    count = 600_000
-    async with trio.open_nursery() as sending:
-        sending.start_soon(client.send_all, b"TIME\r\n" * count)
-        await until(lambda: server.counters.handovers[HandoverCause.SEND] == 1)
-        assert await receive_exactly(client, count * len(JAM)) == JAM * count
-    assert server.counters.responses == count
-    await client.aclose()
-    nursery.cancel_scope.cancel()
-
-
-async def test_a_line_that_is_overdue(nursery: trio.Nursery) -> None:
-    """A line in pieces whose deadline passes is handed over, and the handler says so to the client."""
-    server = await start_lane(nursery, line_timeout=0.05)
-    assert (await server.ask(b"TI", end=False)).startswith(b"ERROR timeout: ")
-    assert handed_over(server) == {"timeout": 1}
-    assert server.counters.rejected[Rejection.TIMEOUT] == 1
-    await server.close_clients()
-    nursery.cancel_scope.cancel()
-
-
-async def test_cancelled_with_clients_in_the_lane(nursery: trio.Nursery) -> None:
-    """Cancelling closes the lane's clients, and accounts for the lines they were in the middle of."""
+async def test_a_cancelled_lane_closes_and_counts_its_clients(nursery: trio.Nursery) -> None:
+    """A cancellation closes the lane's clients, and counts their unfinished lines."""
     server = await start_lane(nursery)
     idle, midline = await server.connect(), await server.connect()
-    await midline.send_all(b"TIME\r\nTI")
-    assert await receive_exactly(midline, len(JAM)) == JAM
+    await assert_answered(midline, b"TIME\r\nTI")
     await until(lambda: server.counters.connections_open == 2)
     nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
@@ -146,14 +132,14 @@ async def test_cancelled_with_clients_in_the_lane(nursery: trio.Nursery) -> None
     assert server.counters.unaccounted == 0
 
 
-async def test_abandoned_hand_overs_are_accounted_for(nursery: trio.Nursery) -> None:
-    """A client that is queued for the handler when the lane is closed is closed and counted with it."""
+async def test_a_cancelled_lane_counts_the_answers_of_queued_hand_overs(nursery: trio.Nursery) -> None:
+    """A client that is queued for the handler when the lane is closed is closed and counted, too."""
     server = await start_lane(nursery)
     assert server.lane is not None
     client = await server.connect()
     await until(lambda: server.counters.connections_open == 1)
     (fd,) = server.lane._active
-    server.lane._settle(fd, JAM * 3, 3, len(JAM) + 2, 0.0)  # the kernel took one and a bit
+    server.lane._settle(fd, JAM * 3, 3, len(JAM) + 2, 0.0)  # the kernel took one answer and two bytes
     nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await until(lambda: server.counters.connections_open == 0)
@@ -161,22 +147,6 @@ async def test_abandoned_hand_overs_are_accounted_for(nursery: trio.Nursery) -> 
     assert server.counters.responses == 1
     assert server.counters.send_errors[SendError.SHUTDOWN] == 2
     assert server.counters.unaccounted == 0
-
-
-class BrokenListener:
-    """A listening socket whose accept fails."""
-
-    def __init__(self, sock: socket.socket, code: int) -> None:
-        self.sock = sock
-        self.code = code
-
-    def accept(self) -> None:
-        """Fail."""
-        raise OSError(self.code, os.strerror(self.code))
-
-    def close(self) -> None:
-        """Close."""
-        self.sock.close()
 
 
 @pytest.mark.parametrize(
@@ -187,8 +157,8 @@ class BrokenListener:
         (errno.ENOBUFS, AcceptError.OTHER),
     ],
 )
-def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, counted: AcceptError) -> None:
-    """An error on two listening sockets in one turn is counted twice, pauses both, and resumes both."""
+def test_a_lasting_accept_error_pauses_every_listening_socket(code: int, counted: AcceptError) -> None:
+    """An error on two listening sockets in one turn is counted twice and pauses both; both resume later."""
     service = make_service()
     counters = service.counters
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
@@ -197,7 +167,8 @@ def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, count
         queues = AcceptQueues(sockets, epoll, service)
         whole = dict(queues.sockets)
         for fd, sock in whole.items():
-            queues.sockets[fd] = BrokenListener(sock, code)  # type: ignore[assignment]  # a stand-in
+            stand_in: Any = FailingListener(sock, [code])
+            queues.sockets[fd] = stand_in
             assert queues.accept(fd, 5.0).clients == []
         assert queues.paused_until == 5.0 + ACCEPT_PAUSE
         clients = [socket.create_connection(address) for address in addresses]
@@ -215,8 +186,8 @@ def test_out_of_something_pauses_accepting_on_every_socket_once(code: int, count
     assert counters.connections == 2
 
 
-async def test_a_full_queue_of_refused_clients_is_emptied(nursery: trio.Nursery) -> None:
-    """When the queue is emptied for the last time, those over the cap are all told so."""
+async def test_a_drain_refuses_all_queued_clients_beyond_the_limit() -> None:
+    """In a drain, all queued clients beyond the connection limit are refused with an answer."""
     lane, counters, address = await lane_of()
     counters.connections_limit = 0
     clients = [socket.create_connection(address) for _ in range(200)]
@@ -228,44 +199,43 @@ async def test_a_full_queue_of_refused_clients_is_emptied(nursery: trio.Nursery)
     assert counters.connections_rejected[Refusal.BUSY] == 200
 
 
-def test_a_connection_that_failed_in_the_queue_is_passed_over() -> None:
-    """ECONNABORTED is counted, and accepting goes on with the next connection at once."""
+def test_accepting_skips_a_connection_that_failed_in_the_queue() -> None:
+    """ECONNABORTED is counted, and the next connection is accepted at once."""
     service = make_service()
     counters = service.counters
     with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as sock:
         queues = AcceptQueues([sock], epoll, service)
         (fd,) = queues.sockets
-        queues.sockets[fd] = BrokenListener(sock, errno.ECONNABORTED)  # type: ignore[assignment]  # a stand-in
+        stand_in: Any = FailingListener(sock, repeat(errno.ECONNABORTED))
+        queues.sockets[fd] = stand_in
         assert queues.accept(fd, 5.0).clients == []
         assert queues.paused_until is None
     assert counters.accept_errors[AcceptError.ECONNABORTED] > 1
 
 
-async def test_a_reset_while_an_answer_is_due(nursery: trio.Nursery) -> None:
-    """When the connection is found broken as the answer is written, the time is a send error."""
-    server = await start_lane(nursery)
+async def test_a_reset_while_answers_are_due_makes_send_errors(start_fast: Start) -> None:
+    """If the connection is broken when the answers are written, each answer is a send error."""
+    server = await start_fast()
     assert server.lane is not None
-    client = await server.connect()
+    await server.connect()
     await until(lambda: server.counters.connections_open == 1)
     (fd,) = server.lane._active
     server.lane._settle(fd, JAM * 2, 2, -1, 0.0)
     assert server.counters.send_errors[SendError.RESET] == 2
     assert server.counters.disconnects[Disconnect.RESET] == 1
     assert server.counters.unaccounted == 0
-    await client.aclose()
-    nursery.cancel_scope.cancel()
 
 
 async def lane_of(*, line_timeout: float = 10.0) -> tuple[FastLane, Counters, tuple[str, int]]:
-    """Make a lane that nobody calls `accept` of, and its address."""
+    """Make a lane whose `accept` is not called, its counters, and its address."""
     service = make_service()
     service.timeouts = Timeouts(line=line_timeout)
     sock = socket.create_server(("127.0.0.1", 0), backlog=500)
     return FastLane([sock], service), service.counters, sock.getsockname()
 
 
-async def test_hand_overs_do_not_hold_up_the_others() -> None:
-    """While clients wait to be handed over, those in the lane go on being answered, once a turn."""
+async def test_queued_hand_overs_do_not_delay_the_lane() -> None:
+    """While clients wait to be handed over, the clients in the lane are answered."""
     lane, counters, address = await lane_of()
     async with lane, await trio.open_tcp_stream(*address) as good:
         crowd = [await trio.open_tcp_stream(*address) for _ in range(HANDOVERS_AT_ONCE + 8)]
@@ -284,8 +254,8 @@ async def test_hand_overs_do_not_hold_up_the_others() -> None:
             await client.aclose()
 
 
-async def test_a_crowd_is_handed_over_little_by_little() -> None:
-    """However many lines are overdue at once, few are queued for the handler at a time."""
+async def test_overdue_lines_are_handed_over_in_small_batches() -> None:
+    """If many lines are overdue at once, only a few clients are queued for the handler at a time."""
     lane, counters, address = await lane_of(line_timeout=0.05)
     async with lane, trio.open_nursery() as nursery:
         clients = [await trio.open_tcp_stream(*address) for _ in range(200)]
@@ -304,20 +274,17 @@ async def test_a_crowd_is_handed_over_little_by_little() -> None:
         await client.aclose()
 
 
-async def test_a_long_line_is_the_handlers(nursery: trio.Nursery) -> None:
-    """A line that goes on and on, where that is allowed, is not looked at again for each piece."""
-    server = await start_lane(nursery, max_line_bytes=0)
+async def test_a_long_line_is_handed_over(start_fast: Start) -> None:
+    """The lane does not search a long line in pieces again and again, where long lines are allowed."""
+    server = await start_fast(max_line_bytes=0)
     client = await server.connect()
     await client.send_all(b"TIME" + b"x" * 5000)
     await until(lambda: server.counters.handovers[HandoverCause.LINE] == 1)
-    await client.send_all(b"\r\n")
-    assert await receive_exactly(client, len(JAM)) == JAM
-    await server.close_clients()
-    nursery.cancel_scope.cancel()
+    await assert_answered(client, b"\r\n")
 
 
 class FullEpoll:
-    """An epoll that has no room for one more client."""
+    """An epoll that cannot watch another socket."""
 
     def __init__(self, epoll: select.epoll) -> None:
         self.epoll = epoll
@@ -330,14 +297,13 @@ class FullEpoll:
         return getattr(self.epoll, name)
 
 
-async def test_a_client_that_cannot_be_watched(nursery: trio.Nursery) -> None:
-    """It is closed and counted, and nobody else notices."""
-    server = await start_lane(nursery)
+async def test_a_client_that_epoll_cannot_watch_is_closed(start_fast: Start) -> None:
+    """The client is closed and counted, and other clients are served."""
+    server = await start_fast()
     lane = server.lane
     assert lane is not None
     good = await server.connect()
-    await good.send_all(b"TIME\r\n")
-    assert await receive_exactly(good, len(JAM)) == JAM
+    await assert_answered(good)
     epoll = lane._epoll
     lane._epoll = FullEpoll(epoll)  # type: ignore[assignment]  # a stand-in
     unlucky = await server.connect()
@@ -345,21 +311,18 @@ async def test_a_client_that_cannot_be_watched(nursery: trio.Nursery) -> None:
     lane._epoll = epoll
     assert server.counters.disconnects[Disconnect.INTERNAL_ERROR] == 1
     assert server.counters.connections_open == 1
-    await good.send_all(b"TIME\r\n")
-    assert await receive_exactly(good, len(JAM)) == JAM
+    await assert_answered(good)
     assert await server.ask(b"TIME\r\n") == JAM
-    await server.close_clients()
-    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
     ("sent", "requests", "shutdown", "rejected"),
     [(b"QUIT\r\n", 0, 0, {}), (b"TIME\r\nTIME\r\nX\r\nTI", 4, 2, {"bad_command": 1, "draining": 1})],
 )
-async def test_what_was_read_of_an_abandoned_client_is_accounted_for(
+async def test_a_closed_lane_counts_what_it_has_read(
     sent: bytes, requests: int, shutdown: int, rejected: dict[str, int]
 ) -> None:
-    """A client whose lines were to be decided by a handler that does not come is counted as it would have."""
+    """Lines of a queued hand-over are counted when the lane is closed, as the handler would count them."""
     lane, counters, address = await lane_of()
     async with await trio.open_tcp_stream(*address) as client:
         await client.send_all(sent)
@@ -374,13 +337,13 @@ async def test_what_was_read_of_an_abandoned_client_is_accounted_for(
     assert counters.connections_open == 0
 
 
-async def test_a_cut_line_behind_unsent_answers(nursery: trio.Nursery) -> None:
-    """If the connection breaks before the answers are taken, the line that was begun counts as well."""
+async def test_a_reset_counts_unsent_answers_and_the_line_behind_them(nursery: trio.Nursery) -> None:
+    """If the connection breaks before the answers are taken, the unfinished line behind them is counted."""
     server = await start_tcp(nursery)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         ours = socket.create_connection(listening.getsockname())
         theirs, _ = listening.accept()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(ours)
     ours.close()
     theirs.setblocking(False)  # noqa: FBT003  # the standard library's signature
     server.counters.opened()

@@ -1,4 +1,4 @@
-"""The handler alone, on streams in memory, and on a clock that jumps."""
+"""The handler alone, on streams in memory, with a mock clock."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from triojam.serving.streams import SecuredStream
 
 
 class FailingStream(MemoryStream):
-    """A stream whose send fails in a way that nobody foresaw."""
+    """A stream whose send raises an unexpected exception."""
 
     def send_now(self, data: bytes) -> bool:
         """Fail."""
@@ -26,7 +26,7 @@ class FailingStream(MemoryStream):
 
 
 class World:
-    """A handler whose answers are all the same, and the nursery of its clients."""
+    """A handler, and the nursery of its clients."""
 
     def __init__(self, service: Service, clients: trio.Nursery) -> None:
         self.service = service
@@ -35,7 +35,7 @@ class World:
         self._clients = clients
 
     def serve(self, stream: MemoryStream) -> MemoryStream:
-        """Serve one stream, as a listener would have it served."""
+        """Serve one stream, as for a listener."""
         self.counters.opened()
         client = Client(self.service, stream, since=trio.current_time())
         self._clients.start_soon(self.handler.handle, client)
@@ -44,7 +44,7 @@ class World:
 
 @asynccontextmanager
 async def world(**settings: float) -> AsyncIterator[World]:
-    """Keep a handler and its time; in the end all clients must have ended, and the accounts balance."""
+    """Run a handler; at the end all clients must have ended, and the counters must balance."""
     service = make_service(settings_for_test(max_connections=10_000, **settings))
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as clients:
@@ -55,8 +55,8 @@ async def world(**settings: float) -> AsyncIterator[World]:
     await balanced(service.counters)
 
 
-async def test_answers_that_are_not_taken(autojump_clock: MockClock) -> None:
-    """A client that takes nothing is cut off at the send timeout, and what was due is a send error."""
+async def test_untaken_answers_are_send_errors_at_the_send_timeout(autojump_clock: MockClock) -> None:
+    """A client that does not read is cut off at the send timeout, and its untaken answers are send errors."""
     async with world(send_timeout=3.0) as it:
         began = trio.current_time()
         stream = it.serve(MemoryStream(room=len(JAM) + 1))
@@ -68,8 +68,8 @@ async def test_answers_that_are_not_taken(autojump_clock: MockClock) -> None:
     assert it.counters.disconnects[Disconnect.SEND_TIMEOUT] == 1
 
 
-async def test_an_exception_while_times_are_due(autojump_clock: MockClock) -> None:
-    """When a send fails in a way nobody foresaw, the times that were due are accounted for, too."""
+async def test_an_exception_in_a_send_counts_the_answers(autojump_clock: MockClock) -> None:
+    """If a send raises an unexpected exception, the answers are send errors."""
     async with world() as it:
         stream = it.serve(FailingStream())
         await stream.client.send_all(b"TIME\r\nTIME\r\nx\r\n")
@@ -79,8 +79,10 @@ async def test_an_exception_while_times_are_due(autojump_clock: MockClock) -> No
 
 
 @pytest.mark.parametrize("sent", [b"TIME\r\n", b"TIME\r\nTIME please\r\n"])
-async def test_an_exception_while_the_time_is_rendered(autojump_clock: MockClock, sent: bytes) -> None:
-    """A clock that fails leaves no request unaccounted for, on the short way neither."""
+async def test_an_exception_of_the_clock_leaves_no_request_uncounted(
+    autojump_clock: MockClock, sent: bytes
+) -> None:
+    """If the clock raises an exception, all requests are accounted for."""
 
     def explode() -> bytes:
         raise RuntimeError
@@ -92,65 +94,64 @@ async def test_an_exception_while_the_time_is_rendered(autojump_clock: MockClock
     assert it.counters.internal_errors == 1
 
 
-async def test_cancelled_while_times_are_due(autojump_clock: MockClock) -> None:
-    """When serving is cancelled in the middle of a send, the times that were due are send errors."""
+async def test_a_cancelled_send_counts_the_answers(autojump_clock: MockClock) -> None:
+    """If serving is cancelled during a send, the untaken answers are send errors."""
     async with world() as it:
         stream = it.serve(MemoryStream(room=0))
-        await stream.client.send_all(b"TIME\r\nTI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTI")
         it._clients.cancel_scope.cancel()
     assert it.counters.send_errors[SendError.SHUTDOWN] == 1
     assert it.counters.rejected[Rejection.DRAINING] == 1
     assert it.counters.disconnects[Disconnect.DRAIN] == 1
 
 
-async def test_deadlines_to_the_tick(autojump_clock: MockClock) -> None:
-    """The deadlines are absolute and exact: ten seconds from the first byte, sixty without one."""
-    for sent, seconds, reason in (
+@pytest.mark.parametrize(
+    ("sent", "seconds", "reason"),
+    [
         (b"", 60.0, Disconnect.IDLE),
         (b"TIME\r\n", 60.0, Disconnect.IDLE),
         (b"TIME\r\nTI", 10.0, Disconnect.LINE_TIMEOUT),
-    ):
-        async with world() as it:
-            stream = it.serve(MemoryStream())
-            if sent:
-                await stream.client.send_all(sent)
-            began = trio.current_time()
-            await receive_all_patiently(stream.client)
-            assert trio.current_time() - began == seconds
-            await stream.client.aclose()
-        assert it.counters.disconnects[reason] == 1
+    ],
+)
+async def test_deadlines_are_exact(
+    autojump_clock: MockClock, sent: bytes, seconds: float, reason: Disconnect
+) -> None:
+    """A client has exactly ten seconds from the first byte of a line, and sixty without one."""
+    async with world() as it:
+        stream = it.serve(MemoryStream())
+        if sent:
+            await stream.client.send_all(sent)
+        began = trio.current_time()
+        await receive_all_patiently(stream.client)
+        assert trio.current_time() - began == seconds
+        await stream.client.aclose()
+    assert it.counters.disconnects[reason] == 1
 
 
-async def test_no_time_runs_while_the_server_does_not_read(mock_clock: MockClock) -> None:
-    """A line that began before the client stopped reading has its whole time once it reads again."""
+async def test_the_line_timeout_does_not_run_while_answers_are_sent(mock_clock: MockClock) -> None:
+    """A line that began before a client stopped reading has its whole time after the client reads again."""
     async with world(line_timeout=2.0, send_timeout=10.0) as it:
         stream = it.serve(MemoryStream(room=len(JAM)))
-        await stream.client.send_all(b"TIME\r\nTIME\r\nTI")
-        await wait_all_tasks_blocked()
-        mock_clock.jump(5.0)
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTIME\r\nTI")
+        await jump(mock_clock, 5.0)
         stream.room = 1000
         stream.look()
         await wait_all_tasks_blocked()
-        mock_clock.jump(1.5)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 1.5)
         await stream.client.send_all(b"ME\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM * 3
     assert it.counters.rejected[Rejection.TIMEOUT] == 0
 
 
-async def test_a_standstill_costs_nobody_the_answer(mock_clock: MockClock) -> None:
-    """What has come by the time that the server looks again is answered, however late that is."""
+async def test_requests_that_came_during_a_standstill_are_answered(mock_clock: MockClock) -> None:
+    """After a standstill, the server reads once more, and answers the requests that have come."""
     async with world() as it:
         idle, midline, silent = [it.serve(MemoryStream()) for _ in range(3)]
-        await midline.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
-        # Bytes that arrive while nothing runs: the deadlines pass before anyone could look.
+        await send(midline, b"TI")
+        # These bytes arrive while no task runs, and the deadlines pass.
         idle._received, midline._received = b"TIME\r\n", b"ME\r\n"
-        mock_clock.jump(3600.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 3600.0)
         for stream in (idle, midline):
             await stream.client.send_stream.aclose()
             assert await receive_all(stream.client) == JAM
@@ -160,7 +161,7 @@ async def test_a_standstill_costs_nobody_the_answer(mock_clock: MockClock) -> No
 
 
 class SecuredMemoryStream(MemoryStream, SecuredStream):
-    """A stream with a handshake, which a test ends."""
+    """A stream with a handshake that the test ends."""
 
     secured = True
 
@@ -174,19 +175,18 @@ class SecuredMemoryStream(MemoryStream, SecuredStream):
         await self.shaken.wait()
 
     def may_go_on(self) -> bool:
-        """Return what the test says."""
+        """Return the value that the test has set."""
         return self.arrived
 
 
-async def test_a_standstill_in_a_handshake(mock_clock: MockClock) -> None:
-    """A handshake for which something came while the server stood still goes on; another has timed out."""
+async def test_a_handshake_with_new_bytes_goes_on_after_a_standstill(mock_clock: MockClock) -> None:
+    """After a standstill, a handshake for which bytes have come goes on; one without bytes times out."""
     async with world(line_timeout=2.0) as it:
         going_on, late = it.serve(SecuredMemoryStream()), it.serve(SecuredMemoryStream())
         assert isinstance(going_on, SecuredMemoryStream)
         going_on.arrived = True
         await wait_all_tasks_blocked()
-        mock_clock.jump(3600.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 3600.0)
         going_on.shaken.set()
         await going_on.client.send_all(b"TIME\r\n")
         await going_on.client.send_stream.aclose()
@@ -197,15 +197,14 @@ async def test_a_standstill_in_a_handshake(mock_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize(("rest", "told"), [(b"", "timeout"), (b"ME\r\n", "JAM"), (b"M", "timeout")])
-async def test_a_late_client_does_not_queue_behind_punctual_ones(
+async def test_a_late_client_does_not_wait_behind_punctual_ones(
     mock_clock: MockClock, rest: bytes, told: str
 ) -> None:
-    """A client that is handed over since its line is late is told at once, unless the rest of it has come."""
+    """A client with an overdue line gets its error at once, unless the rest of the line has come."""
     async with world(line_timeout=2.0) as it:
         mock_clock.jump(10.0)
         punctual, stream = it.serve(MemoryStream()), MemoryStream()
-        await punctual.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
+        await send(punctual, b"TI")
         client = Client(it.service, stream, since=trio.current_time() - 10.0)
         client.received, client.first_byte = b"TI", trio.current_time() - 3.0
         if rest:
@@ -220,22 +219,18 @@ async def test_a_late_client_does_not_queue_behind_punctual_ones(
     assert it.counters.requests == 2
 
 
-async def test_pieces_of_a_line_do_not_extend_its_time_whatever_others_do(mock_clock: MockClock) -> None:
-    """Its deadline is its first byte's, also when others begin and end lines meanwhile."""
+async def test_pieces_of_a_line_do_not_extend_its_deadline(mock_clock: MockClock) -> None:
+    """The first byte sets the deadline, even if other clients begin and end lines meanwhile."""
     async with world(line_timeout=2.0) as it:
         slow, honest = it.serve(MemoryStream()), it.serve(MemoryStream())
         for quarter in range(8):
             assert it.counters.rejected[Rejection.TIMEOUT] == 0
             if quarter:
-                await honest.client.send_all(b"TI")
-                await wait_all_tasks_blocked()
-            await slow.client.send_all(b"x")
-            await wait_all_tasks_blocked()
-            mock_clock.jump(0.25)
-            await wait_all_tasks_blocked()
+                await send(honest, b"TI")
+            await send(slow, b"x")
+            await jump(mock_clock, 0.25)
             if quarter < 7:
-                await honest.client.send_all(b"ME\r\n" if quarter else b"TIME\r\n")
-                await wait_all_tasks_blocked()
+                await send(honest, b"ME\r\n" if quarter else b"TIME\r\n")
         assert it.counters.rejected[Rejection.TIMEOUT] == 1
         await honest.client.send_all(b"ME\r\n")
         for each in (slow, honest):
@@ -243,26 +238,24 @@ async def test_pieces_of_a_line_do_not_extend_its_time_whatever_others_do(mock_c
     assert it.counters.responses == 8
 
 
-async def test_no_byte_is_lost_when_answers_are_taken_at_the_last_moment(mock_clock: MockClock) -> None:
-    """A client that takes its answers just as it is given up is served on, to the byte."""
+async def test_a_client_that_takes_its_answers_at_the_deadline_is_served(mock_clock: MockClock) -> None:
+    """A client that takes its answers at the moment of its deadline is served, and no byte is lost."""
     async with world(send_timeout=2.0, line_timeout=5.0) as it:
         stream = it.serve(MemoryStream(room=1))
-        await stream.client.send_all(b"TIME\r\nTI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TIME\r\nTI")
         (client,) = it.handler._clients
         stream.room = 1000
         stream.look()
         client.release()  # in the same pass
         await wait_all_tasks_blocked()
-        await stream.client.send_all(b"M")
-        await wait_all_tasks_blocked()
+        await send(stream, b"M")
         await stream.client.send_all(b"E\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM * 2
 
 
-async def test_what_a_drain_cuts_off_is_accounted_for(mock_clock: MockClock) -> None:
-    """A request that was read and not answered when the grace time ended is a send error, not a gap."""
+async def test_requests_that_a_drain_cuts_off_are_counted(mock_clock: MockClock) -> None:
+    """Requests that were read and not answered at the end of the grace time are send errors."""
     async with world() as it:
         stream = it.serve(MemoryStream())
         await wait_all_tasks_blocked()
@@ -276,8 +269,8 @@ async def test_what_a_drain_cuts_off_is_accounted_for(mock_clock: MockClock) -> 
     assert it.counters.unaccounted == 0
 
 
-async def test_time_that_was_given_after_all(mock_clock: MockClock) -> None:
-    """A client that is released, and has more time by the moment its task runs, is waited for again."""
+async def test_a_released_client_whose_deadline_has_moved_is_kept(mock_clock: MockClock) -> None:
+    """If a client is released, but its deadline is later when its task runs, the task waits again."""
     async with world() as it:
         stream = it.serve(MemoryStream())
         await wait_all_tasks_blocked()
@@ -286,25 +279,21 @@ async def test_time_that_was_given_after_all(mock_clock: MockClock) -> None:
         client.release()
         await wait_all_tasks_blocked()
         assert it.counters.connections_open == 1
-        mock_clock.jump(59.0)
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 59.0)
         await stream.client.send_all(b"TIME\r\nQUIT\r\n")
         await stream.client.send_stream.aclose()
         assert await receive_all(stream.client) == JAM
 
 
-async def test_a_reload_in_the_middle_of_a_line(mock_clock: MockClock) -> None:
-    """New timeouts are for the line that a client is in the middle of, too, whichever way they change."""
+async def test_a_reload_changes_the_deadline_of_an_unfinished_line(mock_clock: MockClock) -> None:
+    """New timeouts apply to an unfinished line, too, longer ones and shorter ones."""
     async with world(line_timeout=2.0) as it:
         stream = it.serve(MemoryStream())
-        await stream.client.send_all(b"TI")
-        await wait_all_tasks_blocked()
+        await send(stream, b"TI")
         it.service.timeouts = type(it.service.timeouts)(line=20.0)
         it.handler.settings_changed()
-        mock_clock.jump(10.0)
-        await wait_all_tasks_blocked()
-        await stream.client.send_all(b"ME\r\nTI")
-        await wait_all_tasks_blocked()
+        await jump(mock_clock, 10.0)
+        await send(stream, b"ME\r\nTI")
         it.service.timeouts = type(it.service.timeouts)(line=1.0)
         it.handler.settings_changed()
         mock_clock.jump(1.0)
@@ -313,8 +302,8 @@ async def test_a_reload_in_the_middle_of_a_line(mock_clock: MockClock) -> None:
     assert received == JAM + it.service.rules.error_line(Rejection.TIMEOUT)
 
 
-async def test_the_overdue_are_released_a_few_at_a_time(mock_clock: MockClock) -> None:
-    """However many are late at once, a turn of the scheduler ends few of them."""
+async def test_overdue_clients_are_released_a_few_at_a_time(mock_clock: MockClock) -> None:
+    """If many clients are overdue at once, a turn of the scheduler releases only a few of them."""
     crowd = 10 * RELEASED_AT_ONCE
     async with world(idle_timeout=5.0) as it:
         for _ in range(crowd):
@@ -335,7 +324,19 @@ async def test_the_overdue_are_released_a_few_at_a_time(mock_clock: MockClock) -
     assert 0 < most <= 2 * RELEASED_AT_ONCE  # two batches may lie between two looks
 
 
+async def send(stream: MemoryStream, data: bytes) -> None:
+    """Send, and wait until the server has read it."""
+    await stream.client.send_all(data)
+    await wait_all_tasks_blocked()
+
+
+async def jump(clock: MockClock, seconds: float) -> None:
+    """Move the clock, and wait until the server has seen it."""
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
+
+
 async def receive_all_patiently(client: trio.abc.ReceiveStream) -> None:
-    """Receive until the server closes, however long that takes on the clock."""
+    """Receive until the server closes, without a timeout."""
     async for _ in client:
         pass

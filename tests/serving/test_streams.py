@@ -20,8 +20,8 @@ async def stream_pair() -> tuple[trio.SocketStream, TcpStream]:
     return client, TcpStream(sock)
 
 
-async def test_nothing_is_waited_for_unless_it_is_asked_for() -> None:
-    """Receiving returns what is there; nothing is None, and b"" is the end."""
+async def test_receive_now_returns_what_has_arrived() -> None:
+    """`receive_now` returns bytes that have arrived, None if there are none, and b"" at the end."""
     client, server = await stream_pair()
     async with client, server:
         assert server.receive_now(100) is None
@@ -34,8 +34,8 @@ async def test_nothing_is_waited_for_unless_it_is_asked_for() -> None:
         assert server.receive_now(100) == b""
 
 
-async def test_counts_what_the_kernel_took_of_a_send() -> None:
-    """Of a send that is not done, `taken` is what the client can receive, to the byte; after a flush, too."""
+async def test_taken_counts_the_bytes_that_the_kernel_took() -> None:
+    """During a send, and after a flush, `taken` is exactly what the client can receive."""
     client, server = await stream_pair()
     async with client, server:
         data = bytes(range(256)) * 80_000
@@ -57,7 +57,7 @@ async def test_counts_what_the_kernel_took_of_a_send() -> None:
 
 
 async def test_finish_delivers_the_last_answer_although_the_client_still_sends() -> None:
-    """The end of the sending side comes behind the answer; what comes is read away, up to a limit."""
+    """The client gets the last answer and the end of the stream; its own bytes are dropped."""
     client, server = await stream_pair()
     async with client, server, trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, bytes(LINGER_BYTES))
@@ -68,8 +68,8 @@ async def test_finish_delivers_the_last_answer_although_the_client_still_sends()
         assert await receive_all(client) == b"the last answer"
 
 
-async def test_reset() -> None:
-    """A reset is one for the client, too, and to close once more does nothing."""
+async def test_a_client_sees_the_reset() -> None:
+    """A close with `reset` is a reset for the client, and a second close does nothing."""
     client, server = await stream_pair()
     async with client:
         server.close(reset=True)
@@ -79,8 +79,8 @@ async def test_reset() -> None:
             await client.receive_some()
 
 
-async def test_a_broken_connection() -> None:
-    """A client that has reset is a broken resource, not an OSError, whatever is done, and has no address."""
+async def test_a_broken_connection_raises_broken_resource_error() -> None:
+    """After a reset, every call raises BrokenResourceError; a client that is gone has no address."""
     client, server = await stream_pair()
     address = server.peer()
     assert address is not None

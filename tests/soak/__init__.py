@@ -1,7 +1,7 @@
 """An hour of everything at once, against real servers: `python -m tests.soak --minutes 60`.
 
-A run is made of rounds. In each, first nobody is there, and the server is looked at: memory, descriptors,
-tasks, accounts. Then honest clients are alone, and the server's counts must be theirs to the last request.
-Then the hostile ones come beside them, while settings are reloaded and certificates replaced. Meanwhile a
-second server is restarted under the same listening socket again and again, and its clients may not notice.
+A run has rounds. Each round begins with a rest without clients: the soak reads the memory, descriptors, tasks
+and counters of the server. Then honest clients run alone, and the counters must equal their counts. Then
+hostile clients join them, while settings are reloaded and certificates are replaced. Meanwhile a second
+server is restarted under a listening socket that stays open, and its clients must not notice.
 """

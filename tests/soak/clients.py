@@ -1,4 +1,4 @@
-"""What the soak's clients have in common: where they connect to, and what they keep account of."""
+"""What all clients of the soak share: their connections and their counts."""
 
 import random
 import socket
@@ -10,34 +10,32 @@ from dataclasses import dataclass, field
 
 import trio
 
-from tests.helpers.scrape import Address
+from tests.helpers.sockets import JAM_BYTES, Address
 
-JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 DAY = 86_400
-# An honest client that has no answer by then has been let down, in seconds: it is lost, not late. A whole
-# process may start meanwhile, on a machine that has much else to do.
+# An answer later than this, in seconds, counts as lost. A process may start meanwhile on a busy machine.
 PATIENCE = 30.0
-# How many of those who may use either port use TLS.
+# The part of the connections over TLS, for clients that use both ports.
 TLS_PART = 0.3
-# How long it then rests, so that a server that is down does not fill the machine.
-FRUSTRATION = 0.1
+# The pause after a failure, so that clients of a dead server do not use up the processor.
+RETRY_PAUSE = 0.1
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
-class LetDownError(Exception):
-    """An honest client did not get what it was due; the text says how."""
+class AnswerError(Exception):
+    """An honest client did not get the right answers."""
 
 
-class GoodbyeError(LetDownError):
-    """The server ended the stream in order, before any of the answers."""
+class EndOfStreamError(AnswerError):
+    """The server ended the stream orderly before the first answer."""
 
 
 @dataclass
 class Tally:
-    """What honest clients sent and got.
+    """What honest clients sent and received.
 
-    longest: how long an answer took at most, in seconds. failures: by what went wrong.
+    longest: the longest time of an answer, in seconds. failures: their number by reason.
     """
 
     sent: int = 0
@@ -47,7 +45,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Tally") -> None:
-        """Take over another's figures."""
+        """Add the counts of another tally."""
         self.sent += other.sent
         self.answered += other.answered
         self.rejected += other.rejected
@@ -57,7 +55,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server is. trust: the certificate authority of its TLS port."""
+    """The addresses of a server. trust: a context that trusts the certificate of its TLS port."""
 
     plain: Address
     tls: Address
@@ -67,10 +65,9 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """One client of a stretch of the run.
+    """One client in one part of the run.
 
-    source: the loopback address it connects from. ends: when it is to finish what it has begun, on Trio's
-    clock.
+    source: the loopback address from which it connects. ends: on the clock of Trio.
     """
 
     target: Target
@@ -81,7 +78,7 @@ class Client:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is to begin something new."""
+        """Whether it starts something new."""
         return trio.current_time() < self.ends
 
     async def connect(self) -> trio.SocketStream:
@@ -89,12 +86,12 @@ class Client:
         return await self._connect(self.target.plain)
 
     async def connect_tls(self, *, receive_buffer: int | None = None) -> trio.SSLStream[trio.SocketStream]:
-        """Connect to the TLS port; the handshake comes with the first use."""
+        """Connect to the TLS port; the first use shakes hands."""
         stream = await self._connect(self.target.tls, receive_buffer)
         return trio.SSLStream(stream, self.target.trust, server_hostname="localhost", https_compatible=True)
 
     async def connect_either(self, *, receive_buffer: int | None = None) -> Stream:
-        """Connect to the plain port or the TLS port. receive_buffer: in bytes, if not the system's choice."""
+        """Connect to the plain port or the TLS port. receive_buffer: bytes; None = the default."""
         if self.chance.random() < TLS_PART:
             return await self.connect_tls(receive_buffer=receive_buffer)
         return await self._connect(self.target.plain, receive_buffer)
@@ -106,7 +103,7 @@ class Client:
     async def _connect(self, address: Address, receive_buffer: int | None = None) -> trio.SocketStream:
         sock = trio.socket.socket()
         try:
-            if receive_buffer is not None:  # before it is connected, or it is too late (tcp(7))
+            if receive_buffer is not None:  # works only before connect (tcp(7))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             await sock.bind((self.source, 0))
             await sock.connect(address)
@@ -118,9 +115,9 @@ class Client:
     async def ask(
         self, stream: Stream, pieces: Sequence[bytes], times: int, errors: int = 0, *, end: bool = False
     ) -> None:
-        """Send requests, which may be cut anywhere, and take the answers. Raises LetDownError.
+        """Send requests in any pieces, and receive the answers. Raises AnswerError.
 
-        times, errors: how many lines are to be answered with the time, and how many with an error.
+        times, errors: the number of lines that get a time, and of lines that get an error.
         end: end the sending side of a TCP stream before reading.
         """
         asked, began = time.time(), trio.current_time()
@@ -135,10 +132,10 @@ class Client:
                 await stream.send_eof()
             lines = await _receive_lines(stream, times + errors)
         if patience.cancelled_caught:
-            raise LetDownError(f"no answer within {PATIENCE:g} s")
+            raise AnswerError(f"no answer within {PATIENCE:g} s")
         told = [line for line in lines if line.startswith(b"JAM ")]
         if len(told) != times:
-            raise LetDownError(f"{len(told)} times instead of {times}, among {lines[:3]}")
+            raise AnswerError(f"{len(told)} times instead of {times}, among {lines[:3]}")
         for line in told:
             check_time(line, asked, time.time())
         self.tally.longest = max(self.tally.longest, trio.current_time() - began)
@@ -149,14 +146,14 @@ class Client:
 Visit = Callable[[Client], Awaitable[None]]
 
 
-async def comes_until_the_end(visit: Visit, client: Client) -> None:
-    """Visit again and again; whatever an honest client has to bear is put down."""
+async def repeat_until_the_end(visit: Visit, client: Client) -> None:
+    """Repeat a visit until the time of the client is over, and record all failures."""
     while client.goes_on:
         try:
             await visit(client)
-        except (OSError, trio.BrokenResourceError, LetDownError) as exc:
+        except (OSError, trio.BrokenResourceError, AnswerError) as exc:
             client.tally.failures[f"{exc!r}"] += 1
-            await trio.sleep(FRUSTRATION)
+            await trio.sleep(RETRY_PAUSE)
 
 
 async def _receive_lines(stream: Stream, count: int) -> list[bytes]:
@@ -164,20 +161,20 @@ async def _receive_lines(stream: Stream, count: int) -> list[bytes]:
     while (complete := received.count(b"\n")) < count:
         data = await stream.receive_some(65_536)
         if not data:
-            error = LetDownError if received else GoodbyeError
+            error = AnswerError if received else EndOfStreamError
             raise error(f"the stream ended after {complete} of {count} answers")
         received += data
     lines = received.splitlines(keepends=True)
     if len(lines) != count:
-        raise LetDownError(f"{len(lines)} lines instead of {count}")
+        raise AnswerError(f"{len(lines)} lines instead of {count}")
     return lines
 
 
 def check_time(line: bytes, asked: float, now: float) -> None:
-    """Hold an answer against the clock: it is of a second between these two. Raises LetDownError."""
-    if len(line) != JAM_SIZE or not line.endswith(b"\r\n"):
-        raise LetDownError(f"{line!r} is no answer")
+    """Check that an answer has a second between these two moments. Raises AnswerError."""
+    if len(line) != JAM_BYTES or not line.endswith(b"\r\n"):
+        raise AnswerError(f"not an answer: {line!r}")
     hours, minutes, seconds = map(int, line[4:12].split(b":"))
     late = (hours * 3600 + minutes * 60 + seconds - int(asked)) % DAY
     if late > int(now) - int(asked):
-        raise LetDownError(f"the time told is {late} s after the second of the request")
+        raise AnswerError(f"the time is {late} s after the second of the request")

@@ -1,6 +1,6 @@
-"""Honest clients: each of their requests gets its answer, whatever else goes on. One function each.
+"""Honest clients: each request gets its answer during the whole run.
 
-Each runs until its time is over, and ends only when it has its last answer.
+Each function is one kind of client. It runs until its time is over, and ends with its last answer.
 """
 
 import trio
@@ -13,7 +13,7 @@ PER_CONNECTION = 50
 
 
 async def keeps_asking(client: Client) -> None:
-    """Asks again and again on one connection."""
+    """Send requests on one connection."""
     async with await client.connect() as stream:
         while client.goes_on:
             await client.ask(stream, [REQUEST], 1)
@@ -21,7 +21,7 @@ async def keeps_asking(client: Client) -> None:
 
 
 async def asks_once(client: Client) -> None:
-    """Connects, asks and closes."""
+    """Connect, send a request and close."""
     while client.goes_on:
         async with await client.connect() as stream:
             await client.ask(stream, [REQUEST], 1)
@@ -29,7 +29,7 @@ async def asks_once(client: Client) -> None:
 
 
 async def pipelines(client: Client) -> None:
-    """Sends many requests at a time."""
+    """Send many requests at a time."""
     async with await client.connect() as stream:
         while client.goes_on:
             await client.ask(stream, [REQUEST * PIPELINED], PIPELINED)
@@ -37,7 +37,7 @@ async def pipelines(client: Client) -> None:
 
 
 async def sends_in_pieces(client: Client) -> None:
-    """Sends lines cut anywhere."""
+    """Send lines that are cut anywhere."""
     async with await client.connect() as stream:
         while client.goes_on:
             lines = b"TIME if you please\r\n" * client.chance.randint(1, 3)
@@ -48,7 +48,7 @@ async def sends_in_pieces(client: Client) -> None:
 
 
 async def mistypes(client: Client) -> None:
-    """Sends lines that are to be rejected among good ones, and goes with QUIT."""
+    """Send bad lines among good ones, and leave with QUIT."""
     while client.goes_on:
         async with await client.connect() as stream:
             for bad in (b"HELLO\r\n", b"TIME\n", b"\r\n"):
@@ -58,7 +58,7 @@ async def mistypes(client: Client) -> None:
 
 
 async def half_closes(client: Client) -> None:
-    """Ends its sending side before it reads."""
+    """End the sending side before reading."""
     while client.goes_on:
         async with await client.connect() as stream:
             await client.ask(stream, [REQUEST], 1, end=True)
@@ -66,7 +66,7 @@ async def half_closes(client: Client) -> None:
 
 
 async def asks_over_tls(client: Client) -> None:
-    """Asks a few times on each TLS connection."""
+    """Send a few requests on each TLS connection."""
     while client.goes_on:
         async with await client.connect_tls() as stream:
             for _ in range(PER_CONNECTION):
@@ -74,7 +74,7 @@ async def asks_over_tls(client: Client) -> None:
                 await trio.sleep(client.chance.uniform(0, 0.02))
 
 
-# How many of each there are.
+# The number of clients of each kind.
 HONEST = {
     keeps_asking: 6,
     asks_once: 4,

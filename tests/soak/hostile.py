@@ -1,15 +1,14 @@
-"""Hostile clients, and merely broken ones. One visit each; they come again until they are cancelled.
+"""Hostile and broken clients. Each function is one visit, which is repeated until it is cancelled.
 
-What each proves: docs/robustness.md. What it must leave on the server's counters: `EXPECTED` in judge.
+docs/robustness.md has the reason for each. `EXPECTED` in judge has the counters that they must increase.
 """
 
 import itertools
-import socket
-import struct
 from base64 import b64encode
 
 import trio
 
+from tests.helpers.sockets import reset_on_close
 from tests.soak.clients import Client, Visit
 from tests.soak.sampling import AUTHORIZATION
 
@@ -20,7 +19,7 @@ EVENTS = f"GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: {AUTHORIZATION}\r\n
 
 
 async def drips(client: Client) -> None:
-    """A byte now and then of a line that never ends."""
+    """Send single bytes of a line that never ends."""
     async with await client.connect_either() as stream:
         for byte in itertools.cycle(b"TIME and "):
             await stream.send_all(bytes([byte]))
@@ -28,14 +27,14 @@ async def drips(client: Client) -> None:
 
 
 async def never_ends_its_line(client: Client) -> None:
-    """A line without end."""
+    """Send a line without end."""
     async with await client.connect_either() as stream:
         while True:
             await stream.send_all(b"x" * 65_536)
 
 
 async def babbles(client: Client) -> None:
-    """Random bytes, HTTP, a TLS hello, terminal escapes."""
+    """Send random bytes, HTTP, a TLS hello, or terminal escapes."""
     noise = client.chance.randbytes(client.chance.randint(1, 400))
     pieces = [
         noise,
@@ -51,7 +50,7 @@ async def babbles(client: Client) -> None:
 
 
 async def saves_its_error_budget(client: Client) -> None:
-    """Nine bad lines for each good one, or one; with every answer read, or none."""
+    """Send nine bad lines, or one, for each good one; read every answer or none."""
     lines = client.chance.choice([b"\n" * 9 + b"TIME\r\n", b"\nTIME\r\n"])
     async with await client.connect_either() as stream, trio.open_nursery() as nursery:
         if client.chance.random() < 0.5:
@@ -62,7 +61,7 @@ async def saves_its_error_budget(client: Client) -> None:
 
 
 async def pipelines_in_a_task(client: Client) -> None:
-    """A bad line, so that it has a task, and then requests, each answer taken."""
+    """Send a bad line, which gives the client its own task, then requests; read every answer."""
     async with await client.connect_either() as stream, trio.open_nursery() as nursery:
         nursery.start_soon(_read, stream)
         await stream.send_all(b"x\r\n")
@@ -72,14 +71,14 @@ async def pipelines_in_a_task(client: Client) -> None:
 
 
 async def replays_a_hello(client: Client) -> None:
-    """A hello that is cheap to send, and dear to answer where it is answered."""
+    """Send a TLS hello of random bytes, which is cheap to send."""
     async with (await client.connect_tls()).transport_stream as stream:
         await stream.send_all(TLS_HELLO[:5] + client.chance.randbytes(600))
         await _read(stream)
 
 
 async def breaks_off(client: Client) -> None:
-    """Half a line, and the end."""
+    """Send half a line, and end the sending side."""
     async with await client.connect() as stream:
         await stream.send_all(b"TIME\r\nTIM")
         await stream.send_eof()
@@ -87,14 +86,14 @@ async def breaks_off(client: Client) -> None:
 
 
 async def never_reads(client: Client) -> None:
-    """Requests without end, and not one answer taken."""
+    """Send requests without end, and read no answer."""
     async with await client.connect_either(receive_buffer=SMALL_BUFFER) as stream:
         while True:
             await stream.send_all(REQUESTS)
 
 
 async def resets(client: Client) -> None:
-    """A reset before, during or after the answer."""
+    """Reset before, during or after the answer."""
     stream = await client.connect_either()
     before = client.chance.choice([b"", b"TI", b"TIME\r\n", REQUESTS, b"TIME\r\nTI"])
     try:
@@ -103,25 +102,25 @@ async def resets(client: Client) -> None:
         await trio.sleep(client.chance.choice([0, 0.01]))
     finally:
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(transport)
         transport.socket.close()
 
 
 async def says_nothing(client: Client) -> None:
-    """Connects and is silent."""
+    """Connect and send nothing."""
     async with await client.connect() as stream:
         await _read(stream)
 
 
 async def shakes_half_a_hand(client: Client) -> None:
-    """Begins a TLS handshake, and no more; or babbles where a handshake should be."""
+    """Begin a TLS handshake, or send something else in its place, and wait."""
     async with (await client.connect_tls()).transport_stream as stream:
         await stream.send_all(client.chance.choice([TLS_HELLO, b"TIME\r\n", b"\x16"]))
         await _read(stream)
 
 
 async def floods_connections(client: Client) -> None:
-    """As many connections as it can get from one address, held."""
+    """Hold as many connections as the server allows from one address."""
     async with trio.open_nursery() as nursery:
 
         async def hold(client: Client) -> None:
@@ -134,7 +133,7 @@ async def floods_connections(client: Client) -> None:
 
 
 async def floods_requests(client: Client) -> None:
-    """Many more requests than one source may send, and each answer taken."""
+    """Send many more requests than one source may send, and read each answer."""
     async with await client.connect() as stream, trio.open_nursery() as nursery:
         nursery.start_soon(_read, stream)
         for _ in range(50):
@@ -143,15 +142,15 @@ async def floods_requests(client: Client) -> None:
 
 
 async def is_denied(client: Client) -> None:
-    """Connects from a network that may not; must not get a byte."""
+    """Connect from a denied network. It must not get a byte."""
     async with await client.connect() as stream:
         await stream.send_all(b"TIME\r\n")
         if data := await stream.receive_some():
-            client.tally.failures[f"a denied source was told {data[:20]!r}"] += 1
+            client.tally.failures[f"a denied source got {data[:20]!r}"] += 1
 
 
 async def scrapes_slowly(client: Client) -> None:
-    """A header of the web listener's, a byte at a time."""
+    """Send a header to the web listener, one byte at a time."""
     async with await client.connect_web() as stream:
         for byte in itertools.cycle(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Long: yes"):
             await stream.send_all(bytes([byte]))
@@ -159,14 +158,14 @@ async def scrapes_slowly(client: Client) -> None:
 
 
 async def leaves_the_page(client: Client) -> None:
-    """Opens the live page's stream, and goes without a word."""
+    """Open the event stream of the live page, and leave."""
     async with await client.connect_web() as stream:
         await stream.send_all(EVENTS)
         await trio.sleep(client.chance.uniform(0, 2))
 
 
 async def guesses_passwords(client: Client) -> None:
-    """Asks for metrics with a wrong password; must not see them."""
+    """Request the metrics with a wrong password. It must not get them."""
     word = b64encode(b"soak:" + client.chance.randbytes(6))
     async with await client.connect_web() as stream:
         await stream.send_all(
@@ -179,7 +178,7 @@ async def guesses_passwords(client: Client) -> None:
             data = await stream.receive_some()
 
 
-# How many of each there are, and how long they rest between visits at most, in seconds.
+# The number of clients of each kind, and their longest pause between visits, in seconds.
 HOSTILE = {
     drips: (40, 0.5),
     never_ends_its_line: (1, 2.0),
@@ -201,8 +200,8 @@ HOSTILE = {
 }
 
 
-async def comes_again(visit: Visit, client: Client, rest: float) -> None:
-    """Visit until cancelled."""
+async def repeat_until_cancelled(visit: Visit, client: Client, rest: float) -> None:
+    """Repeat a visit until cancelled."""
     while True:
         await _bear(visit, client)
         await trio.sleep(client.chance.uniform(0, rest))
@@ -212,7 +211,7 @@ async def _bear(visit: Visit, client: Client) -> None:
     try:
         await visit(client)
     except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # it was refused, cut off or reset, as it should be
+        pass  # the server refused, closed or reset it, as it should
 
 
 async def _read(stream: trio.abc.ReceiveStream) -> None:

@@ -1,4 +1,4 @@
-"""What must be so after a soak; decides without looking anywhere but at what was recorded."""
+"""The checks after a soak. They use only the record."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -7,10 +7,10 @@ from tests.soak.record import Record, Restarts, Round, quantile
 from tests.soak.sampling import Sample
 
 MOST_GROWTH = 0.02
-# Fewer looks than this at memory say nothing about a trend.
+# Fewer samples show no trend.
 FEWEST_LOOKS = 10
 
-# What a run must have met, or it has proved little: samples that must not be 0 at its end.
+# Each of these must have happened, or the run has shown little.
 EXPECTED = (
     *(f"triojam_rejected_total{{{reason}}}" for reason in ("bad_command", "bad_terminator", "too_long")),
     *(f"triojam_rejected_total{{{reason}}}" for reason in ("timeout", "incomplete")),
@@ -28,9 +28,9 @@ EXPECTED = (
 
 
 def judge(record: Record, *, prompt: float) -> list[str]:
-    """Return all that is not as it must be, a line each.
+    """Return the faults, one line each.
 
-    prompt: how long a good client may wait among the hostile, 99 times in 100, in seconds.
+    prompt: the limit of the p99 wait of a good client among hostile ones, in seconds.
     """
     faults = [f"an honest client: {what}, {times} times" for what, times in record.honest.failures.items()]
     faults += [f"the server logged: {line}" for line in record.grave]
@@ -42,7 +42,7 @@ def judge(record: Record, *, prompt: float) -> list[str]:
     for each in record.rounds:
         faults += _balance(each)
     if (p99 := quantile(record.latencies, 0.99)) > prompt:
-        faults.append(f"a good client waited for {p99:.3f} s, once in a hundred times")
+        faults.append(f"the p99 wait of a good client was {p99:.3f} s")
     faults += _growth("resident memory", record.warm, "resident")
     faults += _growth("anonymous memory", record.warm, "anonymous")
     faults += _equal("descriptors", record.warm, lambda rest: rest.descriptors)
@@ -50,15 +50,15 @@ def judge(record: Record, *, prompt: float) -> list[str]:
     for result, times in record.reloads.items():
         counted = record.last.counts[f"triojam_config_reloads_total{{{result}}}"]
         if counted != times:
-            faults.append(f"{counted:g} reloads ended in {result}, and {times} should have")
+            faults.append(f"{counted:g} reloads ended in {result}, expected {times}")
     faults += [f"never happened: {name}" for name in EXPECTED if not record.last.counts.get(name)]
     return faults
 
 
 def growth(samples: Sequence[Sample], memory: str) -> tuple[float, float]:
-    """Return how far the last fifth's median, and the highest of all, are above the first fifth's median.
+    """Return the growth from the median of the first fifth to that of the last fifth, and to the maximum.
 
-    As parts of it; memory: the name of Sample's field.
+    As parts of the first median; memory: the name of the field of Sample.
     """
     values = [float(getattr(sample, memory)) for sample in samples]
     fifth = max(len(values) // 5, 1)
@@ -72,7 +72,7 @@ def _growth(what: str, samples: Sequence[Sample], memory: str) -> list[str]:
     trend, highest = growth(samples, memory)
     faults = [f"{what} grew by {trend:.1%} after the warm-up"] if trend > MOST_GROWTH else []
     if highest > MOST_GROWTH:
-        faults.append(f"{what} was {highest:.1%} above where it was after the warm-up")
+        faults.append(f"{what} was {highest:.1%} above its value after the warm-up")
     return faults
 
 
@@ -88,8 +88,8 @@ def _accounts(rest: Sample) -> list[str]:
     faults = []
     for what, number in (
         ("requests are unaccounted for", rest.unaccounted),
-        ("connections are open, with no client there", rest.connections),
-        ("connections ended for no reason", rest.unended),
+        ("connections are open without a client", rest.connections),
+        ("connections ended without a reason", rest.unended),
         ("internal errors", rest.count("internal_errors")),
         ("accepts failed", rest.count("accept_errors")),
         ("log lines were dropped", rest.count("log_messages_dropped")),
@@ -100,7 +100,7 @@ def _accounts(rest: Sample) -> list[str]:
 
 
 def _balance(each: Round) -> list[str]:
-    """Hold what honest clients sent and got while they were alone against what the server counted."""
+    """Compare the counts of honest clients, while they were alone, with those of the server."""
     faults = []
     for what, clients, name in (
         ("sent", each.alone.sent, "requests"),
@@ -110,20 +110,19 @@ def _balance(each: Round) -> list[str]:
         counted = each.after.count(name) - each.rest.count(name)
         if counted != clients:
             faults.append(
-                f"at {each.after.seconds:.0f} s: {clients} {what} by the clients' account, "
-                f"{counted:g} by the server's"
+                f"at {each.after.seconds:.0f} s: the clients counted {clients} {what}, the server {counted:g}"
             )
     return faults
 
 
 def _restarts(restarts: Restarts) -> list[str]:
-    """Hold the clients of the restarted server against what its processes counted, all together."""
+    """Compare the counts of the clients of the restarted server with the sums of its processes."""
     faults = restarts.faults + [
         f"during restarts: {what}, {times} times" for what, times in restarts.tally.failures.items()
     ]
     if restarts.totals["responses"] != restarts.tally.answered:
         faults.append(
-            f"during restarts: {restarts.tally.answered} answers by the clients' account, "
-            f"{restarts.totals['responses']} by the servers'"
+            f"during restarts: the clients counted {restarts.tally.answered} answers, "
+            f"the servers {restarts.totals['responses']}"
         )
     return faults

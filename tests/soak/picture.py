@@ -1,4 +1,4 @@
-"""Draws a soak: what must stay flat, how the good client was answered, and what became of the requests."""
+"""The plot of a soak: memory, descriptors, tasks, the waits of the good client, and the requests."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -17,7 +17,7 @@ OUTCOMES = {"responses": OTHER, "rejected": OWN, "response_send_errors": THIRD}
 
 
 def draw(record: Record, file: Path) -> None:
-    """Write it as the file's suffix says, .svg or .png; the same bytes for the same record."""
+    """Write the plot as .svg or .png; the same record gives the same bytes."""
     with mpl.rc_context(
         {
             "svg.hashsalt": "triojam",
@@ -73,7 +73,7 @@ def _over_time(
 
 
 def _latency(axes: Axes, record: Record) -> None:
-    """Draw how the good client was answered in each round, on whichever connection."""
+    """Draw the waits of the good client in each round."""
     rounds = [(each.after.seconds / 60, sorted([*each.kept, *each.fresh])) for each in record.rounds]
     rounds = [(minutes, latencies) for minutes, latencies in rounds if latencies]
     for label, part, color in (("longest", 1.0, OTHER), ("p99", 0.99, OWN), ("p50", 0.5, INK)):
@@ -95,4 +95,4 @@ def _requests(axes: Axes, looks: Sequence[Sample]) -> None:
     ]
     labels = [name.removeprefix("response_").replace("_", " ") for name in OUTCOMES]
     axes.stackplot(minutes, rates, labels=labels, colors=list(OUTCOMES.values()), linewidth=0)
-    axes.set(title="requests a second, by what became of them")
+    axes.set(title="requests a second, by result")

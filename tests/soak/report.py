@@ -1,4 +1,4 @@
-"""A soak's figures: as JSON for programs, as a Markdown table for people."""
+"""The figures of a soak, as JSON and as a Markdown table."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ PARTS = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "longest": 1.0}
 
 
 def figures(record: Record, faults: list[str]) -> dict[str, Any]:
-    """Return what a run came to, ready for JSON. Memory is in KiB, time in seconds."""
+    """Return the figures of a run, ready for JSON. Memory is in KiB, time in seconds."""
     warm, latencies = record.warm, record.latencies
     return {
         "faults": faults,
@@ -43,7 +43,7 @@ def figures(record: Record, faults: list[str]) -> dict[str, Any]:
             "clients": _tally(record.restarts.tally),
             "servers": dict(record.restarts.totals),
             "times": len(record.restarts.moments),
-            "asked_again": record.restarts.asked_again,
+            "sent_again": record.restarts.sent_again,
         },
         "looks": [
             (look.seconds, look.resident, look.anonymous, look.descriptors, look.running, look.connections)
@@ -60,7 +60,7 @@ def markdown(record: Record, found: dict[str, Any]) -> str:
         seen = found["memory"][which]
         first, final = seen["first"] / MIB, seen["last"] / MIB
         return (
-            f"{first:.1f} MiB, in the end {final:.1f} MiB; "
+            f"{first:.1f} MiB, at the end {final:.1f} MiB; "
             f"trend {seen['trend']:+.2%}, at most {seen['highest']:+.2%}"
         )
 
@@ -72,21 +72,21 @@ def markdown(record: Record, found: dict[str, Any]) -> str:
         "requests": f"{last.count('requests'):,.0f}",
         "answered": f"{last.count('responses'):,.0f}",
         "rejected": f"{last.count('rejected'):,.0f}",
-        "not deliverable": f"{last.count('response_send_errors'):,.0f}",
+        "not delivered": f"{last.count('response_send_errors'):,.0f}",
         "unaccounted, at any rest": f"{found['unaccounted']:g}",
-        "honest requests": f"{honest.sent:,}, let down: {honest.failures.total()}",
+        "requests of honest clients": f"{honest.sent:,}; without the right answer: {honest.failures.total()}",
         "resident memory at rest": memory("resident"),
         "anonymous memory at rest": memory("anonymous"),
-        "descriptors at rest": ", ".join(map(str, found["descriptors"])),
+        "file descriptors at rest": ", ".join(map(str, found["descriptors"])),
         "tasks at rest": ", ".join(map(str, found["tasks"])),
         "a good client's answers": f"{found['latencies']:,}; p50 {latency['p50'] * 1e3:.2f} ms, "
         f"p99 {latency['p99'] * 1e3:.2f} ms, longest {latency['longest'] * 1e3:.1f} ms",
-        "loop lag": f"99 in 100 below {found['loop_lag_p99_below'] * 1e3:g} ms",
+        "loop lag": f"99 % below {found['loop_lag_p99_below'] * 1e3:g} ms",
         "CPU time": f"{last.cpu:.0f} s",
-        "reloads": f"{record.reloads.get('success', 0)} good ones, each with a new certificate, "
-        f"and {record.reloads.get('failure', 0)} bad ones",
+        "reloads": f"{record.reloads.get('success', 0)} good ones, each with a new certificate; "
+        f"{record.reloads.get('failure', 0)} bad ones",
         "restarts of the other server": f"{len(restarts.moments)}; {restarts.tally.answered:,} answered, "
-        f"{restarts.tally.failures.total()} let down, {restarts.asked_again} crossed a goodbye; "
+        f"{restarts.tally.failures.total()} lost, {restarts.sent_again} sent again; "
         f"the longest wait {restarts.tally.longest:.1f} s",
     }
     return "\n".join(["| | |", "|:--|:--|", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -103,5 +103,5 @@ def _tally(tally: Tally) -> dict[str, Any]:
 
 
 def _bound(lags: dict[str, float], part: float) -> float:
-    """Return the bound, in seconds, that this part of the lags did not exceed."""
+    """Return the bound in seconds that this part of the lags did not exceed."""
     return next(float(bound) for bound, count in lags.items() if count >= lags["+Inf"] * part)

@@ -1,6 +1,6 @@
-"""A server that is restarted under a listening socket that stays; its clients may not notice.
+"""A server that is restarted under a listening socket that stays open. Its clients must not notice.
 
-As under systemd's socket activation (sd_listen_fds(3)): the socket is held here, and handed to each process.
+As with socket activation of systemd (sd_listen_fds(3)), each process gets the socket as descriptor 3.
 """
 
 import random
@@ -16,12 +16,12 @@ import trio
 import trustme
 
 from tests.helpers.program import COMMAND
-from tests.soak.clients import Client, GoodbyeError, Target, comes_until_the_end
+from tests.soak.clients import Client, EndOfStreamError, Target, repeat_until_the_end
 from tests.soak.honest import REQUEST
 from tests.soak.record import Restarts
 from tests.soak.servers import Running, running
 
-# Becomes the command after the number of a descriptor, which that finds as its descriptor 3.
+# Executes the command after the number of a descriptor, with that as descriptor 3.
 ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -32,7 +32,7 @@ CLIENTS = 4
 BACKLOG = 1024
 
 
-async def restart_again_and_again(
+async def restart_repeatedly(
     folder: Path,
     authority: trustme.CA,
     target: Target,
@@ -43,7 +43,7 @@ async def restart_again_and_again(
     seed: int,
     clock: Callable[[], float],
 ) -> None:
-    """Have clients ask for so many seconds, while their server is restarted again and again."""
+    """Run clients for this time, while their server is restarted at intervals."""
     over = trio.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listening:
         target = replace(target, plain=listening.getsockname())
@@ -73,7 +73,7 @@ async def _stop(server: Running, restarts: Restarts) -> None:
     if status != 0:
         restarts.faults.append(f"a process ended with exit status {status}")
     if stopped["requests"] != stopped["responses"] + stopped["rejected"] + stopped["send_errors"]:
-        restarts.faults.append(f"a process ended with unbalanced accounts: {stopped}")
+        restarts.faults.append(f"the counts of a process do not balance: {stopped}")
     restarts.faults += server.log.grave
     for name in ("requests", "responses", "rejected", "send_errors"):
         restarts.totals[name] += stopped[name]
@@ -90,31 +90,31 @@ async def _ask(target: Target, restarts: Restarts, ends: float, seed: int, over:
                     ends=ends,
                     tally=restarts.tally,
                 )
-                nursery.start_soon(comes_until_the_end, visit, client)
+                nursery.start_soon(repeat_until_the_end, visit, client)
     over.set()
 
 
 async def _once(client: Client) -> None:
-    """Connects, asks, closes."""
+    """Connect, send a request and close."""
     async with await client.connect() as stream:
         await client.ask(stream, [REQUEST], 1)
     await trio.sleep(client.chance.uniform(0, 0.05))
 
 
 async def _keeps(restarts: Restarts, client: Client) -> None:
-    """Asks on one connection until the server says goodbye, by an orderly end; a reset would be a failure.
+    """Send requests on one connection until the server ends it orderly; a reset is a failure.
 
-    A request that crosses the goodbye on its way was read by nobody: it is asked again elsewhere, as with any
-    protocol that keeps connections (RFC 9112, 9.5), and counted.
+    The server has not read a request that was on its way then. The client sends it again on a new connection,
+    as in other protocols with open connections (RFC 9112, 9.5), and counts it.
     """
     async with await client.connect() as stream:
         while client.goes_on:
             try:
                 await client.ask(stream, [REQUEST], 1)
-            except GoodbyeError:
+            except EndOfStreamError:
                 client.tally.sent -= 1
-                restarts.asked_again += 1
+                restarts.sent_again += 1
                 return
             with trio.move_on_after(client.chance.uniform(0, 0.05)):
-                await stream.receive_some()  # nothing is due: it is the end
+                await stream.receive_some()  # no answer is due, so this is the end
                 return

@@ -1,16 +1,16 @@
-"""What is seen of a server from outside: its memory, descriptors and tasks, and its own accounts."""
+"""A sample of a server from outside: its memory, descriptors, tasks and counters."""
 
 import json
 from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.helpers.program import descriptors, memory
 from tests.helpers.scrape import Address, Reply, Scrape, fetch
 
 USER, PASSWORD = "soak", "rather secret"
@@ -34,11 +34,11 @@ COUNTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One look at a server.
+    """One sample of a server.
 
-    seconds: since the beginning. resident, anonymous: memory in KiB, with and without what is mapped from
-    files. tasks: how many of each name. cpu: seconds of CPU time since its start. lags: of its event loop,
-    how many were no longer than so many seconds.
+    seconds: since the beginning. resident, anonymous: memory in KiB, with and without mapped files.
+    tasks: their number by name. cpu: seconds of CPU time since its start.
+    lags: the histogram of its event loop lag.
     """
 
     seconds: float
@@ -59,12 +59,12 @@ class Sample:
 
     @property
     def running(self) -> int:
-        """How many tasks there are."""
+        """The number of tasks."""
         return sum(self.tasks.values())
 
     @property
     def unaccounted(self) -> float:
-        """Requests of which nothing has become yet."""
+        """The number of requests without a result yet."""
         return (
             self.count("requests")
             - self.count("responses")
@@ -74,13 +74,13 @@ class Sample:
 
     @property
     def unended(self) -> float:
-        """Connections that were let in, and for whose end there is no reason yet."""
+        """The number of accepted connections without a reason for their end yet."""
         return self.count("connections") - self.count("connections_rejected") - self.count("disconnects")
 
 
 async def look(pid: int, web: Address, seconds: float) -> Sample:
-    """Take a sample, in which nobody else's connection to the web listener is to be seen because of it."""
-    descriptors, memory = _descriptors(pid), _memory(pid)
+    """Take a sample."""
+    used, opened = memory(pid), len(descriptors(pid))  # before the scrape opens a connection
     status = json.loads((await _fetch(web, "/status")).body)
     page = (await _fetch(web, "/metrics")).text
     seen = Scrape([sample for family in text_string_to_metric_families(page) for sample in family.samples])
@@ -88,9 +88,9 @@ async def look(pid: int, web: Address, seconds: float) -> Sample:
     _count_tasks(status["tasks"], tasks)
     return Sample(
         seconds=seconds,
-        resident=memory["Rss"],
-        anonymous=memory["Anonymous"],
-        descriptors=descriptors,
+        resident=used["Rss"],
+        anonymous=used["Anonymous"],
+        descriptors=opened,
         tasks=dict(sorted(tasks.items())),
         connections=int(seen.total("triojam_connections_open")),
         cpu=seen.total("process_cpu_seconds_total"),
@@ -115,16 +115,6 @@ def _counts(seen: Scrape) -> dict[str, float]:
         for sample in seen.samples
         if sample.name in COUNTED
     }
-
-
-def _descriptors(pid: int) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-
-
-def _memory(pid: int) -> dict[str, int]:
-    """Return the fields of smaps_rollup (proc(5)), in KiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()[1:]
-    return {name.rstrip(":"): int(value) for name, value, *_ in map(str.split, lines)}
 
 
 def _count_tasks(branch: dict[str, Any], tasks: Counter[str]) -> None:

@@ -1,4 +1,4 @@
-"""The soak's two servers: one that lives as long as the run, and one that is restarted all the time."""
+"""The two servers of the soak: one runs all the time, the other is restarted."""
 
 import json
 import signal
@@ -13,11 +13,11 @@ import bcrypt
 import trio
 import trustme
 
-from tests.helpers.program import COMMAND, launched
+from tests.helpers.program import COMMAND, launched, parse_address
 from tests.helpers.scrape import Address
 from tests.soak.sampling import PASSWORD, USER
 
-# Deadlines short enough for many to pass in every round, and limits that honest clients never reach.
+# Many deadlines pass in each round; honest clients never reach the limits.
 SETTINGS: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 0,
@@ -35,18 +35,18 @@ SETTINGS: dict[str, Any] = {
     "burst_per_source": 20_000,
 }
 FILES = ("tls_certificate", "tls_key", "metrics_passwords")
-# One of a file's values at a time is made wrong.
+# A bad file has one of these lines.
 WRONG = ("line_timeout = -1", 'zone = "UTC"', "port = 70000", "line_timeout = ")
 
 BCRYPT_COST = 10
-# How long a server may take to say that it has done what it was told, in seconds.
+# The time limit for an expected log line, in seconds.
 WAKE_PATIENCE = 30.0
 RELOADED, RELOAD_FAILED = "settings reloaded", "settings not reloaded, the old ones stay"
 
 
 @dataclass
 class Log:
-    """What a server has logged. events: by level and name. grave: the last lines of level error and above."""
+    """The log of a server. events: counts by level and name. grave: the last lines from level error on."""
 
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
     grave: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Log:
         self._tell()
 
     async def until(self, event: str, times: int = 1) -> dict[str, Any]:
-        """Return the last line about an event, once there have been so many."""
+        """Wait for this number of lines about an event, and return the last."""
         with trio.fail_after(WAKE_PATIENCE):
             while self.times(event) < times:
                 assert not self.ended, f"no {event!r} before its end; grave: {self.grave}"
@@ -74,7 +74,7 @@ class Log:
         return self.last[event]
 
     def times(self, event: str) -> int:
-        """Return how often there was such a line, at any level."""
+        """Return the number of lines about an event, at any level."""
         return sum(times for (_, name), times in self.events.items() if name == event)
 
     def _tell(self) -> None:
@@ -95,7 +95,7 @@ class Log:
 
 @dataclass
 class Running:
-    """A server's process. reloads: how many were asked for, good ones and bad ones."""
+    """The process of a server. reloads: the number of requested ones by expected result."""
 
     process: trio.Process
     log: Log
@@ -104,7 +104,7 @@ class Running:
     reloads: Counter[str] = field(default_factory=Counter)
 
     async def reload(self, *, wrong: str | None) -> None:
-        """Have it read its file again, with a new certificate or a wrong value; wait until it has said so."""
+        """Reload with a new certificate or a wrong value, and wait for the log line."""
         result, event = ("success", RELOADED) if wrong is None else ("failure", RELOAD_FAILED)
         before = self.log.times(event)
         self.reloads[result] += 1
@@ -117,21 +117,19 @@ class Running:
             write_settings(self.folder)
 
     async def stop(self) -> tuple[int, dict[str, Any]]:
-        """Drain it; return its exit status and its last totals."""
+        """Drain it, and return its exit status and its last log line."""
         self.process.send_signal(signal.SIGTERM)
         stopped = await self.log.until("stopped")
         with trio.fail_after(WAKE_PATIENCE):
             return await self.process.wait(), stopped
 
     def address(self, listener: str) -> Address:
-        """Return where it listens, as it has logged it; nowhere, if it does not."""
-        (where,) = self.log.last["serving"].get(listener) or ["127.0.0.1:0"]
-        host, port = where.rsplit(":", 1)
-        return host, int(port)
+        """Return the address of a listener from its log."""
+        return parse_address(self.log.last["serving"][listener][0])
 
 
 def write_settings(folder: Path, *, wrong: str | None = None, **changes: object) -> None:
-    """Write a server's settings file."""
+    """Write the settings file of a server."""
     values = SETTINGS | {name: str(folder / name) for name in FILES} | changes
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     name = (wrong or "").partition(" ")[0]
@@ -140,7 +138,7 @@ def write_settings(folder: Path, *, wrong: str | None = None, **changes: object)
 
 
 def write_certificate(folder: Path, authority: trustme.CA) -> None:
-    """Write a new certificate, and its key."""
+    """Write a new certificate and its key."""
     certificate = authority.issue_cert("localhost")
     certificate.private_key_pem.write_to_path(folder / "tls_key")
     (folder / "tls_certificate").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
@@ -154,7 +152,7 @@ async def running(
     *,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Running]:
-    """Run a server with its settings in a folder, and read its log; kill it at the end, if it still runs."""
+    """Run a server with its settings in a folder, and read its log. It is killed at the end."""
     write_certificate(folder, authority)
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(BCRYPT_COST)).decode()
     (folder / "metrics_passwords").write_text(f"{USER}:{hashed}\n", "utf-8")

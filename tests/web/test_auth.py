@@ -1,4 +1,4 @@
-"""Basic authentication for the web listener: who is let through, what it costs, and what it holds up."""
+"""Basic authentication of the web listener: access, its cost, and its effect on the time service."""
 
 import base64
 import signal
@@ -15,31 +15,25 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tests.conftest import Start
 from tests.helpers.program import serving
-from tests.helpers.scrape import Address, fetch, scrape
-from tests.helpers.servers import JAM, PATIENCE, Events, Running, receive_all, settings_for_test, until
+from tests.helpers.scrape import Address, Reply, fetch, scrape
+from tests.helpers.servers import JAM, PATIENCE, Events, Running, receive_all, start_tcp, until
 from tests.web.test_passwords import GOOD, KEY, hashed
 from tests.web.test_routes import PATHS, web_of
-from triojam import serve
 from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 from triojam.settings.files import load_hashes
-from triojam.web.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, Passwords, parse_credentials
+from triojam.web.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, parse_credentials
 from triojam.web.http_server import MOST_CONNECTIONS
+from triojam.web.passwords import Passwords
 
 ALICE, BOB = ("alice", "open sesame"), ("bob", "hunter:2")
-NOBODY = ("nobody", "open sesame")
+UNKNOWN = ("mallory", "open sesame")
 
 
 def write(file: Path, users: Iterable[tuple[str, str]], *, cost: int = 4) -> str:
-    """Write a file of these users and their passwords; return its path."""
+    """Write a password file for these users; return its path."""
     file.write_text("".join(f"{user}:{hashed(password, cost=cost)}\n" for user, password in users), "utf-8")
     return str(file)
-
-
-def keep_first(file: Path, user: tuple[str, str]) -> None:
-    """Leave the first line of a file as it is, and put a new user after it instead of the others."""
-    (kept, *_) = file.read_text("utf-8").splitlines()
-    file.write_text(f"{kept}\n{user[0]}:{hashed(user[1])}\n", "utf-8")
 
 
 def header(user: str, password: str) -> str:
@@ -47,9 +41,21 @@ def header(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def basic(credentials: tuple[str, str]) -> MappingProxyType[str, str]:
-    """Return the headers of a request with a password."""
-    return MappingProxyType({"Authorization": header(*credentials)})
+async def fetch_as(web: Address, credentials: tuple[str, str], path: str = "/healthz") -> Reply:
+    """Send a request with a password."""
+    return await fetch(web, path, headers=MappingProxyType({"Authorization": header(*credentials)}))
+
+
+async def status_of(web: Address, credentials: tuple[str, str]) -> int:
+    """Return the status of a request with a password."""
+    return (await fetch_as(web, credentials)).status
+
+
+async def send_line(web: Address, line: bytes, host: str | None = None) -> bytes:
+    """Send a request with this header line, from `host` if given; return the answer."""
+    async with await trio.open_tcp_stream(*web, local_address=host) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + line + b"\r\n\r\n")
+        return await receive_all(client)
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def running(start_socket: Start, file: Path) -> Running:
-    """A server whose web listener wants a password."""
+    """A server with passwords for its web listener."""
     return await start_socket(metrics_port=0, metrics_passwords=str(file))
 
 
@@ -72,14 +78,9 @@ def web(running: Running) -> Address:
     return web_of(running)
 
 
-async def status_of(web: Address, credentials: tuple[str, str]) -> int:
-    """Return the status of a request with a password."""
-    return (await fetch(web, "/healthz", headers=basic(credentials))).status
-
-
 @pytest.fixture
 def hashings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The hashes that passwords were held against, in order."""
+    """The hashes with which passwords were compared, in order."""
     against: list[bytes] = []
     checkpw = bcrypt.checkpw
 
@@ -93,35 +94,35 @@ def hashings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 @pytest.mark.parametrize("path", [*PATHS, "/events", "/nothing"])
-async def test_nothing_without_a_password(path: str, method: str, web: Address) -> None:
-    """Whatever is asked for, there or not, the answer is 401 and how to do better (RFC 7617, section 2)."""
+async def test_a_request_without_a_password_gets_401(path: str, method: str, web: Address) -> None:
+    """Every path, even an unknown one, answers 401 with a challenge (RFC 7617, section 2)."""
     reply = await fetch(web, path, method=method)
     assert reply.status == 401
     assert reply.headers["WWW-Authenticate"] == 'Basic realm="triojam", charset="UTF-8"'
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_everything_with_a_password(path: str, web: Address) -> None:
-    """Each user gets every page; a password may have a colon in it."""
+async def test_a_right_password_gets_every_page(path: str, web: Address) -> None:
+    """Each user gets every page; a password may contain a colon."""
     for credentials in (ALICE, BOB):
-        assert (await fetch(web, path, headers=basic(credentials))).status == 200
+        assert (await fetch_as(web, credentials, path)).status == 200
 
 
 async def test_wrong_passwords_are_counted(running: Running, web: Address) -> None:
-    """No password, a wrong one, someone else's and an unknown user are 401, counted by reason."""
-    for wrong in (("alice", "open sesame "), ("alice", ""), ("alice", BOB[1]), NOBODY, ("", "")):
+    """No password, a wrong one, that of another user, and an unknown user are counted by reason."""
+    for wrong in (("alice", "open sesame "), ("alice", ""), ("alice", BOB[1]), UNKNOWN, ("", "")):
         assert await status_of(web, wrong) == 401
     assert (await fetch(web, "/metrics")).status == 401
-    page = (await fetch(web, "/metrics", headers=basic(ALICE))).text
+    page = (await fetch_as(web, ALICE, "/metrics")).text
     for reason, times in (("missing", 1), ("wrong", 5), ("limited", 0)):
         assert f'triojam_web_auth_failures_total{{reason="{reason}"}} {times}.0\n' in page
 
 
-async def test_without_a_file_everybody_is_let_in(start_socket: Start) -> None:
-    """By default nobody is asked for a password, and one that is given anyway does not matter."""
+async def test_no_password_is_needed_by_default(start_socket: Start) -> None:
+    """Without a password file every request is served, with any password or none."""
     running = await start_socket(metrics_port=0)
     assert (await fetch(web_of(running), "/metrics")).status == 200
-    assert await status_of(web_of(running), NOBODY) == 200
+    assert await status_of(web_of(running), UNKNOWN) == 200
 
 
 LINES = [
@@ -137,25 +138,22 @@ LINES = [
 ]  # fmt: skip
 
 
-async def test_no_header_makes_it_stumble(running: Running, web: Address) -> None:
-    """Whatever bytes stand in the header: 401 or, where it is no HTTP, 400; and no error in the log."""
+async def test_a_malformed_header_gets_401_or_400(running: Running, web: Address) -> None:
+    """Any bytes in the header give 401, or 400 if they are not HTTP, and no error in the log."""
     for line in LINES:
-        async with await trio.open_tcp_stream(*web) as client:
-            await client.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + line + b"\r\n\r\n")
-            answer = await receive_all(client)
-        assert answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 400 ")), line
+        assert (await send_line(web, line)).startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 400 ")), line
     assert not [event for event in running.events if event["level"] == "error"]
     assert await status_of(web, ALICE) == 200
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC", "Basic "])
 def test_the_scheme_has_no_case(scheme: str) -> None:
-    """The name of the scheme may be spelled in any case (RFC 9110, section 11.1)."""
+    """The name of the scheme is case-insensitive (RFC 9110, section 11.1)."""
     assert parse_credentials(f"{scheme} YTpiOmM=".encode()) == (b"a", b"b:c")
 
 
 async def test_a_right_password_is_hashed_once(hashings: list[bytes], web: Address) -> None:
-    """Scrape after scrape costs no hash but the first; a wrong password costs one each time."""
+    """Only the first of many scrapes costs a hash; each wrong password costs one."""
     for _ in range(20):
         assert await status_of(web, ALICE) == 200
     assert len(hashings) == 1
@@ -166,8 +164,8 @@ async def test_a_right_password_is_hashed_once(hashings: list[bytes], web: Addre
     assert len(hashings) == 3
 
 
-async def test_who_come_at_once_are_hashed_once(hashings: list[bytes], web: Address) -> None:
-    """A browser that asks for several pages at once waits for one hash."""
+async def test_simultaneous_requests_are_hashed_once(hashings: list[bytes], web: Address) -> None:
+    """Simultaneous requests with the same right password wait for one hash."""
     async with trio.open_nursery() as nursery:
         for _ in range(GUESSES_AT_ONCE):
             nursery.start_soon(status_of, web, ALICE)
@@ -175,32 +173,32 @@ async def test_who_come_at_once_are_hashed_once(hashings: list[bytes], web: Addr
 
 
 async def test_an_unknown_user_costs_the_same(hashings: list[bytes], web: Address, file: Path) -> None:
-    """A name that is not in the file is held against a hash that is, each time the same one."""
+    """An unknown name is compared with a hash of the file, always with the same one."""
     for _ in range(3):
-        assert await status_of(web, NOBODY) == 401
+        assert await status_of(web, UNKNOWN) == 401
     assert len(hashings) == 3
     assert len(set(hashings)) == 1
     assert hashings[0] in load_hashes(str(file)).values()
 
 
 async def test_guesses_are_limited(hashings: list[bytes], running: Running, web: Address) -> None:
-    """After some guesses a source is told to wait, unheard; who was right before is still let in."""
+    """After some guesses a source gets 429 without hashing; a verified password still passes."""
     assert await status_of(web, ALICE) == 200  # the first guess
     for _ in range(GUESSES_AT_ONCE - 1):
-        assert await status_of(web, NOBODY) == 401
+        assert await status_of(web, UNKNOWN) == 401
     assert len(hashings) == GUESSES_AT_ONCE
-    for guess in (NOBODY, ("alice", "x"), BOB):
-        reply = await fetch(web, "/metrics", headers=basic(guess))
+    for guess in (UNKNOWN, ("alice", "x"), BOB):
+        reply = await fetch_as(web, guess, "/metrics")
         assert reply.status == 429
         assert reply.headers["Retry-After"] == str(SECONDS_PER_GUESS)
     assert len(hashings) == GUESSES_AT_ONCE
     assert running.counters.auth_failures[AuthFailure.LIMITED] == 3
     assert await status_of(web, ALICE) == 200
-    assert (await fetch(web, "/metrics")).status == 401  # a browser is to ask for a password, not to wait
+    assert (await fetch(web, "/metrics")).status == 401  # so that a browser asks for a password
 
 
 class Guarded:
-    """The guard before an application that does nothing, without HTTP, and with a clock of its own."""
+    """The guard in front of an application that does nothing, without HTTP, with a manual clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -213,7 +211,7 @@ class Guarded:
         )
 
     async def ask(self, host: str | None, credentials: tuple[str, str]) -> int:
-        """Return the status for a request from this address."""
+        """Return the status of a request from this address."""
         sent: list[Message] = []
 
         async def send(message: Message) -> None:
@@ -228,38 +226,38 @@ class Guarded:
         return int(sent[0]["status"])
 
     async def _receive(self) -> Message:
-        raise AssertionError("the body is nobody's business")
+        raise AssertionError("the guard must not read the body")
 
     async def _app(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
 
 
 async def test_a_limited_source_gets_its_guesses_back() -> None:
-    """One guess comes back after the time that Retry-After gives, and whoever is right then is let in."""
+    """A source has one more guess after the seconds in Retry-After; a right password passes then."""
     guarded = Guarded()
     for _ in range(GUESSES_AT_ONCE):
-        assert await guarded.ask("192.0.2.1", NOBODY) == 401
+        assert await guarded.ask("192.0.2.1", UNKNOWN) == 401
     guarded.now += SECONDS_PER_GUESS - 1
     assert await guarded.ask("192.0.2.1", ALICE) == 429
     guarded.now += 1
     assert await guarded.ask("192.0.2.1", ALICE) == 200
-    assert await guarded.ask("192.0.2.1", NOBODY) == 429
+    assert await guarded.ask("192.0.2.1", UNKNOWN) == 429
 
 
-async def test_sources_are_limited_each() -> None:
-    """Each source has guesses of its own; an IPv6 /64 is one source, and so are all without an address."""
+async def test_each_source_has_its_own_limit() -> None:
+    """An IPv6 /64 is one source, and so are all clients without an address."""
     guarded = Guarded()
     for number in range(GUESSES_AT_ONCE):
-        assert await guarded.ask(f"2001:db8::{number}", NOBODY) == 401
-        assert await guarded.ask(None, NOBODY) == 401
-    assert await guarded.ask("2001:db8::ffff:1", NOBODY) == 429
-    assert await guarded.ask(None, NOBODY) == 429
-    assert await guarded.ask("2001:db8:0:1::1", NOBODY) == 401
+        assert await guarded.ask(f"2001:db8::{number}", UNKNOWN) == 401
+        assert await guarded.ask(None, UNKNOWN) == 401
+    assert await guarded.ask("2001:db8::ffff:1", UNKNOWN) == 429
+    assert await guarded.ask(None, UNKNOWN) == 429
+    assert await guarded.ask("2001:db8:0:1::1", UNKNOWN) == 401
     assert await guarded.ask("192.0.2.1", ALICE) == 200
 
 
-async def test_failures_are_logged_now_and_then() -> None:
-    """One line tells of many failures, whence, and for which user, if it is one; nothing else they sent."""
+async def test_many_failures_share_a_log_line() -> None:
+    """A line has the number of failures, the source and a known user; never a password or an unknown name."""
     guarded = Guarded()
     for _ in range(50):
         await guarded.ask("192.0.2.1", ("alice", "s3cret"))
@@ -275,57 +273,50 @@ async def test_failures_are_logged_now_and_then() -> None:
 async def test_a_reload_replaces_the_users(
     hashings: list[bytes], running: Running, web: Address, file: Path
 ) -> None:
-    """A reload reads the file anew: who is gone is out, who is new is in, who stays is still remembered."""
-    assert running.server is not None
+    """After a reload, removed users are refused, new users pass, and unchanged users need no hash."""
     for credentials in (ALICE, BOB):
         assert await status_of(web, credentials) == 200
-    keep_first(file, NOBODY)
-    running.server.reload(running.server._settings)
+    unchanged, _ = (await trio.Path(file).read_text()).splitlines()
+    await trio.Path(file).write_text(f"{unchanged}\n{UNKNOWN[0]}:{hashed(UNKNOWN[1])}\n")
+    running.reload()
     assert await status_of(web, BOB) == 401
-    assert await status_of(web, NOBODY) == 200
+    assert await status_of(web, UNKNOWN) == 200
     hashings.clear()
     assert await status_of(web, ALICE) == 200
     assert hashings == []
     write(file, [ALICE])
-    running.server.reload(running.server._settings)
+    running.reload()
     assert await status_of(web, ALICE) == 200
-    assert len(hashings) == 1  # the same password in a new line is looked at again
+    assert len(hashings) == 1  # the same password with a new hash
 
 
-async def test_sighup_with_an_unusable_file(file: Path) -> None:
-    """SIGHUP with an unusable file changes nothing at all, and says which line it was."""
+async def test_sighup_with_an_invalid_file_changes_nothing(file: Path) -> None:
+    """After SIGHUP with an invalid file all old settings stay, and the log has the line."""
     config = trio.Path(file.with_name("t.toml"))
     await config.write_text(f"metrics_passwords = {str(file)!r}\nlog_level = 'info'\n")
     async with serving("--config", str(config)) as program:
-        assert await status_of(program.web, NOBODY) == 401
+        assert await status_of(program.web, UNKNOWN) == 401
         await trio.Path(file).write_text(f"{GOOD}\nbob:x\n")
         await config.write_text(f"metrics_passwords = {str(file)!r}\nlog_level = 'debug'\n")
         program.process.send_signal(signal.SIGHUP)
         failed = await program.logged("settings not reloaded, the old ones stay")
         assert "line 2" in failed["reason"]
         assert await status_of(program.web, ALICE) == 200
+        # `serving` ends with a scrape, and that has no password.
         await config.write_text("log_level = 'info'\n")
         program.process.send_signal(signal.SIGHUP)
         reloaded = await program.logged("settings reloaded")
-        assert reloaded["changed"] == ["metrics_passwords"]  # so that the end of this block can scrape
+        assert reloaded["changed"] == ["metrics_passwords"]
         assert (await scrape(program.web)).total("triojam_web_auth_failures_total", reason="wrong") == 1
 
 
-async def ask_from(web: Address, host: str, credentials: tuple[str, str]) -> bytes:
-    """Ask from another loopback address; return the answer."""
-    async with await trio.open_tcp_stream(*web, local_address=host) as client:
-        await client.send_all(
-            b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: "
-            + header(*credentials).encode()
-            + b"\r\n\r\n"
-        )
-        return await receive_all(client)
+GUESS = b"Authorization: " + header(*UNKNOWN).encode()
 
 
-async def test_guessing_does_not_hold_up_the_time(
+async def test_guesses_do_not_delay_the_time_service(
     running: Running, web: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While every web connection waits for a hash that takes forever, one is hashed, and the time is told."""
+    """While all web connections wait for an endless hash, only one is computed, and clients are served."""
     let_go = threading.Event()
     hashing: list[bytes] = []
 
@@ -337,7 +328,7 @@ async def test_guessing_does_not_hold_up_the_time(
     try:
         async with trio.open_nursery() as nursery:
             for number in range(MOST_CONNECTIONS):
-                nursery.start_soon(ask_from, web, f"127.0.0.{number + 2}", NOBODY)
+                nursery.start_soon(send_line, web, GUESS, f"127.0.0.{number + 2}")
             assert running.server is not None
             lock = running.server._passwords._hashing
             await until(lambda: lock.statistics().tasks_waiting == MOST_CONNECTIONS - 1)
@@ -350,31 +341,27 @@ async def test_guessing_does_not_hold_up_the_time(
     assert running.counters.auth_failures[AuthFailure.WRONG] == MOST_CONNECTIONS
 
 
-async def test_a_real_hash_does_not_hold_up_the_time(running: Running, web: Address, file: Path) -> None:
-    """While one real hash is computed, clients are served: it does not keep the interpreter to itself."""
+async def test_a_real_hash_does_not_delay_the_time_service(
+    running: Running, web: Address, file: Path
+) -> None:
+    """Clients are served while a real hash is computed: bcrypt releases the interpreter lock."""
     assert running.server is not None
     write(file, [ALICE], cost=13)
-    running.server.reload(running.server._settings)
-    told = 0
+    running.reload()
+    served = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask_from, web, "127.0.0.2", NOBODY)
+        nursery.start_soon(send_line, web, GUESS, "127.0.0.2")
         await until(running.server._passwords._hashing.locked)
         while running.server._passwords._hashing.locked():
             assert await running.ask(b"TIME\r\n") == JAM
-            told += 1
-    assert told >= 10
+            served += 1
+    assert served >= 10
 
 
 @pytest.mark.parametrize(("host", "warnings"), [("127.0.0.1", 0), ("0.0.0.0", 1)])
-async def test_passwords_in_clear(host: str, warnings: int, file: Path) -> None:
-    """Where passwords could cross a network without TLS, the log says so at the start."""
-    events = Events()
-    async with trio.open_nursery() as nursery:
-        settings = settings_for_test(metrics_host=host, metrics_port=0, metrics_passwords=str(file))
-
-        async def run(*, task_status: trio.TaskStatus[Any]) -> None:
-            await serve(settings, make_logger=events.make_logger, task_status=task_status)
-
-        await nursery.start(run)
-        assert len([event for event in events if "in clear" in event["event"]]) == warnings
-        nursery.cancel_scope.cancel()
+async def test_passwords_in_clear_log_a_warning(
+    host: str, warnings: int, file: Path, nursery: trio.Nursery
+) -> None:
+    """The log warns at the start if passwords could cross a network without TLS."""
+    running = await start_tcp(nursery, metrics_host=host, metrics_port=0, metrics_passwords=str(file))
+    assert len([event for event in running.events if "in clear" in event["event"]]) == warnings

@@ -1,4 +1,4 @@
-"""The web listener is bounded: in connections, in time, and in what it can hold up."""
+"""The limits of the web listener: connections, time, and its effect on the time service."""
 
 import errno
 import socket
@@ -16,7 +16,7 @@ from triojam.web.http_server import GRACEFUL_SECONDS, MOST_CONNECTIONS, _Listene
 
 
 async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:
-    """Open a connection that has asked for more pages than the kernel can hold, and reads none."""
+    """Open a connection that requests more pages than the kernel can buffer, and reads none."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     await sock.connect(address)
@@ -27,8 +27,8 @@ async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:
 
 
 @pytest.mark.parametrize("how", ["drained", "cancelled"])
-async def test_a_stalled_scraper_does_not_hold_up_the_end(how: str) -> None:
-    """A scraper that asks without reading keeps the server neither from draining nor from being cancelled."""
+async def test_a_stalled_scraper_does_not_delay_the_end(how: str) -> None:
+    """A scraper that does not read delays neither a drain nor a cancellation."""
     async with trio.open_nursery() as nursery:
         server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
         async with await stalled_scraper(server.metrics_addresses[0]):
@@ -40,8 +40,8 @@ async def test_a_stalled_scraper_does_not_hold_up_the_end(how: str) -> None:
                 await until(lambda: not nursery.child_tasks)
 
 
-async def test_scrapers_are_few(start_socket: Start) -> None:
-    """Connections over the web listener's own cap are closed; the time service never notices."""
+async def test_scrapers_have_a_limit(start_socket: Start) -> None:
+    """The web listener closes connections over its own limit; the time service is not affected."""
     running = await start_socket(metrics_port=0)
     assert running.server is not None
     address = running.server.metrics_addresses[0]
@@ -56,26 +56,26 @@ async def test_scrapers_are_few(start_socket: Start) -> None:
         await client.aclose()
 
     with trio.fail_after(PATIENCE):
-        while not await is_served(address):  # noqa: ASYNC110  # the places become free without an event
+        while not await is_served(address):  # noqa: ASYNC110  # no event tells when a connection has ended
             await trio.sleep(0.01)
 
 
 async def is_served(address: tuple[str, int]) -> bool:
-    """Whether the web listener answers, rather than closing at once."""
+    """Whether the web listener answers, instead of closing the connection."""
     try:
         return (await fetch(address, "/healthz")).status == HTTPStatus.OK
     except OSError:
         return False
 
 
-async def test_cancelled_while_starting() -> None:
-    """Wherever in its start serving is cancelled, no socket stays behind."""
+async def test_a_cancelled_start_closes_its_sockets() -> None:
+    """Serving can be cancelled at any checkpoint of its start; no socket stays open."""
 
-    def listening() -> int:
+    def open_sockets() -> int:
         links = list(Path("/proc/self/fd").iterdir())
         return sum(str(link.readlink()).startswith("socket:") for link in links if link.is_symlink())
 
-    before = listening()
+    before = open_sockets()
     for checkpoints in range(40):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -83,11 +83,11 @@ async def test_cancelled_while_starting() -> None:
                 for _ in range(checkpoints):
                     await trio.lowlevel.checkpoint()
                 scope.cancel()
-    assert listening() == before
+    assert open_sockets() == before
 
 
 async def test_a_failed_accept_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
-    """Running out of descriptors pauses the web listener, without a word and without an end."""
+    """After EMFILE the web listener pauses and continues, without a log line."""
     (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     listener = _Listener(plain.socket, set())
     failures = [errno.EMFILE, errno.ECONNABORTED]

@@ -1,4 +1,4 @@
-"""What the kernel says of its clock, and what becomes of it where it says nothing."""
+"""The state of the kernel's clock, and what happens if the kernel does not give it."""
 
 import ctypes
 import sys
@@ -9,14 +9,14 @@ from triojam.web.kernel_clock import KernelClock, read_kernel_clock
 
 
 class FakeLibrary:
-    """A C library whose adjtimex gives this answer."""
+    """A C library with a fake adjtimex."""
 
     def __init__(self, state: int, status: int, offset: int) -> None:
         self.state = state
         self.values = {"status": status, "offset": offset, "maxerror": 1500}
 
     def adjtimex(self, reference: object) -> int:
-        """Fill in the structure, which must ask for nothing to be set."""
+        """Fill in the structure; the call must not set anything."""
         asked = reference._obj  # type: ignore[attr-defined]  # of ctypes.byref
         assert asked.modes == 0
         for name, value in self.values.items():
@@ -35,16 +35,16 @@ ANSWERS: list[tuple[int, int, int, KernelClock | None]] = [
 
 
 @pytest.mark.parametrize(("state", "status", "offset", "said"), ANSWERS)
-def test_answers(
+def test_adjtimex_answers_are_read(
     state: int, status: int, offset: int, said: KernelClock | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status bits, units and the leap state are as adjtimex(2) has them; a refusal is no answer."""
+    """Status bits, units and the leap state are those of adjtimex(2); after an error there is no answer."""
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: FakeLibrary(state, status, offset))
     assert read_kernel_clock() == (said and pytest.approx(said))
 
 
-def test_no_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no adjtimex, there is no answer."""
+def test_systems_without_adjtimex_give_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without adjtimex there is no answer."""
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: object())
     assert read_kernel_clock() is None
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -52,8 +52,8 @@ def test_no_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
-def test_this_machine() -> None:
-    """The structure is laid out as the kernel has it: what it says is plausible, if it says anything."""
+def test_this_machine_gives_plausible_values() -> None:
+    """The layout of the structure is that of the kernel: the values are plausible, if there are any."""
     if (said := read_kernel_clock()) is not None:
         assert 0 <= said.max_error <= 20
         assert abs(said.offset) <= 0.5

@@ -1,4 +1,4 @@
-"""The file of users and hashes: what it may be, and how a password is held against it."""
+"""The file of users and hashes: valid and invalid files, and the check of a password."""
 
 from pathlib import Path
 
@@ -10,23 +10,24 @@ from tests.cli.test_settings import assert_refused, start
 from tests.helpers.servers import until
 from triojam.settings.fields import PASSWORDS, SettingError
 from triojam.settings.files import load_hashes
-from triojam.web.auth import Passwords
+from triojam.web.passwords import Passwords
 
 KEY = bytes(32)
 
 
 def hashed(password: str | bytes, *, cost: int = 4) -> str:
-    """Hash as `htpasswd -B` does; cheaply, unless a test is about the cost."""
+    """Hash like `htpasswd -B`, with a low cost by default."""
     secret = password.encode() if isinstance(password, str) else password
     return "$2y$" + bcrypt.hashpw(secret, bcrypt.gensalt(cost)).decode()[4:]
 
 
-GOOD = f"alice:{hashed('x')}"
+# The password is "x". The salt is fixed, for the hash is in the names of tests.
+GOOD = "alice:$2y$04$HyaWMCRybdW/..hXhXSnfeywn1t59SO9P05RCOnTt6H5D0A6Wy79m"
 
 
 @pytest.mark.parametrize("version", ["2a", "2b", "2y"])
-def test_every_kind_of_file(version: str, tmp_path: Path) -> None:
-    """Each version of a hash will do; comments, empty lines, CRLF and a BOM are no users; UTF-8 is."""
+def test_each_hash_version_is_accepted(version: str, tmp_path: Path) -> None:
+    """Each bcrypt version is accepted; comments, empty lines, CRLF and a BOM are ignored; names are UTF-8."""
     line = f"jürgen:${version}${hashed('grün')[4:]}"
     file = tmp_path / "passwords"
     file.write_bytes(f"\ufeff# who may scrape\r\n\r\n  {line}  \r\n#bob:x\r\n".encode())
@@ -35,8 +36,8 @@ def test_every_kind_of_file(version: str, tmp_path: Path) -> None:
     assert bcrypt.checkpw("grün".encode(), hash_)
 
 
-async def test_the_whole_password_counts() -> None:
-    """Bcrypt looks at 72 bytes; a password that goes on after them is wrong, and a NUL ends none."""
+async def test_every_byte_of_a_password_counts() -> None:
+    """A password longer than bcrypt's 72 bytes is wrong, and a NUL does not end a password."""
     longest = b"x" * 72
     passwords = Passwords({b"a": hashed(longest).encode(), b"b": hashed("b").encode()}, key=KEY)
     assert await passwords.verify(b"a", longest)
@@ -62,8 +63,8 @@ async def test_the_whole_password_counts() -> None:
         (f"{GOOD}\n{GOOD}", "(line 2: a user for the second time)"),
     ],
 )  # fmt: skip
-def test_an_unusable_file(content: str, why: str, tmp_path: Path) -> None:
-    """A file that would let in nobody, or not whom it seems to, is an error that shows no part of it."""
+def test_an_invalid_file_is_refused(content: str, why: str, tmp_path: Path) -> None:
+    """The error has the reason and the line, and no part of the file."""
     file = tmp_path / "passwords"
     file.write_text(content)
     with pytest.raises(SettingError) as caught:
@@ -75,8 +76,8 @@ def test_an_unusable_file(content: str, why: str, tmp_path: Path) -> None:
         assert part not in text
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    """A file that is not UTF-8, and a path that can be none, are errors as well."""
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A file that is not UTF-8 and a path with a NUL are errors."""
     file = tmp_path / "passwords"
     file.write_bytes(b"j\xfcrgen:x")
     for path, why in ((str(file), "not a text file in UTF-8"), ("a\0b", "embedded null byte")):
@@ -84,16 +85,16 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
             load_hashes(path)
 
 
-def test_a_process_refuses_an_unusable_file(tmp_path: Path) -> None:
-    """A process that is to serve with such a file writes one line, and exits with status 2."""
+def test_a_process_refuses_an_invalid_file(tmp_path: Path) -> None:
+    """A server process with such a file writes one line, and exits with status 2."""
     file = tmp_path / "passwords"
     file.write_text(f"{GOOD}\nbob:x\n")
     ended = start("--metrics-passwords", str(file), "--port", "0", "--metrics-port", "0")
     assert_refused(ended, "--metrics-passwords:", str(file), PASSWORDS, "line 2")
 
 
-async def test_a_reload_while_hashing() -> None:
-    """A password that was being looked at when its line went away is wrong, and not remembered."""
+async def test_a_user_removed_during_hashing_is_refused() -> None:
+    """If a reload removes the user during hashing, the password is wrong, and not remembered."""
     passwords = Passwords({b"alice": hashed("secret", cost=10).encode()}, key=KEY)
     right: list[bool] = []
 

@@ -1,10 +1,11 @@
-"""The second listener: metrics, health, readiness and the live page, over HTTP on real sockets."""
+"""The web listener: metrics, health, readiness and the live page, over HTTP on real sockets."""
 
 import gzip
 import http.client
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from types import MappingProxyType
 from typing import cast
 
@@ -15,10 +16,12 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Start
+from tests.dashboards.test_dashboards import OF_THE_KERNEL
+from tests.docs.test_docs import labels_cell
+from tests.helpers.pages import table
 from tests.helpers.scrape import Address, Scrape, fetch, scrape
 from tests.helpers.servers import JAM, NOW, PATIENCE, Events, Running, receive_all, settings_for_test, until
 from triojam import __version__
-from triojam.core.reasons import AcceptError, AuthFailure, Disconnect, Refusal, Rejection, Reload, SendError
 from triojam.server import open_server
 from triojam.web.http_server import GRACEFUL_SECONDS
 from triojam.web.routes import MOST_STREAMS
@@ -29,24 +32,6 @@ PATHS = ["/", "/status", "/metrics", "/healthz", "/readyz"]
 TEXT = MappingProxyType({"Accept": "text/plain"})
 OPENMETRICS = MappingProxyType({"Accept": "application/openmetrics-text; version=1.0.0"})
 
-PLAIN = [
-    "triojam_requests_total", "triojam_responses_total", "triojam_connections_total",
-    "triojam_connections_open", "triojam_connections_limit", "triojam_internal_errors_total",
-    "triojam_clock_seconds", "triojam_clock_steps_total", "triojam_ready", "triojam_draining",
-    "triojam_log_messages_dropped_total", "triojam_build_info",
-]  # fmt: skip
-LABELLED = {
-    "triojam_rejected_total": ("reason", Rejection),
-    "triojam_response_send_errors_total": ("reason", SendError),
-    "triojam_connections_rejected_total": ("reason", Refusal),
-    "triojam_disconnects_total": ("reason", Disconnect),
-    "triojam_accept_errors_total": ("errno", AcceptError),
-    "triojam_web_auth_failures_total": ("reason", AuthFailure),
-    "triojam_config_reloads_total": ("result", Reload),
-}
-HISTOGRAMS = [
-    "triojam_request_duration_seconds", "triojam_request_receive_seconds", "triojam_event_loop_lag_seconds",
-]  # fmt: skip
 LIBRARY = ["process_resident_memory_bytes", "process_open_fds", "python_info", "python_gc_collections_total"]
 
 
@@ -68,38 +53,45 @@ def web_of(running: Running) -> Address:
     return running.server.metrics_addresses[0]
 
 
-async def test_every_metric_is_there_from_the_start(web: Address) -> None:
-    """Before the first client, every series exists, with every label value; the counters are at 0."""
-    seen = await scrape(web)
-    for name in PLAIN:
-        value = seen.total(name)
-        assert value == 0 or not name.endswith("_total")
-    for name, (label, values) in LABELLED.items():
-        assert {each.labels[label] for each in seen.samples if each.name == name} == set(values)
-        assert seen.total(name) == 0
-    for name in HISTOGRAMS:
-        assert seen.total(f"{name}_count") == seen.total(f"{name}_bucket", le="+Inf")
-        assert seen.total(f"{name}_sum") >= 0
+async def test_every_series_exists_from_the_start(web: Address) -> None:
+    """Before the first client, a scrape has each row of docs/metrics.md with all labels; counters are 0."""
+    reply = await fetch(web, "/metrics")
+    families = {each.name: each for each in text_string_to_metric_families(reply.text)}
+    seen = Scrape([sample for family in families.values() for sample in family.samples])
+    for cell, kind, labels, _ in table("docs/metrics.md", "The metrics"):
+        name = cell.strip("`")
+        if name in OF_THE_KERNEL - families.keys() or name == "triojam_build_info":
+            continue
+        family = families[name.removesuffix("_total")]
+        assert (family.type, labels_cell(family)) == (kind, labels), name
+        if kind == "histogram":
+            assert seen.total(f"{name}_count") == seen.total(f"{name}_bucket", le="+Inf")
+            assert seen.total(f"{name}_sum") >= 0
+        elif kind == "counter":
+            assert seen.total(name) == 0
     for name in LIBRARY:
         assert seen.total(name) >= 0
     assert not [each.name for each in seen.samples if each.name.endswith("_created")]
 
 
-async def test_gauges_say_what_is(running: Running, web: Address) -> None:
+async def test_gauges_have_the_values_of_the_server(running: Running, web: Address) -> None:
     """Connections, limit, clock, readiness and build are those of the running server."""
     await running.connect()
     await until(lambda: running.counters.connections_open == 1)
     seen = await scrape(web)
-    assert seen.total("triojam_connections_open") == 1
-    assert seen.total("triojam_connections_limit") == running.counters.connections_limit
-    assert seen.total("triojam_clock_seconds") == NOW
-    assert seen.total("triojam_ready") == 1
-    assert seen.total("triojam_draining") == 0
+    for name, value in {
+        "connections_open": 1,
+        "connections_limit": running.counters.connections_limit,
+        "clock_seconds": NOW,
+        "ready": 1,
+        "draining": 0,
+    }.items():
+        assert seen.total(f"triojam_{name}") == value, name
     assert seen.total("triojam_build_info", version=__version__, trio=trio.__version__) == 1
 
 
-async def test_requests_show_up_in_both_formats(running: Running, web: Address) -> None:
-    """Text and OpenMetrics, by negotiation, each parse strictly, and hold the same accounts."""
+async def test_both_formats_have_the_requests(running: Running, web: Address) -> None:
+    """Prometheus text and OpenMetrics, by negotiation, can be parsed and have the same counters."""
     assert await running.ask(b"TIME\r\nHELLO\r\nTIME\r\n") == JAM + await running.ask(b"HELLO\r\n") + JAM
     plain = await fetch(web, "/metrics", headers=TEXT)
     assert plain.headers["Content-Type"].startswith("text/plain; version=")
@@ -116,8 +108,8 @@ async def test_requests_show_up_in_both_formats(running: Running, web: Address) 
         assert seen.unaccounted == 0
 
 
-async def test_a_scrape_is_compressed_for_who_asks(web: Address) -> None:
-    """A scraper that accepts gzip gets gzip, and another does not."""
+async def test_a_scrape_is_compressed_on_request(web: Address) -> None:
+    """Only a scraper that accepts gzip gets gzip."""
     packed = await fetch(web, "/metrics", headers=MappingProxyType({"Accept-Encoding": "gzip"}))
     assert packed.headers["Content-Encoding"] == "gzip"
     assert b"triojam_requests_total 0.0\n" in gzip.decompress(packed.body)
@@ -125,15 +117,15 @@ async def test_a_scrape_is_compressed_for_who_asks(web: Address) -> None:
     assert plain.headers["Content-Encoding"] is None
 
 
-async def test_health_and_readiness(web: Address) -> None:
-    """A server that serves is healthy and ready."""
+async def test_a_serving_server_is_healthy_and_ready(web: Address) -> None:
+    """/healthz and /readyz answer 200."""
     for path, text in (("/healthz", "ok\n"), ("/readyz", "ready\n")):
         reply = await fetch(web, path)
         assert (reply.status, reply.text) == (200, text)
 
 
-async def test_not_ready_before_it_accepts() -> None:
-    """The web listener is first to answer: until clients are let in, /readyz is 503 and says starting."""
+async def test_a_starting_server_is_not_ready() -> None:
+    """The web listener starts first: until the server accepts clients, /readyz is 503 with the reason."""
     server = await open_server(
         settings_for_test(metrics_port=0), make_logger=Events().make_logger, log_messages_dropped=int
     )
@@ -147,8 +139,8 @@ async def test_not_ready_before_it_accepts() -> None:
     server._sockets.close()
 
 
-async def test_the_live_page(web: Address) -> None:
-    """`/` is a page that may run nothing but its own script, and ask nobody else."""
+async def test_the_live_page_may_run_only_its_own_script(web: Address) -> None:
+    """The policy of `/` allows its own script and style, and its own server, and nothing else."""
     page = await fetch(web, "/")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     policy = page.headers["Content-Security-Policy"]
@@ -158,8 +150,8 @@ async def test_the_live_page(web: Address) -> None:
         assert part in page.text
 
 
-async def test_status(running: Running, web: Address) -> None:
-    """`/status` has the counters, how they went, and the tasks that run."""
+async def test_status_has_counters_history_and_tasks(running: Running, web: Address) -> None:
+    """`/status` has the counters, their history, and the running tasks."""
     await running.ask(b"TIME\r\n" * 1234 + b"HELLO\r\n")
     reply = await fetch(web, "/status")
     assert reply.headers["Cache-Control"] == "no-store"
@@ -173,30 +165,32 @@ async def test_status(running: Running, web: Address) -> None:
     assert "serve_listeners" in json.dumps(status["tasks"])
 
 
-async def test_events(running: Running, web: Address) -> None:
-    """`/events` begins with all of the past, goes on with a sample a second, and ends with the server."""
-    async with await trio.open_tcp_stream(*web) as client:
-        await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        received = b""
-        with trio.fail_after(PATIENCE):
-            while received.count(b"data: ") < 2:
-                received += await client.receive_some()
+async def listen(web: Address, events: int) -> tuple[trio.SocketStream, bytes]:
+    """Open a stream of events, and read this many of them."""
+    client = await trio.open_tcp_stream(*web)
+    await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    received = b""
+    with trio.fail_after(PATIENCE):
+        while received.count(b"data: ") < events:
+            received += await client.receive_some()
+    return client, received
+
+
+async def test_events_have_the_history_and_then_samples(running: Running, web: Address) -> None:
+    """`/events` starts with the history, continues with a sample per second, and ends with the server."""
+    client, received = await listen(web, 2)
+    async with client:
         first, second = (json.loads(each) for each in re.findall(rb"data: (.*)\n\n", received))
         assert "history" in first
         assert len(second["sample"]) == 4
         assert "history" not in second
         running.drain()
-        assert (await receive_all(client)).endswith(b"0\r\n\r\n")  # a stream that was not cut off
+        assert (await receive_all(client)).endswith(b"0\r\n\r\n")  # the end of a complete response
 
 
-async def test_too_many_pages(web: Address) -> None:
-    """Pages beyond a few are told to ask for the status instead, and scrapers still have room."""
-    streams = [await trio.open_tcp_stream(*web) for _ in range(MOST_STREAMS)]
-    for client in streams:
-        await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        received = b""
-        while b"data: " not in received:
-            received += await client.receive_some()
+async def test_event_streams_have_a_limit(web: Address) -> None:
+    """A page over the limit gets 503; scrapers are still served, and a closed page makes room."""
+    streams = [(await listen(web, 1))[0] for _ in range(MOST_STREAMS)]
     assert (await fetch(web, "/events")).status == 503
     assert (await fetch(web, "/metrics")).status == 200
     for client in streams:
@@ -207,12 +201,11 @@ async def test_too_many_pages(web: Address) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_head(path: str, web: Address) -> None:
-    """HEAD has the head of GET and no body, and the connection goes on."""
+async def test_head_has_the_headers_of_get(path: str, web: Address) -> None:
+    """HEAD has the headers of GET and no body, and the connection can be used again."""
 
     def ask_twice() -> None:
-        connection = http.client.HTTPConnection(*web, timeout=PATIENCE)
-        try:
+        with closing(http.client.HTTPConnection(*web, timeout=PATIENCE)) as connection:
             connection.request("HEAD", path)
             head = connection.getresponse()
             assert (head.status, head.read()) == (200, b"")
@@ -221,15 +214,13 @@ async def test_head(path: str, web: Address) -> None:
             assert reply.status == 200
             assert reply.read()
             assert reply.headers["Content-Type"] == head.headers["Content-Type"]
-        finally:
-            connection.close()
 
     await trio.to_thread.run_sync(ask_twice)
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_nothing_can_be_sent_here(path: str, web: Address) -> None:
-    """Any method but GET and HEAD is 405, and the reply names those two."""
+async def test_other_methods_get_405(path: str, web: Address) -> None:
+    """Every method except GET and HEAD is 405, and the reply names those two."""
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"):
         reply = await fetch(web, path, method=method)
         assert reply.status == 405
@@ -237,21 +228,20 @@ async def test_nothing_can_be_sent_here(path: str, web: Address) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/metrics/x", "/..", "/%00", "//"])
-async def test_unknown_paths(path: str, web: Address) -> None:
-    """Any other path is 404."""
+async def test_an_unknown_path_gets_404(path: str, web: Address) -> None:
+    """There are no other paths."""
     assert (await fetch(web, path)).status == 404
 
 
-async def test_bytes_that_are_no_http(running: Running, web: Address) -> None:
-    """Oversized headers and plain nonsense are turned away with 4xx, or closed; the next scrape is fine."""
+async def test_bytes_that_are_not_http_get_4xx(running: Running, web: Address) -> None:
+    """Large headers and random bytes get 4xx or a closed connection; the next request is served."""
     for nonsense in (b"TIME\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000):
-        client = await trio.open_tcp_stream(*web)
-        async with client:
+        async with await trio.open_tcp_stream(*web) as client:
             try:
                 await client.send_all(nonsense)
                 await client.send_eof()
                 answer = await receive_all(client)
-            except trio.BrokenResourceError:  # closed with some of the nonsense unread
+            except trio.BrokenResourceError:  # the server closed with unread bytes
                 answer = b""
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert (await fetch(web, "/healthz")).status == 200
@@ -260,17 +250,15 @@ async def test_bytes_that_are_no_http(running: Running, web: Address) -> None:
 
 @pytest.fixture
 async def midline(running: Running) -> trio.abc.Stream:
-    """A client in the middle of a line, which holds up a drain until it ends its line."""
+    """A client in the middle of a line: a drain waits until the line ends."""
     client = await running.connect()
     await client.send_all(b"TI")
     await until(running.midline)
     return client
 
 
-async def test_the_web_listener_is_last_to_end(
-    running: Running, web: Address, midline: trio.abc.Stream
-) -> None:
-    """While the last client is waited for, new ones are refused, and the drain can be watched."""
+async def test_the_web_listener_ends_last(running: Running, web: Address, midline: trio.abc.Stream) -> None:
+    """While a drain waits for a client, new clients are refused, and the web listener shows the drain."""
     assert running.server is not None
     running.drain()
     await until(lambda: bool(running.events.named("draining: no new clients")))
@@ -291,10 +279,10 @@ async def test_the_web_listener_is_last_to_end(
 
 
 @pytest.mark.parametrize("requests", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /met"])
-async def test_an_open_scraper_does_not_hold_up_the_end(
+async def test_an_open_scraper_does_not_delay_the_end(
     requests: bytes, running: Running, web: Address
 ) -> None:
-    """A scraper that keeps its connection, idle or amid a request, costs the graceful time at most."""
+    """A connection that is idle or within a request delays the end by the graceful time at most."""
     async with await trio.open_tcp_stream(*web) as scraper:
         await scraper.send_all(requests)
         if requests.endswith(b"\r\n\r\n"):

@@ -1,4 +1,4 @@
-"""The clients as whole programs: what they print, how they end, and that they can be interrupted."""
+"""The client commands as whole programs: their output, their exit status, and Ctrl-C."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
-from tests.helpers.program import COMMAND, Program, environment, launched, serving
-from tests.helpers.servers import PATIENCE
+from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
+from tests.helpers.servers import PATIENCE, receive_all
 
 FAST = ("--timeout", "0.3")
 
@@ -36,32 +37,29 @@ async def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 async def interrupted(words: Sequence[str], ready: Callable[[], Awaitable[None]]) -> tuple[int, str]:
-    """Run a command, interrupt it once `ready` returns, and return its status and what it printed."""
+    """Run a command, interrupt it after `ready`, and return its status and output."""
     async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with trio.fail_after(PATIENCE):
             await ready()
             process.send_signal(signal.SIGINT)
-            printed = b"".join([data async for data in process.stdout])
+            printed = await receive_all(process.stdout)
             return await process.wait(), printed.decode()
 
 
 async def asked(program: Program, times: int) -> None:
-    """Wait until a server has had so many requests."""
+    """Wait until a server has counted this number of requests."""
     while (await program.scrape()).total("triojam_requests_total") < times:
         await trio.lowlevel.checkpoint()
 
 
-async def everything(terminal: int) -> bytes:
-    """Read a terminal until nobody has it open any more."""
+async def everything(screen: trio.lowlevel.FdStream) -> bytes:
+    """Read a terminal until no process has it open."""
     drawn = b""
-    async with trio.lowlevel.FdStream(terminal) as screen:
-        with trio.fail_after(PATIENCE):
-            try:
-                while data := await screen.receive_some():
-                    drawn += data
-            except trio.BrokenResourceError:
-                pass  # so a terminal says it
+    async with screen:
+        with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):  # that is the end of a terminal
+            while data := await screen.receive_some():
+                drawn += data
     return drawn
 
 
@@ -70,8 +68,8 @@ def at(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
 
-async def test_ask() -> None:
-    """Each server has its aligned line, with the reason in words if it gave no time."""
+async def test_ask_prints_one_line_a_server() -> None:
+    """Each server has an aligned line, with the reason if it gave no time."""
     async with serving() as program:
         server, web = at(program.address), at(program.web)
         good = await run("ask", server, f"localhost:{program.address[1]}")
@@ -93,24 +91,24 @@ async def test_ask() -> None:
         }  # fmt: skip
 
 
-async def test_ask_precise() -> None:
-    """The offset of a server on this machine is 0, within a bound of far less than a second."""
+async def test_ask_precise_finds_no_offset_on_this_machine() -> None:
+    """The offset of a server on this machine is 0 within a bound below 0.1 s."""
     async with serving() as program:
         (found,) = json.loads((await run("ask", "--precise", "--json", at(program.address))).stdout)
         assert abs(found["offset"]) <= found["bound"] < 0.1
 
 
 async def test_ask_imports_little() -> None:
-    """What only a server, or a plot, needs is not even imported."""
-    code = "import sys; from triojam.cli import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
+    """The command does not import libraries for servers or plots."""
+    code = "import sys; from triojam.cli.main import main; main(['ask', '127.0.0.1:1']); print(*sys.modules)"
     done = await trio.run_process([sys.executable, "-c", code], capture_stdout=True)
     modules = done.stdout.decode().split()
     assert "triojam.client.ask" in modules
     assert not {"hypercorn", "starlette", "matplotlib", "triojam.server"} & set(modules)
 
 
-async def test_settings_of_a_server_are_not_for_clients() -> None:
-    """A variable that configures a server, even wrongly, changes nothing for a client."""
+async def test_clients_ignore_the_settings_of_a_server() -> None:
+    """A variable for the server, even a wrong one, changes nothing for a client."""
     async with serving() as program:
         assert (await run("ask", at(program.address), TRIOJAM_PORT="x", TRIOJAM_NONSENSE="1")).returncode == 0
 
@@ -141,8 +139,8 @@ async def test_settings_of_a_server_are_not_for_clients() -> None:
         (("watch", "--colour"), "--colour"),
     ],
 )
-async def test_bad_usage(words: tuple[str, ...], said: str) -> None:
-    """A word that is wrong is one line on stderr, which names it, and exit status 2."""
+async def test_bad_usage_gives_one_line(words: tuple[str, ...], said: str) -> None:
+    """A wrong word gives one line on stderr that names it, and exit status 2."""
     done = await run(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("triojam: ")
@@ -150,8 +148,8 @@ async def test_bad_usage(words: tuple[str, ...], said: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-async def test_watch_on_a_pipe() -> None:
-    """On a pipe each answer is a line, and a summary follows."""
+async def test_watch_on_a_pipe_prints_lines() -> None:
+    """On a pipe each answer is a line, then comes a summary."""
     async with serving() as program:
         server = at(program.address)
         done = await run("watch", server, "127.0.0.1:1", "--count", "2", "--interval", "0.05")
@@ -163,8 +161,8 @@ async def test_watch_on_a_pipe() -> None:
     assert bad == "127.0.0.1:1: 0 answered, 2 failed"
 
 
-async def test_watch_on_a_terminal() -> None:
-    """On a terminal it is a table, drawn anew each time; Ctrl-C ends it with the summary and status 130."""
+async def test_watch_on_a_terminal_draws_a_table() -> None:
+    """On a terminal watch redraws a table; Ctrl-C ends it with the summary and status 130."""
     async with serving() as program:
         ours, theirs = pty.openpty()
         async with launched(
@@ -176,19 +174,14 @@ async def test_watch_on_a_terminal() -> None:
             with trio.fail_after(PATIENCE):
                 while not re.search(rb"failed(?s:.*)\xe2\x96\x88", drawn):  # a bar of the sparkline
                     drawn += await screen.receive_some()
-                process.send_signal(signal.SIGINT)
-                try:
-                    while data := await screen.receive_some():
-                        drawn += data
-                except trio.BrokenResourceError:
-                    pass  # so a terminal says that nobody has it open any more
-                assert await process.wait() == 130
-            await screen.aclose()
+            process.send_signal(signal.SIGINT)
+            drawn += await everything(screen)
+            assert await process.wait() == 130
     assert re.search(rb" answered, 0 failed; round trip ", drawn)
 
 
-async def test_interrupted_ask(nursery: trio.Nursery) -> None:
-    """Ctrl-C prints what there is so far, and the status is 130."""
+async def test_interrupted_ask_prints_its_results(nursery: trio.Nursery) -> None:
+    """After Ctrl-C ask prints the results so far; the status is 130."""
     heard = trio.Event()
 
     async def hears(stream: trio.abc.Stream) -> None:
@@ -201,8 +194,8 @@ async def test_interrupted_ask(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_interrupted_watch() -> None:
-    """Ctrl-C prints the summary, and the status is 130."""
+async def test_interrupted_watch_prints_its_summary() -> None:
+    """After Ctrl-C watch prints the summary; the status is 130."""
     async with serving() as program:
         server = at(program.address)
         status, printed = await interrupted(
@@ -212,8 +205,8 @@ async def test_interrupted_watch() -> None:
     assert re.search(rf"\n{server}: \d+ answered, 0 failed; ", printed)
 
 
-async def test_interrupted_load() -> None:
-    """Ctrl-C prints the result so far, which still balances, and the status is 130."""
+async def test_interrupted_load_balances() -> None:
+    """After Ctrl-C load prints the result so far, which balances; the status is 130."""
     async with serving() as program:
         words = ["load", at(program.address), "--duration", "60", "--metrics", at(program.web)]
         status, printed = await interrupted(words, partial(asked, program, 100))
@@ -223,10 +216,10 @@ async def test_interrupted_load() -> None:
 
 
 async def test_load_reconciles_a_million() -> None:
-    """A million requests are a million to the server, too."""
-    async with serving() as program:
+    """The server counts a million requests as the load does."""
+    async with serving(**UNMEASURED) as program:
         words = ("--requests", "1000000", "--pipeline", "16", "--metrics", at(program.web))
-        done = await run("load", at(program.address), *words)
+        done = await run("load", at(program.address), *words, **UNMEASURED)
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["sent"] == ["1,000,000"]
@@ -236,16 +229,15 @@ async def test_load_reconciles_a_million() -> None:
 
 
 async def test_load_reconciles_a_mix(tmp_path: Path) -> None:
-    """Rejected and cut lines balance as well; the result is a file, too, and a picture."""
+    """Rejected and cut lines balance too; the result is also a JSON file and a plot."""
     file, svg, png = (tmp_path / name for name in ("result.json", "plot.svg", "plot.png"))
     words = ["--requests", "20000", "--mix", "TIME:90,HELLO:5,split:5", "--json", str(file)]
     async with serving() as program:
         words += ["--metrics", f"http://{at(program.web)}/metrics"]
         done = await run("load", at(program.address), *words, "--plot", str(svg))
         assert (done.returncode, done.stderr) == (0, "")
-        assert (
-            await run("load", at(program.address), "--requests", "10", "--plot", str(png))
-        ).returncode == 0
+        again = await run("load", at(program.address), "--requests", "10", "--plot", str(png))
+        assert again.returncode == 0
     result = json.loads(file.read_text("utf-8"))
     assert (result["sent"], result["answered"], result["rejected"]) == (20_000, 19_000, 1000)
     assert result["failed"] == {}
@@ -258,31 +250,31 @@ async def test_load_reconciles_a_mix(tmp_path: Path) -> None:
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
-async def test_load_when_somebody_else_asks() -> None:
-    """Requests that the load has not sent leave the balance open, and the status is 3."""
+async def test_load_notices_requests_of_another_client() -> None:
+    """Requests of another client leave the balance open; the status is 3."""
     async with serving() as program, await program.connect() as stranger:
         words = ["load", at(program.address), "--duration", "1", "--metrics", at(program.web)]
         async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             await asked(program, 100)
             await stranger.send_all(b"TIME\r\nHELLO\r\n")
-            printed = b"".join([data async for data in process.stdout]).decode()
+            printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 3
     assert "The balance does not close: sent, but not counted: -2, which is less than none" in printed
 
 
-async def test_load_over_a_restart() -> None:
-    """A restart in the middle is named with what was lost; nothing is hidden, and the status is 1."""
+async def test_load_reports_a_restart() -> None:
+    """A restart is reported with the lost requests; the status is 1."""
     async with serving() as first:
         port, web = str(first.address[1]), str(first.web[1])
-        words = ["load", at(first.address), "--duration", "4", "--rate", "2000", "--metrics", at(first.web)]
+        words = ["load", at(first.address), "--requests=12000", "--rate=2000", "--metrics", at(first.web)]
         async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            await asked(first, 1000)
+            await asked(first, 100)
             first.process.kill()
             await first.process.wait()
             async with serving(ports=("--host", "127.0.0.1", "--port", port, "--metrics-port", web)):
-                printed = b"".join([data async for data in process.stdout]).decode()
+                printed = (await receive_all(process.stdout)).decode()
                 assert await process.wait() == 1
     assert re.search(r"failed +[1-9]\d*  (reset|closed) ", printed)
     assert re.search(r"no connection +[1-9]\d*  connection refused", printed)
@@ -307,8 +299,10 @@ BAD: list[tuple[Behaviour, str]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "words"), BAD)
-async def test_load_of_a_bad_server(nursery: trio.Nursery, behaviour: Behaviour, words: str) -> None:
-    """A server that is none gets one line that says so, and the status is 1."""
+async def test_load_names_what_a_bad_server_does(
+    nursery: trio.Nursery, behaviour: Behaviour, words: str
+) -> None:
+    """A server that breaks the protocol gives one line that says how; the status is 1."""
     address = at(await start_bad(nursery, behaviour))
     done = await run("load", address, *FAST)
     assert (done.returncode, done.stdout) == (1, "")
@@ -318,8 +312,8 @@ async def test_load_of_a_bad_server(nursery: trio.Nursery, behaviour: Behaviour,
     nursery.cancel_scope.cancel()
 
 
-async def test_load_of_a_server_that_resets(nursery: trio.Nursery) -> None:
-    """Resets are named and counted, and the status is 1."""
+async def test_load_counts_resets(nursery: trio.Nursery) -> None:
+    """Resets are named and counted; the status is 1."""
     address = await start_bad(nursery, tells(lambda: time.time() - time.timezone, resets_every=10))
     done = await run("load", at(address), "--requests", "1000", "--connections", "1", TZ="UTC")
     assert done.returncode == 1
@@ -327,8 +321,8 @@ async def test_load_of_a_server_that_resets(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_load_without_metrics_to_read(nursery: trio.Nursery) -> None:
-    """Metrics that cannot be read, or are another program's, end it before it begins, in one line."""
+async def test_load_refuses_unreadable_metrics(nursery: trio.Nursery) -> None:
+    """Without readable metrics of a server, load ends with one line before it starts."""
     async with serving() as program:
         for metrics, words in (("127.0.0.1:1", "Connection refused"), (at(program.address), "")):
             done = await run("load", at(program.address), "--metrics", metrics)
@@ -338,7 +332,7 @@ async def test_load_without_metrics_to_read(nursery: trio.Nursery) -> None:
 
 
 async def test_load_shows_progress_on_a_terminal_only() -> None:
-    """A bar with rate, errors and p99 on a terminal's stderr; the result alone on stdout."""
+    """A terminal on stderr gets a bar with rate, errors and p99; stdout gets only the result."""
     async with serving() as program:
         ours, theirs = pty.openpty()
         async with launched(
@@ -348,7 +342,7 @@ async def test_load_shows_progress_on_a_terminal_only() -> None:
             stderr=theirs,
         ) as process:
             os.close(theirs)
-            drawn = await everything(ours)
+            drawn = await everything(trio.lowlevel.FdStream(ours))
             assert await process.wait() == 0
     assert re.search(rb"/s  0 failed  p99 [\d.]+ [\xc2\xb5m]+s", drawn)
     assert b"sent " in drawn
@@ -356,7 +350,7 @@ async def test_load_shows_progress_on_a_terminal_only() -> None:
 
 @pytest.mark.parametrize("command", ["ask", "watch", "load", "lab"])
 async def test_help_has_three_examples(command: str) -> None:
-    """`--help` shows three whole commands, each of which is understood."""
+    """`--help` shows three whole commands."""
     done = await run(command, "--help")
     assert done.returncode == 0
     _, _, examples = done.stdout.partition("Examples:")
@@ -365,31 +359,31 @@ async def test_help_has_three_examples(command: str) -> None:
     assert all(line.startswith(f"triojam {command}") for line in lines)
 
 
-async def test_watch_shows_what_a_server_said_as_it_is(nursery: trio.Nursery) -> None:
-    """A server cannot style, or break, the table of those who watch it; IPv6 addresses are whole."""
+async def test_watch_shows_answers_without_markup(nursery: trio.Nursery) -> None:
+    """An answer cannot style or break the table; IPv6 addresses are shown whole."""
     address = at(await start_bad(nursery, says(b"[/red][bold]hi\r\n")))
     ours, theirs = pty.openpty()
     words = ["watch", address, "[abcd::1]:7", "--count", "1", *FAST]
     variables = {"TERM": "xterm", "COLUMNS": "150"}
     async with launched([*COMMAND, *words], variables, stdout=theirs) as process:
         os.close(theirs)
-        drawn = await everything(ours)
+        drawn = await everything(trio.lowlevel.FdStream(ours))
         assert await process.wait() == 1
     assert b"'[/red][bold]hi'" in drawn
     assert b"[abcd::1]:7" in drawn
     nursery.cancel_scope.cancel()
 
 
-async def test_a_reader_who_has_seen_enough() -> None:
-    """When what is printed is not read any more, watch ends without a traceback."""
+async def test_watch_ends_with_its_reader() -> None:
+    """When its output is no longer read, watch ends without a traceback."""
     async with serving() as program:
         watching = f"{sys.executable} -m triojam watch {at(program.address)} --interval 0.01 | head -2"
         done = await trio.run_process(["sh", "-c", watching], capture_stdout=True, capture_stderr=True)
         assert (done.stdout.count(b"\n"), done.stderr) == (2, b"")
 
 
-async def test_a_terminal_without_the_characters() -> None:
-    """Where ± cannot be printed, something else is, and nothing fails."""
+async def test_ask_replaces_characters_that_the_output_does_not_have() -> None:
+    """If the encoding has no ±, ask prints an escape instead."""
     async with serving() as program:
         done = await run("ask", at(program.address), PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (0, "")
@@ -397,8 +391,8 @@ async def test_a_terminal_without_the_characters() -> None:
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
-async def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
-    """They are found out before the load, in one line that names them."""
+async def test_load_refuses_files_that_cannot_be_written(option: str, tmp_path: Path) -> None:
+    """Before the load, one line names a file that cannot be written."""
     file = tmp_path / "nowhere" / "result.svg"
     done = await run("load", "127.0.0.1:1", option, str(file))
     assert (done.returncode, done.stdout) == (2, "")
@@ -406,8 +400,8 @@ async def test_files_that_cannot_be_written(option: str, tmp_path: Path) -> None
     assert done.stderr == f"triojam: invalid value '{file}' for {option}: expected {expected}\n"
 
 
-async def test_interrupted_twice(nursery: trio.Nursery) -> None:
-    """A second Ctrl-C does not wait for answers, and does not lose the result either."""
+async def test_second_interrupt_ends_load_with_its_result(nursery: trio.Nursery) -> None:
+    """A second Ctrl-C does not wait for answers; the result is printed."""
     heard = 0
     both = trio.Event()
 
@@ -429,14 +423,14 @@ async def test_interrupted_twice(nursery: trio.Nursery) -> None:
             await both.wait()
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGINT)
-            printed = b"".join([data async for data in process.stdout]).decode()
+            printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 130
     assert re.search(r"failed +3  interrupted 3\n", printed)
     nursery.cancel_scope.cancel()
 
 
-async def test_metrics_that_are_no_numbers(nursery: trio.Nursery) -> None:
-    """Metrics of a kind that no server has are one line, not a traceback."""
+async def test_load_refuses_metrics_that_are_not_numbers(nursery: trio.Nursery) -> None:
+    """Metrics with NaN give one line, not a traceback."""
     body = b"triojam_requests_total NaN\n"
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     metrics = at(await start_bad(nursery, says(reply, then_closes=True)))

@@ -1,4 +1,4 @@
-"""The README's exchange, with the program that a reader has at hand."""
+"""The exchange of the README, with nc."""
 
 import subprocess
 
@@ -16,8 +16,8 @@ def nc() -> str:
     return require_program("nc", "netcat-openbsd")
 
 
-async def test_nc(nc: str, start_socket: Start) -> None:
-    """What the README tells a reader to type prints the time and ends."""
+async def test_nc_prints_the_time(nc: str, start_socket: Start) -> None:
+    """The command of the README prints the time and ends."""
     running = await start_socket()
     assert running.server is not None
     _, port = running.server.addresses[0]

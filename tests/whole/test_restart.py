@@ -1,4 +1,4 @@
-"""A restart under socket activation: nobody who connects is refused, reset or left without an answer."""
+"""A restart under socket activation: no client is refused, reset or left without an answer."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ from tests.helpers.program import COMMAND, environment, launched
 from tests.helpers.requirements import require_program
 from tests.helpers.servers import receive_exactly, until
 from tests.helpers.service_manager import Told
+from tests.helpers.sockets import JAM_BYTES
 
 CLIENTS = 10
 RESTARTS = 3
 ANSWERS = 100  # between one restart and the next
-JAM_BYTES = len("JAM hh:mm:ss\r\n")
 
-# What systemd-socket-activate becomes once a client has come: it starts the command again and again, each
-# time in a process of its own (whose number it writes to the file $1) and with the same listening socket.
+# systemd-socket-activate executes this for the first client. It starts the command several times, each time
+# in a new process with the same listening socket, and writes the process number to the file $1.
 AGAIN = (
     'file=$1; shift; for _ in 0 1 2 3; do'
     ' sh -c \'echo $$ >"$0"; LISTEN_PID=$$ exec "$@"\' "$file" "$@" || exit; done'
@@ -29,7 +29,7 @@ AGAIN = (
 
 
 class Client:
-    """Connects, asks and closes, again and again."""
+    """Connects, sends a request and closes, repeatedly."""
 
     def __init__(self, port: int, pause: float) -> None:
         self.answered = 0
@@ -37,7 +37,7 @@ class Client:
         self._pause = pause
 
     async def run(self, stop: trio.Event) -> None:
-        """Go on until `stop`; any error, and any answer that is none, is raised."""
+        """Run until `stop`; any error and any wrong answer is raised."""
         while not stop.is_set():
             async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
                 await trio.sleep(self._pause)
@@ -50,9 +50,9 @@ class Client:
 
 @asynccontextmanager
 async def activated(port: int, file: Path, **variables: str) -> AsyncIterator[trio.Process]:
-    """Have systemd-socket-activate listen, and servers started when a client comes."""
+    """Run systemd-socket-activate, which starts the servers for the first client."""
     activate = require_program("systemd-socket-activate", "systemd")
-    # It passes on no variable that is not named.
+    # It passes on only named variables.
     names = [f"--setenv={name}" for name in environment(**variables)]
     command = [activate, "-l", f"127.0.0.1:{port}", *names, "/bin/sh", "-c", AGAIN, "sh", str(file), *COMMAND]
     async with launched(command, variables) as process:
@@ -64,9 +64,9 @@ async def activated(port: int, file: Path, **variables: str) -> AsyncIterator[tr
 
 
 async def test_no_client_notices_a_restart(tmp_path: Path) -> None:
-    """Clients that come and go all the time get every answer, while the server is restarted three times.
+    """Clients get every answer while the server is restarted three times.
 
-    Half of them take longer between connecting and asking than a server that stops gives to the idle.
+    Half of them wait longer before their request than a draining server keeps idle clients.
     """
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
@@ -100,16 +100,16 @@ async def test_no_client_notices_a_restart(tmp_path: Path) -> None:
 
 
 def terminate(file: Path) -> None:
-    """Have the server stop whose process number is in the file."""
+    """Stop the server with the process number in the file."""
     os.kill(process_number(file), signal.SIGTERM)
 
 
 def process_number(file: Path) -> int:
-    """Return what the shell has written to the file."""
+    """Return the process number in the file."""
     return int(file.read_text())
 
 
 def is_listening(port: int) -> bool:
-    """Whether a socket of this machine listens on this port of loopback, asked without a connection."""
+    """Whether a socket listens on this loopback port, found without a connection."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()]
     return any(row[1] == f"0100007F:{port:04X}" and row[3] == "0A" for row in rows)

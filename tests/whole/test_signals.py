@@ -1,4 +1,4 @@
-"""What a process makes of SIGTERM, SIGINT and SIGHUP."""
+"""A whole process with SIGTERM, SIGINT and SIGHUP."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from tests.helpers.program import COMMAND, FREE_PORTS, Program, launched, servin
 from tests.helpers.requirements import cannot_run, require_program
 from tests.helpers.scrape import Scrape, fetch
 from tests.helpers.servers import PATIENCE, receive_all, receive_exactly, until
+from tests.helpers.sockets import JAM_BYTES
 
 REQUESTS = "triojam_requests_total"
-JAM_BYTES = len("JAM hh:mm:ss\r\n")
-# Long enough that a test which waits for it fails by its own deadline.
+# A test that waits for this fails by its own deadline.
 FOREVER = "600"
 PATHS = ["--no-fast-lane", "--fast-lane"]
 
@@ -30,19 +30,19 @@ async def ask(client: trio.SocketStream) -> bytes:
 
 
 async def rest(client: trio.SocketStream) -> bytes:
-    """Return what comes until the server closes, and close, too, so that it need not linger."""
+    """Receive until the server closes, and close too, so that the server does not linger."""
     async with client:
         return await receive_all(client)
 
 
 async def send_until_cut(client: trio.SocketStream, data: bytes) -> None:
-    """Send what the server takes before it resets the connection."""
+    """Send until the server resets the connection."""
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(data)
 
 
 async def stalled(program: Program) -> Scrape:
-    """Wait until there are answers due that no buffer between the server and its client has room for."""
+    """Wait until the buffers between server and client are full and requests wait for their answers."""
     with trio.fail_after(PATIENCE):
         seen = await program.scrape()
         while True:
@@ -52,15 +52,15 @@ async def stalled(program: Program) -> Scrape:
 
 
 def sent_and_lost(program: Program) -> tuple[int, int]:
-    """Return, of a server that has stopped, the times delivered and those that were due but lost."""
+    """Return how many answers a stopped server has delivered, and how many it has lost."""
     last = program.log[-1]
     assert (last["event"], last["connections"]) == ("stopped", 0)
     return last["responses"], last["requests"] - last["responses"] - last["rejected"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-async def test_idle_clients_are_closed(signum: signal.Signals) -> None:
-    """A signal to stop ends idle connections in order, at once, and the exit status is 0."""
+async def test_signal_closes_idle_clients(signum: signal.Signals) -> None:
+    """A signal to stop closes idle connections orderly and at once; the exit status is 0."""
     async with serving("--grace", FOREVER) as program, await program.connect() as client:
         assert len(await ask(client)) == JAM_BYTES
         program.process.send_signal(signum)
@@ -70,7 +70,7 @@ async def test_idle_clients_are_closed(signum: signal.Signals) -> None:
 
 
 async def test_not_ready_before_it_refuses_and_refuses_before_it_ends() -> None:
-    """First /readyz says draining while clients still get in; then they are refused; the web is last."""
+    """First /readyz says draining, then clients are refused, and the web listener ends last."""
     async with serving("--lame-duck", "1", "--grace", FOREVER) as program, await program.connect() as client:
         await client.send_all(b"TI")
         program.process.terminate()
@@ -90,8 +90,8 @@ async def test_not_ready_before_it_refuses_and_refuses_before_it_ends() -> None:
     assert sent_and_lost(program) == (2, 0)
 
 
-async def test_a_line_that_is_never_finished_is_told_and_cut_at_the_grace_time() -> None:
-    """A client in the middle of a line hears ERROR draining before the grace time is over."""
+async def test_unfinished_line_gets_an_error_at_the_grace_time() -> None:
+    """A client within a line gets ERROR draining before the grace time is over."""
     async with serving("--grace", "0.5") as program, await program.connect() as client:
         await client.send_all(b"TI")
         program.process.terminate()
@@ -102,8 +102,8 @@ async def test_a_line_that_is_never_finished_is_told_and_cut_at_the_grace_time()
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_blocked_send_is_cut_at_the_grace_time(path: str) -> None:
-    """A client that does not take its answers holds up the end for the grace time and no longer."""
+async def test_blocked_send_ends_at_the_grace_time(path: str) -> None:
+    """A client that reads no answers delays the end by the grace time at most."""
     patient = serving(path, "--grace", "0.5", "--send-timeout", FOREVER)
     async with patient as program, await program.connect() as client, trio.open_nursery() as nursery:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -117,8 +117,8 @@ async def test_a_blocked_send_is_cut_at_the_grace_time(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_under_full_load_all_that_was_received_is_answered(path: str) -> None:
-    """Requests that had been sent when the signal came are all answered, also on connections still queued."""
+async def test_drain_under_full_load_answers_all_requests(path: str) -> None:
+    """All requests sent before the signal are answered, also on connections in the accept queue."""
     clients, requests = 50, 500
     answered = []
 
@@ -141,8 +141,8 @@ async def test_under_full_load_all_that_was_received_is_answered(path: str) -> N
     assert sent_and_lost(program) == (clients * requests + clients, 0)
 
 
-async def test_clients_that_come_and_go_notice_only_that_the_port_closes() -> None:
-    """While clients connect, ask and close, a stop breaks no answer: each comes whole or not at all."""
+async def test_short_connections_break_no_answer_during_a_stop() -> None:
+    """While clients connect, ask and close, each answer comes whole or not at all."""
     whole, stopping = 0, False
 
     async def come_and_go(program: Program) -> None:
@@ -174,8 +174,8 @@ async def test_clients_that_come_and_go_notice_only_that_the_port_closes() -> No
     ("second", "stage"),
     [(signal.SIGTERM, "draining: not ready"), (signal.SIGINT, "draining: no new clients")],
 )
-async def test_a_second_signal_ends_it_at_once(second: signal.Signals, stage: str) -> None:
-    """A second signal cuts the lame duck delay or the grace time; the exit status is 128 + its number."""
+async def test_second_signal_ends_the_process_at_once(second: signal.Signals, stage: str) -> None:
+    """A second signal ends the lame duck delay or the grace time; the exit status is 128 + its number."""
     lame_duck = FOREVER if stage == "draining: not ready" else "0"
     slow = serving("--grace", FOREVER, "--lame-duck", lame_duck)
     async with slow as program, await program.connect() as client:
@@ -187,8 +187,8 @@ async def test_a_second_signal_ends_it_at_once(second: signal.Signals, stage: st
             assert await program.ended() == 128 + second
 
 
-async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
-    """A reload that fails is counted and logged with its reason in one line; the old settings stay."""
+async def test_reload_of_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    """A failed reload is counted and logged with its reason in one line; the old settings stay."""
     file = tmp_path / "triojam.toml"
     file.write_text("max_connections = 7\n")
     async with serving("--config", str(file)) as program:
@@ -209,8 +209,8 @@ async def test_a_bad_file_changes_nothing(tmp_path: Path) -> None:
         assert (await fetch(program.web, "/readyz")).status == 200
 
 
-async def test_a_good_file_is_applied(tmp_path: Path) -> None:
-    """A reload applies timeouts, limits, log level and zone; what it cannot apply, it names."""
+async def test_reload_applies_a_good_file(tmp_path: Path) -> None:
+    """A reload applies timeouts, limits, log level and zone, and names the settings that need a restart."""
     file = tmp_path / "triojam.toml"
     file.write_text('timezone = "UTC"\nmax_line_bytes = 512\n')
     async with serving("--config", str(file)) as program:
@@ -225,9 +225,7 @@ async def test_a_good_file_is_applied(tmp_path: Path) -> None:
             assert set(entry["changed"]) == {
                 "timezone", "max_connections", "max_line_bytes", "idle_timeout", "log_level",
             }  # fmt: skip
-            assert entry["need_restart"] == [
-                "log_format"
-            ]  # the port is a flag's, which stands above the file
+            assert entry["need_restart"] == ["log_format"]  # the flag for the port overrides the file
             before = datetime.now(ZoneInfo("Etc/GMT+12"))
             answer = await ask(old)
             assert answer[4:6].decode() in (f"{before:%H}", f"{datetime.now(ZoneInfo('Etc/GMT+12')):%H}")
@@ -241,16 +239,16 @@ async def test_a_good_file_is_applied(tmp_path: Path) -> None:
         assert seen.total("triojam_config_reloads_total", result="success") == 1
 
 
-async def test_a_reload_without_a_file_is_harmless() -> None:
-    """SIGHUP to a server without a settings file changes nothing, and is counted as a success."""
+async def test_reload_without_a_file_changes_nothing() -> None:
+    """SIGHUP to a server without a settings file changes nothing and is a success."""
     async with serving() as program:
         program.process.send_signal(signal.SIGHUP)
         entry = await program.logged("settings reloaded")
         assert (entry["changed"], entry["need_restart"]) == ([], [])
 
 
-async def test_reloads_do_not_disturb_a_drain(tmp_path: Path) -> None:
-    """SIGHUP while draining is a reload, not a second signal to stop."""
+async def test_reload_does_not_disturb_a_drain(tmp_path: Path) -> None:
+    """SIGHUP during a drain is a reload, not a second signal to stop."""
     async with serving("--grace", FOREVER) as program, await program.connect() as client:
         await client.send_all(b"TI")
         program.process.terminate()
@@ -263,8 +261,8 @@ async def test_reloads_do_not_disturb_a_drain(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_standstill_costs_nobody_the_answer(path: str) -> None:
-    """What arrives while the process is stopped, beyond every deadline, is answered when it goes on."""
+async def test_stopped_process_answers_everything_afterwards(path: str) -> None:
+    """Requests that arrive while the process is stopped beyond all deadlines are answered after SIGCONT."""
     stopped = 1.5
     async with serving(path, "--idle-timeout", "1", "--line-timeout", "1") as program:
         clients = [await program.connect() for _ in range(60)]
@@ -275,7 +273,7 @@ async def test_a_standstill_costs_nobody_the_answer(path: str) -> None:
         program.process.send_signal(signal.SIGSTOP)
         for number, client in enumerate(clients):
             await client.send_all(b"ME\r\n" if number % 3 == 0 else b"TIME\r\n")
-        await trio.sleep(stopped)  # the standstill is the fault
+        await trio.sleep(stopped)  # longer than both timeouts
         program.process.send_signal(signal.SIGCONT)
         for client in clients:
             assert len(await receive_exactly(client, JAM_BYTES)) == JAM_BYTES
@@ -284,8 +282,8 @@ async def test_a_standstill_costs_nobody_the_answer(path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("first", [b"", b"x\r\n"])
-async def test_a_drain_answers_every_read_of_what_had_arrived(path: str, first: bytes) -> None:
-    """All that was in the socket when the signal came is answered, however many reads that takes."""
+async def test_drain_answers_everything_that_has_arrived(path: str, first: bytes) -> None:
+    """All requests in the socket at the signal are answered, even if that takes several reads."""
     requests = 3731
     async with serving(path, "--grace", FOREVER) as program:
         clients = [await program.connect() for _ in range(8)]
@@ -303,8 +301,8 @@ async def test_a_drain_answers_every_read_of_what_had_arrived(path: str, first: 
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_load_keeps_it_from_stopping(path: str) -> None:
-    """Neither hundreds of silent clients nor others that pipeline without end put off the end of a stop."""
+async def test_load_does_not_delay_the_end(path: str) -> None:
+    """Hundreds of silent clients and others that pipeline without end do not delay the end of the process."""
     grace = 1.0
     async with serving(path, "--grace", str(grace), "--lame-duck", "0") as program:
         silent = [await program.connect() for _ in range(500)]
@@ -316,7 +314,7 @@ async def test_no_load_keeps_it_from_stopping(path: str) -> None:
                 while (await program.scrape()).total(REQUESTS) < 50_000:
                     pass
             program.process.terminate()
-            # Without an end to it, this would take as long as the clients go on.
+            # Without a limit, the drain would last as long as the clients send.
             with trio.fail_after(grace + PATIENCE):
                 await program.process.wait()
             nursery.cancel_scope.cancel()
@@ -325,11 +323,11 @@ async def test_no_load_keeps_it_from_stopping(path: str) -> None:
         assert await program.ended() == 0
     entries = {entry["event"]: datetime.fromisoformat(entry["timestamp"]) for entry in program.log}
     took = entries["stopped"] - entries["draining: not ready"]
-    assert took.total_seconds() < grace + 1 + PATIENCE / 4  # a second, and what a busy machine adds to it
+    assert took.total_seconds() < grace + 1 + PATIENCE / 4  # one second, and the delays of a busy machine
 
 
 async def pipeline(client: trio.SocketStream, first: bytes) -> None:
-    """Ask without end, and read all answers."""
+    """Send requests without end, and read all answers."""
 
     async def read() -> None:
         with suppress(trio.BrokenResourceError):
@@ -344,15 +342,20 @@ async def pipeline(client: trio.SocketStream, first: bytes) -> None:
                 await client.send_all(b"TIME\r\n" * 500)
 
 
-def ignores_hangups(pid: int) -> bool:
-    """Whether the process ignores SIGHUP (proc(5), SigIgn)."""
+def in_mask(pid: int, name: str, signum: signal.Signals) -> bool:
+    """Whether a signal is in a mask of a process: `SigIgn` or `SigCgt` (proc(5))."""
     status = Path(f"/proc/{pid}/status").read_text("ascii")
-    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
-    return bool(int(mask, 16) & 1 << (signal.SIGHUP - 1))
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))
+    return bool(int(mask, 16) & 1 << (signum - 1))
 
 
-async def test_a_reload_that_comes_too_early_or_too_late_is_no_end() -> None:
-    """SIGHUP neither ends a server that is starting nor one that is stopping, and its exit status stays 0."""
+def ignores_hangups(pid: int) -> bool:
+    """Whether the process ignores SIGHUP."""
+    return in_mask(pid, "SigIgn", signal.SIGHUP)
+
+
+async def test_early_and_late_hangups_do_not_end_the_process() -> None:
+    """SIGHUP ends neither a starting nor a stopping server; the exit status is 0."""
     async with launched([*COMMAND, *FREE_PORTS, "--log-format", "json"], {}) as process:
         await until(lambda: ignores_hangups(process.pid))
 
@@ -371,39 +374,32 @@ async def test_a_reload_that_comes_too_early_or_too_late_is_no_end() -> None:
 
 
 async def only_child(pid: int) -> int:
-    """Return the process that a process has started, once it has."""
+    """Wait for the child of a process, and return it."""
     children = trio.Path(f"/proc/{pid}/task/{pid}/children")
     while not (found := await children.read_text("ascii")):
         await trio.lowlevel.checkpoint()
     return int(found)
 
 
-async def test_a_stop_in_the_first_moments_of_process_1() -> None:
-    """As the first process of a container it can be stopped while it is starting, like any other process."""
+async def test_process_1_can_be_stopped_while_it_starts() -> None:
+    """The first process of a container can be stopped while it starts, like any other process."""
     unshare = require_program("unshare", "util-linux")
     if os.geteuid():
         cannot_run("only root makes a PID namespace")
     starting = [unshare, "--pid", "--fork", "--mount-proc", *COMMAND, *FREE_PORTS]
     async with launched(starting, {}) as process:
         child = await only_child(process.pid)
-        await until(lambda: ignores_hangups(child))  # the first that it does; importing is still to come
+        await until(lambda: ignores_hangups(child))  # its first action; the imports come later
         os.kill(child, signal.SIGTERM)
         with trio.fail_after(PATIENCE):
             assert await process.wait() == 128 + signal.SIGTERM
 
 
-def catches_interrupts(pid: int) -> bool:
-    """Whether the process has a handler of its own for SIGINT (proc(5), SigCgt)."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(mask, 16) & 1 << (signal.SIGINT - 1))
-
-
-async def test_an_interrupt_while_starting_ends_it_quietly() -> None:
-    """From the first line of ours on, Ctrl-C while everything is imported ends the process without a word."""
+async def test_interrupt_during_the_imports_prints_nothing() -> None:
+    """Ctrl-C during the imports ends the process and prints nothing."""
     async with launched([*COMMAND, *FREE_PORTS], {}) as process:
-        await until(lambda: catches_interrupts(process.pid))  # Python itself does, as it starts
-        await until(lambda: not catches_interrupts(process.pid))
+        await until(lambda: in_mask(process.pid, "SigCgt", signal.SIGINT))  # Python sets it as it starts
+        await until(lambda: not in_mask(process.pid, "SigCgt", signal.SIGINT))
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert await receive_all(process.stderr) == b""
@@ -411,8 +407,8 @@ async def test_an_interrupt_while_starting_ends_it_quietly() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-async def test_a_second_signal_after_the_drain_is_too_late(signum: signal.Signals) -> None:
-    """Once the last line of the log says that it has stopped, a further signal changes nothing: status 0."""
+async def test_signal_after_the_last_log_line_changes_nothing(signum: signal.Signals) -> None:
+    """A signal after the log line `stopped` changes nothing: the exit status is 0."""
     async with serving() as program:
         program.process.send_signal(signum)
         await program.logged("stopped")

@@ -1,4 +1,4 @@
-"""A server on a terminal: what a person reads from its start to its end."""
+"""A server on a terminal: the text from its start to its end."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 import trio
 
 from tests.helpers.program import COMMAND, FREE_PORTS, launched, serving
@@ -24,13 +25,14 @@ class Terminal:
     def __init__(self, stream: trio.lowlevel.FdStream, process: trio.Process) -> None:
         self._stream = stream
         self.process = process
-        self.text = ""
+        self.raw = self.text = ""
 
     async def shows(self, pattern: str) -> re.Match[str]:
         """Wait until a pattern is on the screen."""
         with trio.fail_after(PATIENCE):
             while (match := re.search(pattern, self.text)) is None:
-                self.text += ESCAPES.sub("", (await self._stream.receive_some()).decode())
+                self.raw += (await self._stream.receive_some()).decode()
+                self.text = ESCAPES.sub("", self.raw)
         return match
 
 
@@ -46,6 +48,19 @@ async def on_terminal(*words: str, **variables: str) -> AsyncIterator[Terminal]:
             yield Terminal(stream, process)
     finally:
         os.close(slave)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+async def test_log_on_a_terminal_has_colours_unless_it_is_json(log_format: str) -> None:
+    """On a terminal the log is coloured text; --log-format json gives one object a line."""
+    words = ["--log-format", "json"] if log_format == "json" else []
+    async with on_terminal(*FREE_PORTS, *words) as terminal:
+        await terminal.shows("serving")
+        terminal.process.terminate()
+        await terminal.shows(r"stopped.*\n")
+        assert await terminal.process.wait() == 0
+    assert ("\x1b[" in terminal.raw) == (log_format == "console")
+    assert {line.startswith("{") for line in terminal.text.splitlines()} == {log_format == "json"}
 
 
 async def test_the_start_is_one_line_in_local_time() -> None:
@@ -70,7 +85,9 @@ async def test_the_first_ctrl_c_says_that_a_second_ends_at_once() -> None:
             await client.send_all(b"TIME\r\nTI")
             assert (await client.receive_some()).startswith(b"JAM ")
             terminal.process.send_signal(signal.SIGINT)
-            await terminal.shows(r"stopping: the clients \(1 connected\) have up to 600 s; a second Ctrl-C ends")
+            await terminal.shows(
+                r"stopping: the clients \(1 connected\) have up to 600 s; a second Ctrl-C ends"
+            )
             terminal.process.send_signal(signal.SIGINT)
             with trio.fail_after(PATIENCE):
                 assert await terminal.process.wait() == 128 + signal.SIGINT

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from triojam.cli.common import Commands, NotNegative, Positive, make_app_of, register_all
 
-# Those of faults.FAULTS; a test holds them together, as importing them here would slow down --help.
+# The names of faults.FAULTS, held together by a test: importing them here would slow down --help.
 FaultName = Literal["slow-clients", "garbage", "resets", "flood", "clock", "pause"]
 
 
@@ -26,31 +26,29 @@ def lab(
     fault: Annotated[
         tuple[FaultName, ...],
         Parameter(
-            negative="",
-            show_default=False,
-            help="What is to go wrong; more of them come one after the other.",
+            negative="", show_default=False, help="A fault to cause; several come one after the other."
         ),
     ] = (),
     fault_after: Annotated[
         float,
         NotNegative,
-        Parameter(help="Seconds until a fault, from the start or the end of the last one."),
+        Parameter(help="Seconds before a fault, from the start or from the end of the last fault."),
     ] = 15.0,
     fault_for: Annotated[float, Positive, Parameter(help="Seconds that a fault lasts.")] = 40.0,
     duration: Annotated[
         float | None, Positive, Parameter(help="Seconds until the end; without it, until Ctrl-C.")
     ] = None,
-    rate: Annotated[float, Positive, Parameter(help="Requests a second, a few of them bad ones.")] = 50.0,
+    rate: Annotated[float, Positive, Parameter(help="Requests a second; a few of them are bad.")] = 50.0,
     speed: Annotated[
-        float, Positive, Parameter(help="How many times as fast as in earnest the rules are; 1 as they come.")
+        float, Positive, Parameter(help="How many times faster the alert rules run; 1 is their own speed.")
     ] = 15.0,
 ) -> int:
-    """Start a server with all that watches it, and a gentle load, to look on.
+    """Start a server with everything that watches it, and a gentle load.
 
-    Brings up Prometheus with the rules that come with triojam, Alertmanager, whose alerts are printed, and
-    Grafana with the dashboards, if it is installed; all on free ports of loopback and in a temporary
-    directory, which is gone at the end. Exit status: 0 at the end of --duration, 1 if a program is missing
-    or fails, 130 if interrupted.
+    Starts Prometheus with the rules of triojam, Alertmanager, whose alerts are printed, and Grafana with the
+    dashboards, if it is installed: all on free ports of loopback and in a temporary directory, which is
+    removed at the end. Exit status: 0 at the end of --duration, 1 if a program is missing or fails, 130 if
+    interrupted.
     """
     from triojam.lab.run import LabPlan, run  # noqa: PLC0415  # --help is quicker without
 

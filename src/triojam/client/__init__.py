@@ -1,4 +1,4 @@
-"""The clients `ask` and `watch`: one connection, an exact offset, and how answers are shown.
+"""The clients `ask` and `watch`: one connection to a server, its clock's offset, and how answers are shown.
 
-Many requests at once are `load`.
+The client for many requests is `load`.
 """

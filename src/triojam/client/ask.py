@@ -1,18 +1,17 @@
-"""Asks one server, or several at once, for their time."""
+"""Asks one server, or several at once, for the time."""
 
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Any
 
 import trio
 
 from triojam.client.session import DEFAULT_PORT, Answer, AskError, Target, connect
 
 
-async def ask(  # noqa: PLR0913  # what can be asked for has defaults
+async def ask(  # noqa: PLR0913  # every option has a default
     host: str,
     port: int = DEFAULT_PORT,
     *,
@@ -21,10 +20,11 @@ async def ask(  # noqa: PLR0913  # what can be asked for has defaults
     zone: tzinfo | None = None,
     now: Callable[[], float] = time.time,
 ) -> Answer:
-    """Ask a server for its time, once.
+    """Ask a server for the time, once.
 
-    patience: for the connection, and then for the answer, in seconds. tls: how to encrypt; None = not.
-    zone: the time zone that the server answers in; None = this machine's. now: this machine's clock.
+    patience: how long to wait for the connection, and then for the answer, in seconds. tls: encrypts the
+    connection; None = plain TCP. zone: the time zone of the answers; None = this machine's. now: this
+    machine's clock.
 
     Raises AskError.
     """
@@ -34,7 +34,7 @@ async def ask(  # noqa: PLR0913  # what can be asked for has defaults
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions:
-    """How servers are asked. Durations are in seconds; `ask` says what each field means."""
+    """How servers are asked. precise: find the offset to a fraction of a second. The others: see `ask`."""
 
     precise: bool = False
     patience: float = 5.0
@@ -42,14 +42,14 @@ class AskOptions:
     zone: tzinfo | None = None
 
     async def ask(self, target: Target) -> Answer | AskError:
-        """Ask one server, and return what it said or why it did not."""
-        options: dict[str, Any] = {"patience": self.patience, "tls": self.tls, "zone": self.zone}
+        """Ask one server, and return its answer, or the error that says why there is none."""
         try:
-            if not self.precise:
-                return await ask(target.host, target.port, **options)
-            from triojam.client.precise import ask_precisely  # noqa: PLC0415  # a plain `ask` starts quicker
+            async with await connect(target, patience=self.patience, tls=self.tls) as session:
+                if not self.precise:
+                    return await session.ask(patience=self.patience, zone=self.zone)
+                from triojam.client.precise import find_offset  # noqa: PLC0415  # a plain `ask` starts faster
 
-            return await ask_precisely(target.host, target.port, **options)
+                return await find_offset(session, patience=self.patience, zone=self.zone)
         except AskError as exc:
             return exc
 
@@ -57,11 +57,11 @@ class AskOptions:
 Outcomes = list[Answer | AskError | None]
 
 
-async def ask_all(targets: Sequence[Target], manner: AskOptions, outcomes: Outcomes) -> None:
-    """Ask all servers at once; fills `outcomes`, in the order of the targets, as they come."""
+async def ask_all(targets: Sequence[Target], options: AskOptions, outcomes: Outcomes) -> None:
+    """Ask all servers at once; sets each of `outcomes`, in the order of the targets, when it is known."""
 
     async def ask_one(place: int, target: Target) -> None:
-        outcomes[place] = await manner.ask(target)
+        outcomes[place] = await options.ask(target)
 
     async with trio.open_nursery() as nursery:
         for place, target in enumerate(targets):

@@ -1,5 +1,6 @@
-"""The command `ask`: several servers at once, a line for each."""
+"""Results of clients as text: the lines of `ask`, and the numbers of every client."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,24 +10,22 @@ from triojam.client.session import Answer, AskError, Target
 
 
 def render(targets: Sequence[Target], outcomes: Outcomes) -> str:
-    """Render a line for each server, their columns aligned."""
+    """Render a line for each server, with aligned columns."""
     rows = [
-        (str(target), *cells(outcome)) if isinstance(outcome, Answer) else (str(target), _why(outcome))
+        (str(target), *(cells(outcome) if isinstance(outcome, Answer) else (_why(outcome),)))
         for target, outcome in zip(targets, outcomes, strict=True)
     ]
-    full = [row for row in rows if len(row) > 2]
-    widths = [max(len(row[0]) for row in rows)]
-    widths += [max(len(row[column]) for row in full) for column in range(1, 5)] if full else []
+    answered = [row for row in rows if len(row) > 2]
+    widths = [max(map(len, column)) for column in zip(*answered, strict=True)] or [0, 0]
+    widths[0] = max(len(row[0]) for row in rows)
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
-        if len(row) > 2
-        else f"{row[0]:{widths[0]}}  {row[1]}"
         for row in rows
     )
 
 
 def cells(answer: Answer) -> tuple[str, str, str, str]:
-    """Render what a server said: time, offset, round trip and address."""
+    """Render an answer: time, offset, round trip and address."""
     return (
         answer.time,
         format_offset(answer.offset, answer.bound),
@@ -36,27 +35,21 @@ def cells(answer: Answer) -> tuple[str, str, str, str]:
 
 
 def as_json(targets: Sequence[Target], outcomes: Outcomes) -> str:
-    """Render the same for programs."""
-    import json  # noqa: PLC0415  # as above
-
-    return json.dumps(
-        [
-            {"server": str(target)}
-            | (
-                asdict(outcome)
-                if isinstance(outcome, Answer)
-                else {"error": type(outcome).__name__, "reason": _why(outcome)}
-            )
-            for target, outcome in zip(targets, outcomes, strict=True)
-        ],
-        indent=2,
-    )
+    """Render the outcomes for programs."""
+    data = []
+    for target, outcome in zip(targets, outcomes, strict=True):
+        if isinstance(outcome, Answer):
+            data.append({"server": str(target), **asdict(outcome)})
+        else:
+            error = type(outcome).__name__
+            data.append({"server": str(target), "error": error, "reason": _why(outcome)})
+    return json.dumps(data, indent=2)
 
 
 def format_offset(offset: float, bound: float) -> str:
-    """Render an offset and how far it may be off, with no more digits than are known.
+    """Render an offset and its bound, with no more digits than are known.
 
-    The bound is rounded up, and has room for the rounding of the offset.
+    The bound is rounded up, and includes the rounding of the offset.
     """
     unit, size = ("ms", 1e3) if bound < 0.1 and abs(offset) < 1 else ("s", 1.0)
     digits = max(0 if unit == "ms" else 1, 1 - math.floor(math.log10(max(bound * size, 1e-4))))
@@ -70,11 +63,10 @@ def format_seconds(seconds: float) -> str:
     """Render a duration with three digits, in the unit that fits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
-            return (
-                f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:,.0f} {unit}"
-            )
+            number = seconds / size
+            return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
 
 
-def _why(outcome: Answer | AskError | None) -> str:
+def _why(outcome: AskError | None) -> str:
     return "interrupted" if outcome is None else str(outcome)

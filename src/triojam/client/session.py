@@ -1,7 +1,7 @@
-"""A client's connection to a time server, and in words why there is no answer.
+"""A client's connection to a time server, and the error for each reason why there is no answer.
 
-An answer carries whole seconds, and no date. So an offset between two clocks is known from one answer to
-half a second and half the round trip, and only within twelve hours either way.
+An answer carries whole seconds, and no date. So one answer gives the offset between two clocks to half a
+second and half the round trip, and only within twelve hours either way.
 """
 
 import os
@@ -25,7 +25,7 @@ from triojam.errors import leaves
 
 DEFAULT_PORT = 45000
 
-# No line of the protocol is nearly as long.
+# Longer than any answer of the protocol.
 _LONGEST_ANSWER = 512
 _UNMASK_SECONDS = 0.5
 # The first two bytes of a TLS record: an alert or a handshake (RFC 8446, section 5.1).
@@ -33,19 +33,19 @@ _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 
 
 class AskError(Exception):
-    """A server gave no time, and the text says why. Each subclass is one kind of reason."""
+    """A server gave no time; the text says why. Each subclass is one kind of reason."""
 
 
 class UnreachableError(AskError):
-    """There is no connection to be had."""
+    """No connection could be opened."""
 
 
 class SilentError(AskError):
-    """Nothing, or only a part of an answer, came in time."""
+    """No complete answer arrived in time."""
 
 
 class ClosedError(AskError):
-    """The connection ended before the answer was there."""
+    """The connection ended before the answer was complete."""
 
 
 class RefusedError(AskError):
@@ -53,27 +53,27 @@ class RefusedError(AskError):
 
 
 class StrangerError(AskError):
-    """What answers speaks something else."""
+    """The server speaks another protocol."""
 
 
 class WrongTimeError(AskError):
-    """The answer is a time that no clock shows, or does not fit the answers before it."""
+    """The answer is not a time of day, or contradicts earlier answers."""
 
 
 class UntrustedError(AskError):
-    """TLS failed: the certificate is not trusted, or is another host's."""
+    """The certificate is not trusted, or belongs to another host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server to ask: a name or an address, and a TCP port."""
+    """The address of a server: a host name or an IP address, and a TCP port."""
 
     host: str
     port: int = DEFAULT_PORT
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read HOST, HOST:PORT, an IPv6 address, or one in brackets with a port.
+        """Parse HOST, HOST:PORT, an IPv6 address, or [IPv6]:PORT.
 
         Raises ValueError that says what is expected.
         """
@@ -95,10 +95,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said, and what follows from it. Durations are in seconds.
+    """A server's answer, and what follows from it. Durations are in seconds.
 
-    time: as said, hh:mm:ss. offset: how far the server's clock is ahead of this machine's; the truth is
-    within `bound` of it. round_trip: from before the request to after the answer. address: as connected.
+    time: hh:mm:ss, as the server sent it. offset: how far the server's clock is ahead of this machine's; the
+    true offset is within `bound` of it. round_trip: from before the request to after the answer. address: the
+    server's IP address and port.
     """
 
     time: str
@@ -109,9 +110,9 @@ class Answer:
 
 
 class Session:
-    """A connection to a time server: requests go out, seconds of its day come back, in order.
+    """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
-    address: as connected, for people; socket_address: the same for the operating system.
+    address: the server's address as text. socket_address: the same as a socket address.
     """
 
     def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
@@ -124,13 +125,13 @@ class Session:
         return self
 
     async def __aexit__(self, *_args: object) -> None:
-        # An orderly end of TLS would have to wait for the other side's.
+        # An orderly end of TLS would wait for the server.
         await trio.aclose_forcefully(self._stream)
 
     async def ask(
         self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
     ) -> Answer:
-        """Do as the function `ask` does, on this connection. Raises AskError."""
+        """Ask for the time; `triojam.client.ask.ask` describes the parameters. Raises AskError."""
         asked, began = now(), time.perf_counter()
         await self.send()
         try:
@@ -144,16 +145,16 @@ class Session:
 
     async def send(self, data: bytes = REQUEST) -> None:
         """Send one request. Raises AskError."""
-        with _in_words():
+        with _as_ask_errors():
             await self._stream.send_all(data)
 
     async def receive(self, patience: float) -> int:
-        """Return the second of the day that the next answer says. Raises AskError."""
+        """Return the second of the day in the next answer. Raises AskError."""
         with trio.move_on_after(patience):
             while b"\n" not in self._received:
                 if len(self._received) > _LONGEST_ANSWER:
                     return read_answer(self._received)
-                with _in_words():
+                with _as_ask_errors():
                     data = await self._stream.receive_some()
                 if not data:
                     raise ClosedError(_unfinished(self._received, "closed the connection"))
@@ -163,17 +164,14 @@ class Session:
         raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
 
     async def unmask(self) -> None:
-        """Find out whether a silent server waits for the rest of an HTTP request. Raises StrangerError."""
+        """Check whether a silent server is waiting for the rest of an HTTP request. Raises StrangerError."""
         with suppress(SilentError, ClosedError):
             await self.send(b"\r\n")
             await self.receive(_UNMASK_SECONDS)
 
 
 async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None) -> Session:
-    """Connect to a name's addresses as RFC 8305 has it, and shake hands if there is to be TLS.
-
-    Raises AskError.
-    """
+    """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given. Raises AskError."""
     with trio.move_on_after(patience):
         try:
             tcp = await trio.open_tcp_stream(target.host, target.port)
@@ -181,23 +179,20 @@ async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext 
             raise UnreachableError(_reasons(exc)) from exc
         stream: trio.abc.Stream = tcp
         try:
-            address = tcp.socket.getpeername()
-            if tls is not None:
-                secured = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
-                with _in_words():
-                    await secured.do_handshake()
-                stream = secured
-        except BaseException as exc:
+            with _as_ask_errors():
+                address = tcp.socket.getpeername()
+                if tls is not None:
+                    stream = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
+                    await stream.do_handshake()
+        except BaseException:
             await trio.aclose_forcefully(tcp)
-            if isinstance(exc, OSError):  # it is gone already
-                raise ClosedError("reset the connection") from exc
             raise
         return Session(stream, address)
     raise UnreachableError(f"no connection within {patience:g} s")
 
 
 def read_answer(line: bytes) -> int:
-    """Return the second of the day that an answer line says. Raises AskError."""
+    """Return the second of the day in an answer line. Raises AskError."""
     if (second := read_jam(line)) is not None:
         return second
     if re.fullmatch(rb"JAM \d\d:\d\d:\d\d\r\n", line):
@@ -212,7 +207,7 @@ def read_answer(line: bytes) -> int:
 
 
 def _with_scope(address: tuple[str | int, ...]) -> str:
-    """Render a socket address; one that is local to a link says which."""
+    """Render a socket address; a link-local one with the name of its interface."""
     host, port, *more = address
     scope = int(more[1]) if len(more) > 1 else 0
     return format_address((f"{host}%{socket.if_indextoname(scope)}" if scope else host, port))
@@ -226,16 +221,16 @@ def _is_ipv6(text: str) -> bool:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """Turn the ways in which a stream breaks into AskErrors."""
+def _as_ask_errors() -> Iterator[None]:
+    """Turn the errors of a broken connection into AskErrors."""
     try:
         yield
-    except trio.BrokenResourceError as exc:
+    except (OSError, trio.BrokenResourceError) as exc:
         cause = exc.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise UntrustedError(f"its certificate is not trusted: {cause.verify_message}") from exc
         if isinstance(cause, ssl.SSLError):
-            raise StrangerError("does not speak TLS, or none that is safe") from exc
+            raise StrangerError("does not speak TLS, or only an unsafe version") from exc
         raise ClosedError("reset the connection") from exc
 
 
@@ -250,15 +245,12 @@ def _shown(received: bytes) -> str:
 
 
 def _reasons(exc: BaseException) -> str:
-    """Say in words why no address could be connected to."""
-    words = dict.fromkeys(
-        _words(leaf) for leaf in leaves(exc.__cause__ or exc)
-    )  # Trio's is a summary of all attempts
-    return ", ".join(words)
+    """Say why each of the host's addresses failed; Trio's own text is only a summary."""
+    return ", ".join(dict.fromkeys(map(_reason, leaves(exc.__cause__ or exc))))
 
 
-def _words(exc: BaseException) -> str:
+def _reason(exc: BaseException) -> str:
     text = str(exc)
-    if isinstance(exc, OSError) and exc.errno:  # Trio puts the address into it
+    if isinstance(exc, OSError) and exc.errno:  # Trio's text would have the address in it
         text = (exc.strerror if isinstance(exc, socket.gaierror) else None) or os.strerror(exc.errno)
     return text[:1].lower() + text[1:]

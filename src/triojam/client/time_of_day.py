@@ -1,4 +1,4 @@
-"""Times of day in seconds since midnight, and differences between them around the clock."""
+"""Times of day, in seconds since midnight, and differences between them."""
 
 from datetime import datetime, tzinfo
 
@@ -12,7 +12,7 @@ def second_of_day(epoch: float, zone: tzinfo | None) -> float:
 
 
 def fold(seconds: float) -> float:
-    """Return a difference of two times of day as the shorter way around the clock."""
+    """Return the difference of two times of day, between -12 and +12 hours."""
     return (seconds + DAY / 2) % DAY - DAY / 2
 
 

@@ -1,4 +1,4 @@
-"""The command `watch`: servers asked again and again; a live table on a terminal, plain lines elsewhere."""
+"""The command `watch`: asks servers repeatedly; shows a live table on a terminal, plain lines elsewhere."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ SPARKLINE_LENGTH = 24
 
 @dataclass
 class Watched:
-    """A server, what it said last, and how it has done. round_trips: of the answers, in seconds."""
+    """A server, its last outcome, and all outcomes in numbers. round_trips: of all answers, in seconds."""
 
     target: Target
     last: Answer | AskError | None = None
@@ -31,7 +31,7 @@ class Watched:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=SPARKLINE_LENGTH))
 
     def add(self, outcome: Answer | AskError) -> None:
-        """Take what became of another request."""
+        """Add the outcome of a request."""
         self.last = outcome
         if isinstance(outcome, Answer):
             self.round_trips.append(outcome.round_trip)
@@ -42,19 +42,19 @@ class Watched:
 
 async def watch(
     servers: Sequence[Watched],
-    manner: AskOptions,
+    options: AskOptions,
     show: Callable[[Watched], None],
     *,
     interval: float,
     count: int | None,
 ) -> None:
-    """Ask each server every `interval` seconds, `count` times or for ever, and show each outcome."""
+    """Ask each server every `interval` seconds, `count` times or without end, and show each outcome."""
 
     async def follow(server: Watched) -> None:
         due = trio.current_time()
         while count is None or len(server.round_trips) + server.failed < count:
             await trio.sleep_until(due)
-            server.add(await manner.ask(server.target))
+            server.add(await options.ask(server.target))
             show(server)
             due = max(due + interval, trio.current_time())
 
@@ -65,7 +65,7 @@ async def watch(
 
 @contextmanager
 def view(servers: Sequence[Watched], console: Console) -> Iterator[Callable[[Watched], None]]:
-    """Open what shows each outcome: a table that is drawn anew, or a line each where that cannot be."""
+    """Yield a function that shows an outcome: on a terminal in a live table, elsewhere as a line."""
     if not console.is_terminal:
         yield lambda server: print(plain_line(server), file=console.file, flush=True)
         return
@@ -78,21 +78,19 @@ def table(servers: Sequence[Watched]) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for heading in ("server", "time", "offset", "round trip"):
         drawn.add_column(heading, no_wrap=True)
-    drawn.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)  # it gives way on a narrow terminal
+    drawn.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)  # cut on a narrow terminal
     for heading in ("answered", "failed"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for server in servers:
-        now, trend = ["", "", ""], ""
-        if isinstance(server.last, Answer):
-            now = [server.last.time, format_offset(server.last.offset, server.last.bound)]
-            now.append(format_seconds(server.last.round_trip))
-            trend = sparkline(server.recent)
-        elif server.last is not None:
-            trend = str(server.last)
-        # What a server said, and IPv6 addresses in brackets, are not rich's markup.
-        texts = map(Text, (str(server.target), *now, trend))
+        last = server.last
+        if isinstance(last, Answer):
+            offset, round_trip = format_offset(last.offset, last.bound), format_seconds(last.round_trip)
+            shown = (last.time, offset, round_trip, sparkline(server.recent))
+        else:
+            shown = ("", "", "", str(last or ""))
+        # Text, as rich would read markup in an answer or in the brackets of an IPv6 address.
         drawn.add_row(
-            *texts,
+            *map(Text, (str(server.target), *shown)),
             f"{len(server.round_trips):,}",
             Text(f"{server.failed:,}", style="red" if server.failed else ""),
         )
@@ -100,13 +98,13 @@ def table(servers: Sequence[Watched]) -> Table:
 
 
 def plain_line(server: Watched) -> str:
-    """Render what a server said last."""
-    said = cells(server.last)[:3] if isinstance(server.last, Answer) else (str(server.last),)
-    return "  ".join((str(server.target), *said))
+    """Render a server's last outcome."""
+    shown = cells(server.last)[:3] if isinstance(server.last, Answer) else (str(server.last),)
+    return "  ".join((str(server.target), *shown))
 
 
 def summary(servers: Sequence[Watched]) -> str:
-    """Render how each server has done in all."""
+    """Render the totals of each server."""
     lines = []
     for server in servers:
         line = f"{server.target}: {len(server.round_trips):,} answered, {server.failed:,} failed"
@@ -118,6 +116,6 @@ def summary(servers: Sequence[Watched]) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Render numbers as bars between 0 and the largest."""
+    """Render numbers as bars; the largest number has the highest bar."""
     largest = max(values, default=0.0) or 1.0
     return "".join(SPARKS[round(value / largest * (len(SPARKS) - 1))] for value in values)

@@ -1,5 +1,5 @@
-"""What decides and counts: the protocol, admission, counters and their labels, addresses as text.
+"""The decisions and the counts: the protocol, admission, counters and their labels, addresses as text.
 
-No I/O and no clock: times, addresses and bytes are passed in. It imports the standard library only. Sockets
-and tasks are in `serving`.
+There is no I/O and no clock here: times, addresses and bytes are passed in. The package imports the standard
+library only. Sockets and tasks are in `serving`.
 """

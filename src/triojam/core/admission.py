@@ -1,9 +1,9 @@
-"""Who may connect, with how many connections, and how often ask: decisions only.
+"""Decides which addresses may connect, how many connections a source may have, and how often it may ask.
 
-No I/O and no clock: addresses and the time are passed in. A *source* is an IPv4 address or an IPv6 /64, the
-least that one customer is given (RFC 6177), so that nobody is a new source for each of 2**64 addresses. The
-table of sources has a fixed size, and the least recently used one gives way; without limits by source, there
-is no table at all.
+A *source* is an IPv4 address or an IPv6 /64. A /64 is the smallest network that a provider gives to a
+customer (RFC 6177), so a client cannot become a new source with each of its 2**64 addresses. The table of
+sources has a fixed size; the least recently used source is forgotten. Without limits by source, there is no
+table.
 """
 
 from collections import OrderedDict
@@ -17,20 +17,20 @@ from triojam.core.reasons import Refusal
 Network = IPv4Network | IPv6Network
 
 MOST_SOURCES = 65_536
-# A source with open connections is in use: so many of them are passed over before one of them is put out.
+# Sources with open connections are kept longer: an eviction skips up to this many of them.
 PASSED_OVER = 8
 
-# IPv4-mapped addresses (RFC 4291, 2.5.5.2) are what a socket for both families says of an IPv4 client.
+# A socket for both families shows IPv4 clients with IPv4-mapped addresses (RFC 4291, 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
 _MAPPED_BITS = 96
 _SOURCE_BYTES = 8  # of an IPv6 address: a /64
 
-# Requests are let through that are early by no more than rounding, in seconds.
+# A request may be early by rounding errors, in seconds.
 _ROUNDING = 1e-6
 
 
 class Source:
-    """What is known of one source. connections: open now. due: when its bucket will be full, in seconds."""
+    """One source. connections: open now. due: when its bucket will be full, in seconds."""
 
     __slots__ = ("connections", "due")
 
@@ -39,18 +39,18 @@ class Source:
         self.due = 0.0
 
 
-# Stands for every source while nothing is limited by source.
+# Stands for every source while there are no limits by source.
 ANYONE = Source()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Who is let in, and how much of the service one source may have.
+    """Which addresses are admitted, and the limits of one source.
 
-    allow, deny: the longest network that holds an address decides; without one, the address is denied if
-        anything is allowed by name.
+    allow, deny: the longest network that contains an address decides. An address in none of them is denied if
+        `allow` has any network.
     connections_per_source: open at once; 0 = no limit.
-    rate_per_source: requests a second in the long run; 0 = no limit. burst_per_source: at once.
+    rate_per_source: requests a second in the long run; 0 = no limit. burst_per_source: requests at once.
     """
 
     allow: tuple[Network, ...] = ()
@@ -73,10 +73,10 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 class Admission:
-    """Decides by a policy, which may be replaced at any time. Times are in seconds, on any one clock.
+    """Decides by a policy, which may be replaced at any time. Times are in seconds, all on the same clock.
 
-    own: host and port of this process's own clients, which are let in whatever the policy.
-    evictions: how many sources gave way to others in a full table.
+    own: host and port of this process's own clients. They are admitted whatever the policy says.
+    evictions: how many sources were forgotten because the table was full.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -86,7 +86,7 @@ class Admission:
         self.set_policy(policy)
 
     def set_policy(self, policy: Policy) -> None:
-        """Decide by `policy` from now on. What is known of the sources stays, if any has a limit."""
+        """Decide by `policy` from now on. The known sources stay, if there are limits by source."""
         self._policy = policy
         self._networks = _Networks(policy)
         self.limits_rate = policy.rate_per_source > 0
@@ -94,14 +94,14 @@ class Admission:
         self._interval = 1 / policy.rate_per_source if self.limits_rate else 0.0
         self._tolerance = self._interval * policy.burst_per_source + _ROUNDING
         if not self.limits_sources:
-            # Connections that are counted are not counted again, should limits come back: their sources stay.
+            # Sources with counted connections stay: if limits come back, these are not counted a second time.
             used = {key: source for key, source in self._sources.items() if source.connections}
             self._sources = OrderedDict(used)
 
     def refusal(self, host: str, *, full: bool) -> Refusal | None:
-        """Return why a new connection from `host`, an IP address, is to be refused, or None.
+        """Return why a new connection from `host`, an IP address, must be refused, or None.
 
-        full: whether as many connections are open as there may be.
+        full: whether the limit of open connections is reached.
         """
         busy = Refusal.BUSY if full else None
         if not (self._networks or self.limits_sources):
@@ -114,7 +114,7 @@ class Admission:
         return Refusal.PER_SOURCE if most and source is not None and source.connections >= most else busy
 
     def enter(self, host: str) -> Source:
-        """Count a connection from `host`, until it leaves."""
+        """Count a connection from `host` until `leave` is called with the returned source."""
         if not self.limits_sources:
             return ANYONE
         key = _key(_packed(host))
@@ -129,16 +129,16 @@ class Admission:
         return source
 
     def leave(self, source: Source) -> None:
-        """Take off a connection that `enter` counted; it has ended."""
+        """Uncount a connection that `enter` counted; it has ended."""
         if source is not ANYONE:
             source.connections -= 1
 
     def permits(self, source: Source, now: float) -> int:
-        """Return for how many requests that came `now` there are tokens in the bucket of their source."""
+        """Return how many requests the bucket of a source permits `now`."""
         return max(int((now + self._tolerance - max(source.due, now)) / self._interval), 0)
 
     def spend(self, source: Source, requests: int, now: float) -> None:
-        """Take a token for each of `requests` that came `now`, which must be permitted."""
+        """Take a token for each of `requests` that came `now`; they must be permitted."""
         source.due = max(source.due, now) + requests * self._interval
 
     def take(self, source: Source, now: float) -> bool:
@@ -151,14 +151,14 @@ class Admission:
     def beyond_rate(
         self, asking: Iterable[tuple[int, int]], sources: Mapping[int, Source], now: float
     ) -> list[tuple[int, int]]:
-        """Take tokens for many clients' requests, and return those for which there are too few.
+        """Take tokens for the requests of many clients; return the clients whose bucket has too few.
 
-        asking: for each client, how many requests came `now`; either a token is taken for each, or none.
-        sources: of the clients, but for those that nothing limits.
+        asking: each client, and how many requests it sent; a token is taken for each request, or for none.
+        sources: the sources of the clients that have limits.
 
-        A bucket is a single number, when it will be full again (the virtual scheduling of ITU-T I.371): each
-        request puts that off by the time in which its token comes back. All at once, because a call for each
-        client would cost as much again as everything that the fast lane does in Python for a request.
+        A bucket is one number: the time when it will be full again (virtual scheduling, ITU-T I.371). Each
+        request delays that time by one interval. One call handles all clients, because a call for each client
+        would double the cost of a request in the fast lane.
         """
         interval, latest = self._interval, now + self._tolerance
         beyond = []
@@ -166,7 +166,7 @@ class Admission:
             source = sources.get(client)
             if source is not None:
                 due = source.due
-                if due < now:  # noqa: PLR1730  # max() is a call for each client, again
+                if due < now:  # noqa: PLR1730  # max() would be a call for each client
                     due = now
                 due += requests * interval
                 if due > latest:
@@ -186,11 +186,11 @@ class Admission:
 
 
 class _Networks:
-    """Which of the networks that hold an address is the longest. False if there are none at all."""
+    """Finds the longest network that contains an address. False if there are no networks."""
 
     def __init__(self, policy: Policy) -> None:
         self._otherwise = not policy.allow
-        # For each size of address, in bits: prefix lengths, the longest first, and their networks' verdicts.
+        # By address size in bits, then by prefix length (the longest first), then by network prefix.
         self._verdicts: dict[int, dict[int, dict[int, bool]]] = {}
         self._add(policy.allow, verdict=True)
         self._add(policy.deny, verdict=False)
@@ -201,7 +201,7 @@ class _Networks:
         return bool(self._verdicts)
 
     def admit(self, address: bytes) -> bool:
-        """Whether an address, in network byte order, is let in."""
+        """Whether an address, in network byte order, is admitted."""
         size = len(address) * 8
         number = int.from_bytes(address)
         for length, verdicts in self._verdicts.get(size, {}).items():
@@ -218,7 +218,7 @@ class _Networks:
 
 
 def _packed(host: str) -> bytes:
-    """Return an address as 4 or 16 bytes; one that is no address, as none at all."""
+    """Return an address as 4 or 16 bytes; text that is not an address gives no bytes."""
     try:
         if ":" not in host:
             return inet_pton(AF_INET, host)

@@ -1,7 +1,7 @@
-"""What is counted: plain integers that the serving path adds to. They become samples only at a scrape.
+"""The counters: plain integers that the serving path adds to. They become samples only at a scrape.
 
-The identity: whenever nothing is in flight, requests = responses + rejected + send errors. And once every
-connection has ended, the disconnects add up to the connections that were not refused.
+The identity: whenever nothing is in flight, requests = responses + rejected + send errors. After every
+connection has ended, the sum of the disconnects is the number of connections that were not refused.
 """
 
 from bisect import bisect_left
@@ -23,21 +23,21 @@ from triojam.core.reasons import (
 
 Label = TypeVar("Label", bound=StrEnum)
 
-# An answer takes about 50 µs in hand on an idle machine; a second is a stall.
+# An idle machine answers within about 50 µs; a second is a stall.
 REQUEST_BUCKETS = (
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 )  # fmt: skip
-# A line in pieces: from two segments on a LAN to the line deadline and beyond.
+# A line in pieces takes from two segments on a LAN to more than the line deadline.
 RECEIVE_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-# From timer noise to a loop that stands still.
+# From timer noise to a blocked loop.
 LAG_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class Histogram:
     """Observations in seconds, by bucket.
 
-    counts: one for each bound, of the observations at most that bound and above the one before, and a
-    last one for those above all.
+    counts: for each bound, the observations up to it and above the previous bound; the last count is for
+    observations above all bounds.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -54,7 +54,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many observations there were."""
+        """The number of observations."""
         return sum(self.counts)
 
 
@@ -63,7 +63,7 @@ def _zeros(labels: Iterable[Label]) -> dict[Label, int]:
 
 
 class Counters:
-    """Everything that one server counts, and the gauges that are set rather than read."""
+    """The counters of one server, and the gauges that the server sets."""
 
     __slots__ = (
         "accept_errors",
@@ -113,7 +113,7 @@ class Counters:
         self.loop_lag = Histogram(LAG_BUCKETS)
 
     def totals(self) -> dict[str, int]:
-        """Return the running totals that a person asks for first, by name."""
+        """Return the most important totals, by name."""
         return {
             "requests": self.requests,
             "responses": self.responses,
@@ -124,21 +124,21 @@ class Counters:
 
     @property
     def unaccounted(self) -> int:
-        """Requests in flight: 0 whenever nothing is."""
+        """The requests in flight."""
         totals = self.totals()
         return totals["requests"] - totals["responses"] - totals["rejected"] - totals["send_errors"]
 
     def opened(self) -> None:
-        """A connection was accepted and admitted; whoever serves it calls `closed` once."""
+        """Count a connection that was admitted; `closed` must be called for it once."""
         self.connections += 1
         self.connections_open += 1
 
     def refused(self, reason: Refusal) -> None:
-        """A connection was accepted and turned away."""
+        """Count a connection that was accepted and refused."""
         self.connections += 1
         self.connections_rejected[reason] += 1
 
     def closed(self, reason: Disconnect) -> None:
-        """An admitted connection has ended."""
+        """Count the end of an admitted connection."""
         self.connections_open -= 1
         self.disconnects[reason] += 1

@@ -1,23 +1,22 @@
-"""The TIME/JAM protocol: bytes in, answers and the fate of the connection out. No I/O, no clock.
+"""The TIME/JAM protocol: it takes bytes, and decides on the answers and the end of a connection.
 
 Theory of operation
 ===================
-A connection is a stream of lines. A line ends at the first LF and is well formed if the byte before that
-LF is CR. Framing on the LF alone, and rejecting a line without CR instead of reading on, means that two
-parsers can never disagree about where a request ends.
+A connection is a stream of lines. A line ends at the first LF and is well formed if the byte before that LF
+is CR. A line without CR is rejected at its LF. So two parsers always agree about the end of a request.
 
-Every call takes what has happened (bytes came, the stream ended, a deadline passed) and returns one
-`Outcome`: the answers due in order, what was decided about each request, and, once the connection is to
-be closed, why. How the bytes were cut into calls never changes the answers.
+Every call takes one event (bytes came, the stream ended, a deadline passed) and returns one `Outcome`: the
+answers in order, the decision about each request, and the reason if the connection must be closed. How the
+bytes were cut into calls never changes the answers.
 
-One call decides on a bounded number of lines, whatever they say: a run of plain requests costs next to
-nothing and is taken whole, every other line is looked at by itself, `LINES_AT_ONCE` of them at most. What is
-left is decided by the next call, so that a caller can send, and let others have their turn, in between.
+One call decides on a bounded number of lines. A run of plain requests costs little and is decided as a whole.
+Of all other lines, one call decides on `LINES_AT_ONCE` at most. The next call decides on the rest, so that
+the caller can send the answers, and other tasks can run, between the calls.
 
-Three things can become of a line:
+There are three kinds of lines:
 
 ==========================  =========================================  ==================
-line                        answer                                     then
+line                        answer                                     the server will
 ==========================  =========================================  ==================
 starts with ``TIME``        ``JAM hh:mm:ss`` CR LF                     read on
 exactly ``QUIT``            none                                       close
@@ -39,13 +38,13 @@ QUIT = b"QUIT\r"  # with its CR: lines are split at the LF
 
 _JAM = re.compile(rb"JAM ([01]\d|2[0-3]):([0-5]\d):([0-5]\d)\r\n")
 
-# Nearly all that clients send: the plainest requests, few at a time; and how many they are.
+# The most frequent input: 1 to 64 times TIME CR LF; the value is the number of requests.
 PLAIN = {REQUEST * times: times for times in range(1, 65)}
 
-# How many lines one call looks at one by one. With their errors, they are 5 kB of answers.
+# How many lines one call decides one by one. Their error lines are 5 kB.
 LINES_AT_ONCE = 64
 
-# What the sender of a rejected line is told to do instead.
+# The advice in the answer to a rejected line.
 ADVICE = {
     Rejection.BAD_COMMAND: "send TIME or QUIT, in upper case, then CR LF",
     Rejection.BAD_TERMINATOR: "end the line with CR LF (bytes 13 and 10), not with LF alone",
@@ -56,20 +55,19 @@ ADVICE = {
     Rejection.DRAINING: "the server is shutting down, connect again",
 }
 
-# What a refused connection is told; one from a denied network, nothing: it is not to learn what is here.
+# The answer to a refused connection. A denied network gets none: it must not learn which service this is.
 REFUSALS = {
     Refusal.BUSY: b"ERROR busy: too many connections, try again later\r\n",
     Refusal.PER_SOURCE: b"ERROR per_source: too many connections from your address, close one first\r\n",
     Refusal.DENIED: b"",
 }
 
-
-# How much of a line is shown to people.
+# How much of a line is logged.
 SHOWN_CHARACTERS = 64
 
 
 def read_jam(line: bytes) -> int | None:
-    """Return the second of the day that an answer line says, CR LF included; None if it is no such line."""
+    """Return the second of the day in an answer line, CR LF included; None for any other line."""
     if (match := _JAM.fullmatch(line)) is None:
         return None
     hour, minute, second = map(int, match.groups())
@@ -77,18 +75,18 @@ def read_jam(line: bytes) -> int | None:
 
 
 def printable(line: bytes) -> str:
-    """Render what the other side sent: escaped, and at most SHOWN_CHARACTERS of it."""
+    """Render bytes from the other side: escaped, and at most SHOWN_CHARACTERS of them."""
     text = line[:SHOWN_CHARACTERS].decode("latin-1").encode("unicode_escape").decode("ascii")
     return text[:SHOWN_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What a connection may do.
+    """The limits of a connection.
 
     max_line_bytes: the longest line, CR LF included, in bytes; 0 = no limit.
-    error_budget: the connection is closed when its rejected lines are this many more than its answered ones,
-        counted from the last time that they were not more; 0 = never.
+    error_budget: a rejected line adds one error, an answered line takes one away, down to 0. The connection
+        is closed at this many errors; 0 = never.
     reply_to_rejected: False gives the classic behaviour: no `ERROR` text, the connection is closed.
     """
 
@@ -109,33 +107,33 @@ class Rules:
         object.__setattr__(self, "_error_lines", lines)
 
     def plain(self, data: bytes, start: int = 0) -> int:
-        """Return where the run of plain requests ends that `data` has from `start` on.
+        """Return the end of the run of plain requests in `data` that begins at `start`.
 
-        A plain request is a whole line that gets a time.
+        A plain request is a whole line that is answered with the time.
         """
         match = self._plain.match(data, start)
         return match.end() if match else start
 
     def error_line(self, reason: Rejection) -> bytes:
-        """The answer to a line that was rejected for `reason`."""
+        """Return the answer to a line that was rejected for `reason`."""
         return self._error_lines[reason]
 
 
 def delivered(answers: bytes, taken: int) -> int:
-    """Count the times that lie whole within the first `taken` bytes of `answers`; no error has their word."""
+    """Count the times that are complete in the first `taken` bytes of `answers`; no error line has "JAM "."""
     return answers.count(b"JAM ", 0, answers.rfind(b"\n", 0, taken) + 1)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one call decided.
+    """The decisions of one call.
 
     answers: whole answer lines, in the order of their requests.
-    requests: how many requests were decided on; each is either in `rejected` or has a `JAM` in `answers`.
-    rejected: reason and line (without its LF, and no longer than the limit) of each refused request.
-    permits_used: how many of the lines were counted against the permits.
-    end: why the connection is to be closed once the answers are sent; None = go on.
-    time: what was answered to requests, if there were any.
+    requests: how many requests were decided; each is either in `rejected` or has a `JAM` in `answers`.
+    rejected: reason and line (without its LF, and not longer than the limit) of each rejected request.
+    permits_used: how many lines used a permit.
+    end: why the connection must be closed after the answers are sent; None = go on.
+    time: the rendered time, if a request was answered.
     """
 
     answers: list[bytes] = field(default_factory=list)
@@ -149,7 +147,7 @@ class Outcome:
 class Connection:
     """The server's side of one connection.
 
-    rules: may be replaced at any time; new ones are for lines that are not decided yet.
+    rules: may be replaced at any time; new rules apply to lines that are not decided yet.
     """
 
     __slots__ = ("_errors", "_partial", "_undecided", "rules")
@@ -157,30 +155,30 @@ class Connection:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._partial = bytearray()
-        self._undecided = b""  # begins with a whole line, if there is anything
+        self._undecided = b""  # empty, or begins with a whole line
         self._errors = 0
 
     @property
     def midline(self) -> bool:
-        """Whether the first bytes of a line have come, and its LF has not."""
+        """Whether a line has begun, and its LF has not come."""
         return bool(self._partial)
 
     @property
     def more(self) -> bool:
-        """Whether lines are left for the next call of `receive`, which may be one without data."""
+        """Whether lines are left for the next call of `receive`, which may have no data."""
         return bool(self._undecided)
 
     @property
     def fresh(self) -> bool:
-        """Whether nothing but the rules matters to what comes next."""
+        """Whether the past of the connection does not matter for the next decision."""
         return not (self._partial or self._undecided or self._errors)
 
     def receive(self, data: bytes, jam: Callable[[], bytes], permits: int | None = None) -> Outcome:
-        """Take what arrived, and decide on as many lines as one call may.
+        """Take bytes that arrived, and decide on lines, up to the limit of one call.
 
-        `jam` renders the current time as a whole answer line. It is called at most once, after all of
-        `data` is in hand, so that no answer is older than the request it belongs to. `permits` is how many
-        lines, whatever they say, the sender may have answered now; None = any number.
+        `jam` renders the current time as a whole answer line. It is called at most once, after all of `data`
+        has arrived, so that no answer is older than its request. `permits` is how many lines may be answered
+        now, bad lines included; None = any number.
         """
         outcome = Outcome()
         data, self._undecided = self._undecided + data, b""
@@ -205,34 +203,34 @@ class Connection:
         return outcome
 
     def end_of_stream(self) -> Outcome:
-        """The client has ended its sending side, or is gone."""
+        """Decide about the end of the stream: the client has ended its sending side, or is gone."""
         outcome = Outcome(end=Disconnect.EOF)
         if self._partial:
-            # Nobody may be listening, and a well-behaved client is told by the missing answer.
+            # No error line: the client may be gone, and a good client notices the missing answer.
             outcome.requests = 1
             outcome.rejected.append((Rejection.INCOMPLETE, self._take_partial()))
         return outcome
 
     def line_timeout(self) -> Outcome:
-        """The deadline for the rest of a line has passed."""
+        """Decide about a line whose deadline has passed."""
         outcome = Outcome(end=Disconnect.LINE_TIMEOUT)
-        self._reject_partial(Rejection.TIMEOUT, outcome)
+        self._reject(Rejection.TIMEOUT, self._take_partial(), outcome)
         return outcome
 
     def drain(self) -> Outcome:
-        """The server stops waiting for the rest of a line, if there is one."""
+        """Decide about a line that has begun, if there is one: the server stops, and waits no longer."""
         outcome = Outcome(end=Disconnect.DRAIN)
         if self._partial:
-            self._reject_partial(Rejection.DRAINING, outcome)
+            self._reject(Rejection.DRAINING, self._take_partial(), outcome)
         return outcome
 
     def _begin_line(self, data: bytes, outcome: Outcome) -> None:
-        """Keep the start of a line, unless it is as long already as a whole one may be."""
+        """Keep the start of a line, unless it has reached the limit already."""
         self._partial += data
         longest = self.rules.max_line_bytes
         if longest and len(self._partial) >= longest:
             del self._partial[longest:]
-            self._reject_partial(Rejection.TOO_LONG, outcome)
+            self._reject(Rejection.TOO_LONG, self._take_partial(), outcome)
 
     def _decide(self, line: bytes, jam: Callable[[], bytes], permits: int | None, outcome: Outcome) -> None:
         """Decide on one line, given without its LF."""
@@ -263,9 +261,6 @@ class Connection:
         self._partial.clear()
         return line
 
-    def _reject_partial(self, reason: Rejection, outcome: Outcome) -> None:
-        self._reject(reason, self._take_partial(), outcome)
-
     def _reject(self, reason: Rejection, line: bytes, outcome: Outcome) -> None:
         outcome.requests += 1
         outcome.rejected.append((reason, line))
@@ -274,7 +269,7 @@ class Connection:
             outcome.end = Disconnect.TOO_LONG
         if self.rules.reply_to_rejected:
             outcome.answers.append(self.rules.error_line(reason))
-            # More than the budget, if a reload has lowered it meanwhile.
+            # The errors can exceed the budget after a reload that lowers it.
             if 0 < self.rules.error_budget <= self._errors:
                 outcome.end = outcome.end or Disconnect.ERROR_BUDGET
         else:

@@ -1,14 +1,14 @@
-"""The words for why: one enumeration for each label that a counter carries.
+"""The reasons that counters are labelled with: one enumeration for each label.
 
-They are the label values of the metrics, the `<reason>` of an `ERROR` line and the words in the log, so
-each stands here once. Every value is known beforehand; nothing a client sends ever becomes one.
+The values are the label values of the metrics, the `<reason>` of an `ERROR` line, and the words in the log.
+All values are listed here; bytes from a client never become a label value.
 """
 
 from enum import StrEnum
 
 
 class Rejection(StrEnum):
-    """Why a request got no time."""
+    """Why a request was not answered with the time."""
 
     BAD_COMMAND = "bad_command"
     BAD_TERMINATOR = "bad_terminator"
@@ -38,7 +38,7 @@ class Refusal(StrEnum):
 class Disconnect(StrEnum):
     """Why an admitted connection ended."""
 
-    HANDSHAKE = "handshake"  # of TLS, failed
+    HANDSHAKE = "handshake"  # the TLS handshake failed
     EOF = "eof"
     QUIT = "quit"
     IDLE = "idle"
@@ -64,20 +64,20 @@ class AcceptError(StrEnum):
 class HandoverCause(StrEnum):
     """Why the fast lane handed a client over to the handler."""
 
-    LINE = "line"  # a line that is to be rejected, or a QUIT
+    LINE = "line"  # a line that must be rejected, or a QUIT
     SEND = "send"  # answers that the kernel did not take at once
     TIMEOUT = "timeout"  # a line in pieces whose deadline has passed
-    EOF = "eof"  # the end of the stream within a line
-    DRAIN = "drain"  # when the server stops
-    RATE = "rate"  # requests beyond the rate of their source
+    EOF = "eof"  # the stream ended within a line
+    DRAIN = "drain"  # the server stops
+    RATE = "rate"  # the source is beyond its rate
 
 
 class AuthFailure(StrEnum):
-    """Why the web listener did not let a request through."""
+    """Why the web listener rejected a request."""
 
-    MISSING = "missing"  # as a browser comes first, which then asks for a password
+    MISSING = "missing"  # a browser sends its first request without a password
     WRONG = "wrong"
-    LIMITED = "limited"  # not even looked at: too many were wrong before
+    LIMITED = "limited"  # not checked, because too many passwords were wrong before
 
 
 class WebRejection(StrEnum):
@@ -91,7 +91,7 @@ class WebRejection(StrEnum):
 
 
 class Reload(StrEnum):
-    """What became of a SIGHUP."""
+    """The result of a SIGHUP."""
 
     SUCCESS = "success"
     FAILURE = "failure"

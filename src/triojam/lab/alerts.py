@@ -1,4 +1,4 @@
-"""The lab's alerts: rules whose minutes last seconds, and a receiver that makes a line of each alert."""
+"""The lab's alerts: rules with shorter times, and a receiver that prints each alert as a line."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from triojam.web.http_server import HttpServer
 PATH = "/alerts"
 LONGEST_ALERTS = 4 * 1024 * 1024
 
-# A rate needs two scrapes in its window, and one may be late or lost.
+# In seconds. A rate needs two scrapes in its window, and one of them may be late or lost.
 SHORTEST_WINDOW = 4.0
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
@@ -28,18 +28,18 @@ _TIMES = re.compile(
 
 
 async def receive(host: str, say: Callable[[str], None], *, task_status: trio.TaskStatus[str]) -> None:
-    """Say each alert that fires or resolves, until cancelled. Reports the URL for Alertmanager's webhook."""
-    said: dict[str, tuple[str, str]] = {}
+    """Print each alert that fires or resolves, until cancelled. Reports the URL of the receiver."""
+    printed: dict[str, tuple[str, str]] = {}
 
     async def answer(request: Request) -> Response:
         await trio.lowlevel.checkpoint()
         try:
-            told = [(_identity(each), render(each)) for each in json.loads(request.body)["alerts"]]
+            received = [(_identity(each), render(each)) for each in json.loads(request.body)["alerts"]]
         except (ValueError, LookupError, TypeError, AttributeError):
             return Response(400, b"this is for Alertmanager's webhook\n")
-        for (fingerprint, state), line in told:
-            if said.get(fingerprint) != state:  # it is sent again when an answer is lost, or after a day
-                said[fingerprint] = state
+        for (fingerprint, state), line in received:
+            if printed.get(fingerprint) != state:  # Alertmanager sends alerts again, e.g. after a lost answer
+                printed[fingerprint] = state
                 say(line)
         return Response()
 
@@ -64,7 +64,7 @@ def _identity(alert: Mapping[str, Any]) -> tuple[str, tuple[str, str]]:
 
 
 def speed_up(text: str, speed: float) -> str:
-    """Return a rule file whose windows and waiting times are so many times as short."""
+    """Return a rule file with its windows and waiting times divided by `speed`."""
 
     def shorten(match: re.Match[str]) -> str:
         seconds = seconds_of(match[0]) / speed
@@ -76,12 +76,12 @@ def speed_up(text: str, speed: float) -> str:
 
 
 def seconds_of(duration: str) -> float:
-    """Return how long 1h30m, 5m or 100ms is."""
+    """Return the seconds of a duration such as 1h30m, 5m or 100ms."""
     return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)(ms|[smhdwy])", duration))
 
 
 def write_sped_up(rules: Iterable[Path], folder: Path, speed: float) -> list[Path]:
-    """Write rule files anew into a folder, sped up; return the new ones."""
+    """Write faster versions of rule files into a new folder, and return them."""
     folder.mkdir()
     written = []
     for each in rules:

@@ -1,21 +1,20 @@
-"""What can go wrong with a time server, done to one on purpose.
+"""Faults that the lab causes on purpose.
 
-Each fault runs until it is cancelled, and then leaves nothing behind. The first line of its docstring is
-what the lab says about it.
+Each fault runs until it is cancelled, and then leaves nothing behind. The lab prints the first line of its
+docstring.
 """
 
 import random
 import signal
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
 import trio
 
-from triojam.client.time_of_day import DAY, second_of_day
 from triojam.load.checker import ServerClock
 from triojam.load.generator import LoadGenerator
 from triojam.load.plan import Plan
@@ -23,23 +22,25 @@ from triojam.load.plan import Plan
 SLOW_CLIENTS = 40
 GARBAGE_CLIENTS = 10
 RESETTING_CLIENTS = 10
-# From the end of a client's visit to its next: some hundred visits a second are plenty to look at.
+# Seconds between two connections of a client; limits a fault to some hundred connections a second.
 BETWEEN_VISITS = 0.1
-# Long enough for all the answers to a piece of garbage.
+# Long enough for all answers.
 GARBAGE_PATIENCE = 1.0
-# So that a flood is about connections and requests, and leaves some of the machine to who watches it.
+# A pause, so that Prometheus and the dashboards get enough CPU time during a flood.
 FLOOD_THINK_TIME = 0.02
 WRONG_BY = 90.0
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds
 STUTTER_SECONDS = 0.5
+
+Visit = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server, and what can be done to it.
+    """The server that suffers the faults. Durations are in seconds.
 
-    limit: how many connections it takes. line_timeout: how long a line may take, in seconds.
-    seconds: how long a fault lasts. set_clock: makes its clock so many seconds
-    fast. send_signal: to its process.
+    limit: its limit on connections. line_timeout: its timeout for a line. seconds: the duration of a fault.
+    set_clock: sets its clock this many seconds ahead. send_signal: sends a signal to its process.
     """
 
     address: tuple[str, int]
@@ -52,7 +53,7 @@ class Target:
 
 
 async def slow_clients(target: Target) -> None:
-    """40 clients send half a line and wait; every other one ends it after all."""
+    """40 clients send half a line and wait; half of them send the rest later."""
 
     async def never_ends(stream: trio.SocketStream) -> None:
         await stream.send_all(b"TI")
@@ -64,10 +65,7 @@ async def slow_clients(target: Target) -> None:
         await stream.send_all(b"ME\r\nQUIT\r\n")
         await _read(stream)
 
-    async with trio.open_nursery() as nursery:
-        for visit in (never_ends, ends_late):
-            for _ in range(SLOW_CLIENTS // 2):
-                nursery.start_soon(_visit, target, visit)
+    await _run_clients(target, SLOW_CLIENTS // 2, never_ends, ends_late)
 
 
 async def garbage(target: Target) -> None:
@@ -79,29 +77,23 @@ async def garbage(target: Target) -> None:
         with trio.move_on_after(GARBAGE_PATIENCE):
             await _read(stream)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(GARBAGE_CLIENTS):
-            nursery.start_soon(_visit, target, babble)
+    await _run_clients(target, GARBAGE_CLIENTS, babble)
 
 
 async def resets(target: Target) -> None:
-    """10 clients connect, ask and reset the connection, again and again."""
+    """10 clients connect, ask and reset the connection, repeatedly."""
 
     async def ask_and_reset(stream: trio.SocketStream) -> None:
         await stream.send_all(b"TIME\r\n")
-        await stream.receive_some()  # so that it is not reset before it is accepted
+        await stream.receive_some()  # the server has accepted the connection
         await stream.send_all(b"TIME\r\n" * 10)
-        stream.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )  # to close is to reset
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(RESETTING_CLIENTS):
-            nursery.start_soon(_visit, target, ask_and_reset)
+    await _run_clients(target, RESETTING_CLIENTS, ask_and_reset)
 
 
 async def flood(target: Target) -> None:
-    """More clients than it has room for ask as fast as they can."""
+    """More clients than the server's limit ask as fast as they can."""
     await run_load(
         target.address,
         Plan(connections=target.limit + target.limit // 10, seconds=inf, think_time=FLOOD_THINK_TIME),
@@ -120,7 +112,7 @@ async def clock(target: Target) -> None:
 
 
 async def pause(target: Target) -> None:
-    """The server's process stands still for half of the time, and then stutters."""
+    """The server's process is stopped for half of the time, and then stops and continues in turn."""
     try:
         target.send_signal(signal.SIGSTOP)
         await trio.sleep(target.seconds / 2)
@@ -144,25 +136,28 @@ FAULTS: dict[str, Callable[[Target], Awaitable[None]]] = {
 
 
 async def run_load(address: tuple[str, int], plan: Plan, chance: random.Random) -> None:
-    """Send a load to a server on this machine, and send it again should the load give up."""
-    ahead = second_of_day(time.time(), None) - time.perf_counter()
+    """Run a load against a server on this machine; start it again if it ends early."""
+    clock = ServerClock.of_this_machine()
     while True:
-        await LoadGenerator(plan, address, ServerClock(lambda now: (now + ahead) % DAY), chance=chance).run()
+        await LoadGenerator(plan, address, clock, chance=chance).run()
         await trio.sleep(BETWEEN_VISITS)
 
 
-async def _visit(target: Target, visit: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """Connect, do something, close, again and again."""
-    while True:
-        try:
-            async with await trio.open_tcp_stream(*target.address) as stream:
-                await visit(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it was refused, or reset by either side: what this is about
-        await trio.sleep(BETWEEN_VISITS)
+async def _run_clients(target: Target, count: int, *visits: Visit) -> None:
+    """Run this many clients for each kind of visit; a client connects, visits and closes, repeatedly."""
+
+    async def client(visit: Visit) -> None:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):  # refused or reset
+                async with await trio.open_tcp_stream(*target.address) as stream:
+                    await visit(stream)
+            await trio.sleep(BETWEEN_VISITS)
+
+    async with trio.open_nursery() as nursery:
+        for visit in visits * count:
+            nursery.start_soon(client, visit)
 
 
 async def _read(stream: trio.SocketStream) -> None:
-    """Read to the end."""
     async for _ in stream:
         pass

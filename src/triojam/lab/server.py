@@ -1,8 +1,8 @@
-"""The lab's server, in a process of its own: the service as it is, with a clock that can be set wrong.
+"""The lab's server, in a separate process: the whole service, with a clock that can be set wrong.
 
-It takes its settings as JSON from the command line, prints its addresses as a line of JSON, and reads from
-stdin by how many seconds its clock is to be ahead, a number a line. At the end of stdin it drains and ends:
-however the lab itself ends, its server does not outlive it.
+It takes its settings as JSON from the command line, and prints its addresses as a line of JSON. Each line of
+stdin sets how many seconds its clock is ahead. At the end of stdin it drains and ends, so the server ends
+with the lab, even if the lab is killed.
 """
 
 import json

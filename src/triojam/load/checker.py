@@ -1,38 +1,39 @@
-"""One connection of a load, without its socket: what was sent, what must come back, what did; and the tally.
+"""Checks the answers on one connection of a load, without its socket, and tallies the outcomes.
 
-Every request that was begun to be sent ends in exactly one place: answered (the time that was asked for),
-rejected (the ERROR that the line was meant to get) or failed, by cause. So sent = answered + rejected +
-failed once nothing is in flight, and no answer is merely counted: each is checked for its shape, its place
-in the order, and its second.
+Every request of which a byte was sent is counted exactly once: as answered (with a right time), rejected
+(with the ERROR that a bad line should get) or failed, by cause. So sent = answered + rejected + failed when
+nothing is in flight. Each answer is checked for its shape, its order and its second.
 """
 
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
-from triojam.client.time_of_day import DAY, fold
+from triojam.client.time_of_day import DAY, fold, second_of_day
 from triojam.core.protocol import read_jam
 
 _REASON = re.compile(rb"ERROR ([a-z_]{1,30})\b")
-# What a line that is no request may be told; a short limit on lines makes it the second.
+# The right answers to a bad line; too_long if the server's limit on lines is short.
 _REFUSALS = (b"bad_command", b"too_long")
 # After these the server closes.
-_LAST_WORDS = (b"busy", b"draining", b"timeout", b"too_long")
-# So many like answers in a row are recognised at a glance.
-_AT_A_GLANCE = 64
-# Longer than this without an LF, it is no answer.
+_CLOSING = (b"busy", b"draining", b"timeout", b"too_long")
+# Up to this many equal answers in one read need no parsing.
+_MOST_EQUAL = 64
+# An answer is never longer than this.
 _LONGEST_ANSWER = 512
 
 
 @dataclass
 class Tally:
-    """What has become of all requests so far.
+    """The outcomes of all requests so far.
 
-    failed: requests that were sent in vain, by cause. unconnected: connections that did not come about, by
-    cause. unasked: lines that came although nothing was asked, such as ERROR busy. opened: connections.
-    latencies: in microseconds, and how many there were of each. never_sent: requests of an open loop that
-    were due and for which no connection became free.
+    failed: requests without a right answer, by cause. unconnected: failed attempts to connect, by cause.
+    unasked: lines that arrived while no request was in flight, such as ERROR busy. latencies: the number of
+    right answers by latency in microseconds. opened: connections. never_sent: requests of an open loop that
+    were due, but for which no connection was free.
     """
 
     sent: int = 0
@@ -47,16 +48,16 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """Requests that got the answer they should get."""
+        """Requests with a right answer."""
         return self.answered + self.rejected
 
     @property
     def in_flight(self) -> int:
-        """Requests of which nothing has become yet."""
+        """Requests without an outcome yet."""
         return self.sent - self.settled - self.failed.total()
 
     def settle(self, seconds: float, times: int, *, wants_time: bool) -> None:
-        """Add right answers that took so long."""
+        """Add right answers with this latency."""
         if wants_time:
             self.answered += times
         else:
@@ -65,40 +66,46 @@ class Tally:
 
 
 class ServerClock:
-    """Which seconds a server may say, by our clock and the offset between the two.
+    """What a server's clock shows, by this machine's clock and the offset between the two.
 
-    second_of_day: by the server's clock as far as we know, from the time that the load measures with.
+    second_of_day: returns the second of the server's day at a time of `time.perf_counter`.
     """
 
     def __init__(self, second_of_day: Callable[[float], float]) -> None:
         self._second_of_day = second_of_day
-        self.usual: dict[bytes, int] = {}  # the current answer, once and more often
+        self.usual: dict[bytes, int] = {}  # the current answer, repeated: the bytes, and how many answers
         self._usual_until = 0.0
 
+    @classmethod
+    def of_this_machine(cls, offset: float = 0.0) -> Self:
+        """Make the clock of a server in this machine's time zone that is `offset` seconds ahead."""
+        ahead = second_of_day(time.time(), None) + offset - time.perf_counter()
+        return cls(lambda now: (now + ahead) % DAY)
+
     def fits(self, second: int, asked: float, now: float) -> bool:
-        """Whether a clock may have shown it between the two times, give or take one second."""
+        """Whether the clock may have shown this second between the two times, plus or minus one second."""
         first, last = int(self._second_of_day(asked)) - 1, int(self._second_of_day(now)) + 1
         return (second - first) % DAY <= (last - first) % DAY
 
     def see(self, line: bytes, second: int, now: float) -> None:
-        """Expect this answer from now on, for as long as it is right."""
+        """Expect this answer from now on, as long as it is right."""
         ahead = fold(second + 2 - self._second_of_day(now))
         if line not in self.usual:
-            self.usual = {line * times: times for times in range(1, _AT_A_GLANCE + 1)}
+            self.usual = {line * times: times for times in range(1, _MOST_EQUAL + 1)}
         self._usual_until = now + ahead
 
     def forget(self, now: float) -> None:
-        """Expect it no more, if it is out of date."""
+        """Forget the expected answer when it is out of date."""
         if now >= self._usual_until:
             self.usual = {}
 
 
 @dataclass(slots=True)
 class Expected:
-    """Requests that were sent together and are alike.
+    """Equal requests that were sent together.
 
-    due: when they were to be sent, from which latency counts. sent: when they were, before which no clock
-    can have been read for them.
+    due: when they were due; their latency counts from then. sent: when they were sent; the server cannot have
+    read its clock for them before.
     """
 
     due: float
@@ -108,7 +115,7 @@ class Expected:
 
 
 class AnswerChecker:
-    """The requests of one connection that wait for their answers."""
+    """Checks the answers of one connection. waiting: the requests in flight."""
 
     __slots__ = ("_clock", "_partial", "_tally", "waiting")
 
@@ -119,12 +126,12 @@ class AnswerChecker:
         self._partial = b""
 
     def sent(self, due: float, now: float, times: int, *, wants_time: bool) -> None:
-        """Requests were begun to be sent."""
+        """Add requests that are about to be sent."""
         self._tally.sent += times
         self.waiting.append(Expected(due, now, times, wants_time))
 
     def not_sent(self, times: int) -> None:
-        """The last ones were not, after all."""
+        """Remove the last requests again: they were not sent."""
         self._tally.sent -= times
         while times:
             last = self.waiting[-1]
@@ -135,7 +142,7 @@ class AnswerChecker:
                 self.waiting.pop()
 
     def receive(self, data: bytes, now: float) -> str | None:
-        """Take what came; return what is wrong with it, if the connection is no use any more."""
+        """Check what has arrived. Returns a cause if the connection must be closed."""
         if not self._partial and self.waiting:
             first, times = self.waiting[0], self._clock.usual.get(data, 0)
             if times and first.wants_time and times <= first.times:
@@ -148,7 +155,7 @@ class AnswerChecker:
         return "something else" if len(self._partial) > _LONGEST_ANSWER else None
 
     def lost(self, cause: str) -> None:
-        """The connection has ended, and with it every request that waits."""
+        """The connection has ended: all requests in flight have failed."""
         missing = sum(each.times for each in self.waiting)
         if missing and self._partial:
             self._tally.failed[f"{cause} after half an answer"] += 1
@@ -159,7 +166,7 @@ class AnswerChecker:
         self._partial = b""
 
     def closed(self) -> None:
-        """The connection has ended between requests."""
+        """The connection has ended while it was idle."""
         if self._partial:
             self._tally.unasked["something else"] += 1
             self._partial = b""
@@ -184,7 +191,7 @@ class AnswerChecker:
             self._fail(first, "a time for a bad line")
         elif reason:
             self._fail(first, error)
-            return error if reason[1] in _LAST_WORDS else None
+            return error if reason[1] in _CLOSING else None
         else:
             return error
         return None

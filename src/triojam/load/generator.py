@@ -1,105 +1,76 @@
-"""A load generator: many connections, one task, and every answer checked.
+"""The load generator: many connections in one task, with every answer checked.
 
-Like the server's fast lane it keeps a selector of its own and lets Trio wait for that one descriptor, since
-a task a connection would measure Trio's scheduler rather than the server.
+Like the server's fast lane, it has its own selector, and Trio waits for this one descriptor: with a task for
+each connection, a load would measure Trio's scheduler and not the server.
 
-A closed loop sends the next requests of a connection when the ones before are answered; a server that
-stalls is then asked less. An open loop (`rate`) has requests due at even times, whatever the server does,
-and counts their latency from when they were due, so that a stall shows in every request it held up.
+A closed loop sends the next requests of a connection when it has the answers to the last ones; it sends less
+to a server that stalls. An open loop (`rate`) has requests due at even intervals, independent of the server.
+Their latency counts from the moment at which they were due, so a stall shows in every request it delayed.
 """
 
-import errno
-import os
 import random
 import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 
 import trio
 
 from triojam.load.checker import AnswerChecker, ServerClock, Tally
+from triojam.load.connection import RECEIVE_BYTES, Connection, cause_of
 from triojam.load.plan import Plan, Schedule
 
-RECEIVE_BYTES = 64 * 1024
 TURN_SECONDS = 0.005
-# Between the two pieces of a split line: long enough that a server reads them one by one.
+# Between the two pieces of a split line: long enough that a server reads them separately.
 SPLIT_PAUSE = 0.002
 RECONNECT_PAUSE = 0.1
-# A server that has answered before is waited for so long while it is restarted.
+# How long to wait for a server that has answered before and restarts.
 LONGEST_OUTAGE = 60.0
 SWEEP_SECONDS = 0.05
-# A timer of the selector's may be late by this much; what is nearer is waited for by giving way.
+# The selector's timeout may end this much too late; shorter waits are spent in checkpoints.
 TIMER_ERROR = 0.0011
-# Whoever is interrupted waits this long for what is under way.
+# After an interrupt, how long to wait for the answers to requests in flight.
 LAST_ANSWERS_SECONDS = 1.0
 
 
-class _Connection:
-    """A place for a connection, which may be open or not.
-
-    due: when the requests under way were due. moved: when something last moved on it. midline: whether the
-    last byte that was sent was in the middle of a line. proven: whether it has had an answer. blocked:
-    whether the kernel has no room for more.
-    """
-
-    __slots__ = ("blocked", "connected", "due", "exchange", "midline", "moved", "outbox", "proven", "sock")
-
-    def __init__(self, exchange: AnswerChecker) -> None:
-        self.exchange = exchange
-        self.sock: socket.socket | None = None
-        self.connected = self.midline = self.proven = self.blocked = False
-        self.outbox: deque[bytes] = deque()
-        self.due: list[float] = []
-        self.moved = 0.0
-
-    def unsent(self) -> int:
-        """How many lines are to be sent of which no byte was."""
-        return sum(piece.count(b"\n") for piece in self.outbox) - self.midline
-
-
 class LoadGenerator:
-    """Sends what a plan says to one socket address, and tallies what becomes of it."""
+    """Sends the requests of a plan to one socket address, and tallies their outcomes."""
 
     def __init__(
-        self,
-        plan: Plan,
-        address: tuple[str | int, ...],
-        clock: ServerClock,
-        *,
-        chance: random.Random,
-        now: Callable[[], float] = time.perf_counter,
+        self, plan: Plan, address: tuple[str | int, ...], clock: ServerClock, *, chance: random.Random
     ) -> None:
         self.tally = Tally()
-        self.began = self.ended = now()
+        self._now = time.perf_counter
+        self.began = self.ended = self._now()
         self.gave_up = self._stopped = False
         self._plan = plan
         self._address = address
-        self._family = socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET
         self._clock = clock
-        self._now = now
         self._kinds = plan.mix.deal(chance)
         self._schedule = Schedule(plan, self.began)
-        self._connections = [_Connection(AnswerChecker(self.tally, clock)) for _ in range(plan.connections)]
-        self._free = deque(self._connections)
-        self._resting: deque[tuple[float, _Connection]] = deque()
-        self._lost: deque[tuple[float, _Connection]] = deque()
-        self._held: deque[tuple[float, _Connection, socket.socket]] = deque()
-        self._next_sweep = 0.0
-        self._alone_since = inf  # since when there has been neither a connection nor an answer
-        # Only an open loop has a backlog then; what is under way is given up when nothing moves on it.
+        # Places for connections; None = one that must be opened.
+        self._free: deque[Connection | None] = deque([None] * plan.connections)
+        self._busy: set[Connection] = set()
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._timer_numbers = count()
+        self._outage_since = inf  # the first failed attempt to connect after the last answer
+        # Only an open loop has requests left at its end. Each request in flight has its own patience.
         self._cut_at = inf if plan.rate is None else self._schedule.ends + plan.patience
 
     @property
     def elapsed(self) -> float:
-        """How long it has run, in seconds."""
+        """How long the load has run, in seconds."""
         return self._now() - self.began
 
     async def run(self) -> None:
-        """Send it all, and wait for the answers. To be called once."""
+        """Send all requests, and wait for the answers. Call it only once."""
         with selectors.DefaultSelector() as self._selector:
+            self._sweep(self.began)
             try:
                 while not self._finished(self._now()):
                     pause = self._next_moment() - self._now() - TIMER_ERROR
@@ -110,48 +81,43 @@ class LoadGenerator:
                         await trio.lowlevel.checkpoint()
                     self._turn()
             finally:
-                for connection in self._connections:
-                    self._take_back(connection)
-                    connection.exchange.lost("interrupted" if self._stopped else "no answer in time")
-                    self._close(connection)
+                for key in list(self._selector.get_map().values()):
+                    self._take_back(key.data)
+                    key.data.checker.lost("interrupted" if self._stopped else "no answer in time")
+                    self._close(key.data)
                 self.ended = self._now()
                 self.tally.never_sent = self._schedule.never_sent(self.ended)
 
     def stop(self) -> None:
-        """Send nothing more, and wait only briefly for what is under way."""
+        """Send no more requests, and wait only briefly for those in flight."""
         self._stopped = True
         self._schedule.stop(self._now())
         self._cut_at = self._now() + LAST_ANSWERS_SECONDS
 
     def cut(self) -> None:
-        """Do not even wait."""
+        """Do not wait for requests in flight."""
         self._cut_at = self._now()
 
     def _finished(self, now: float) -> bool:
-        # Who has never had an answer will not get one; a server that is restarted may take its time.
         patience = LONGEST_OUTAGE if self.tally.settled else self._plan.patience
-        self.gave_up = now - self._alone_since > patience
-        if self.gave_up or now >= self._cut_at:
-            return True
-        idle = len(self._free) + len(self._resting) + len(self._lost)
-        return idle == len(self._connections) and self._schedule.over(now)
+        self.gave_up = now - self._outage_since > patience
+        return self.gave_up or now >= self._cut_at or (not self._busy and self._schedule.over(now))
 
     def _next_moment(self) -> float:
-        """When there is something to do, if nothing arrives."""
-        moments = [self._next_sweep]
-        moments += [queue[0][0] for queue in (self._resting, self._lost) if queue]
-        if self._held:
-            moments.append(self._held[0][0])
-        if self._free:
-            moments.append(self._schedule.next_due(self._now()))
-        return min(moments)
+        """Return when the next timer or request is due."""
+        moment = self._timers[0][0]
+        return min(moment, self._schedule.next_due(self._now())) if self._free else moment
+
+    def _at(self, moment: float, act: Callable[[float], None]) -> None:
+        heappush(self._timers, (moment, next(self._timer_numbers), act))
 
     def _turn(self) -> None:
         now = self._now()
         ends = now + TURN_SECONDS
         while True:
             self._clock.forget(now)
-            self._release(now)
+            while self._timers[0][0] <= now:
+                heappop(self._timers)[2](now)
             while self._free and (due := self._schedule.take(self._plan.pipeline, now)):
                 self._begin(self._free.popleft(), due, now)
             if now >= ends or not (events := self._selector.select(0)):
@@ -160,177 +126,127 @@ class LoadGenerator:
             for key, mask in events:
                 self._on_event(key.data, mask, now)
 
-    def _release(self, now: float) -> None:
-        """Let those go on that have waited long enough, and no longer wait for those that are stuck."""
-        while self._held and self._held[0][0] <= now:
-            _, connection, sock = self._held.popleft()
-            if connection.sock is sock and not connection.blocked:
-                self._flush(connection, now)
-        for queue in (self._resting, self._lost):
-            while queue and queue[0][0] <= now:
-                self._free.append(queue.popleft()[1])
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_SECONDS
-            for connection in self._connections:
-                if connection.due and now - connection.moved > self._plan.patience:
-                    self._lose(connection, "no answer in time", now)
+    def _sweep(self, now: float) -> None:
+        """Lose the connections on which nothing has moved for too long."""
+        self._at(now + SWEEP_SECONDS, self._sweep)
+        for connection in list(self._busy):
+            if now - connection.moved > self._plan.patience:
+                self._lose(connection, "no answer in time", now)
 
-    def _begin(self, connection: _Connection, due: list[float], now: float) -> None:
-        """Send requests, on a new connection if there is none."""
-        connection.due, connection.moved = due, now
+    def _begin(self, connection: Connection | None, due: list[float], now: float) -> None:
+        """Send requests, on a new connection if this one is closed."""
+        if connection is None or connection.closed:
+            try:
+                connection = Connection(self._address, AnswerChecker(self.tally, self._clock))
+                self._selector.register(connection.sock, selectors.EVENT_READ, connection)
+            except OSError as exc:
+                self._schedule.give_back(due)
+                self._not_connected(cause_of(exc), now)
+                return
+        self._busy.add(connection)
         only = self._plan.mix.only
         if only is not None and not only.cut and self._plan.rate is None:
-            connection.outbox.append(only.line * len(due))
-            connection.exchange.sent(now, now, len(due), wants_time=only.wants_time)
+            connection.request_same(only, due, now)
         else:
-            self._compose(connection, due, now)
-        if connection.sock is None:
-            try:
-                connection.sock = sock = socket.socket(self._family, socket.SOCK_STREAM)
-                sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                code = sock.connect_ex(self._address)
-                self._selector.register(sock, selectors.EVENT_READ, connection)
-            except OSError as exc:
-                code = exc.errno or errno.EIO
-            if code not in (0, errno.EINPROGRESS):
-                self._lose(connection, os.strerror(code).lower(), now)
-                return
+            connection.request(self._kinds, due, now)
         self._flush(connection, now)
 
-    def _compose(self, connection: _Connection, due: list[float], now: float) -> None:
-        """Deal lines, and put into one piece what is sent at once."""
-        piece: list[bytes] = []
-        for when, kind in zip(due, self._kinds, strict=False):
-            connection.exchange.sent(when, now, 1, wants_time=kind.wants_time)
-            if kind.cut:
-                connection.outbox.append(b"".join([*piece, kind.line[: kind.cut]]))
-                piece = [kind.line[kind.cut :]]
-            else:
-                piece.append(kind.line)
-        connection.outbox.append(b"".join(piece))
-
-    def _flush(self, connection: _Connection, now: float) -> None:
-        """Send the next piece, or what the kernel takes of it."""
-        sock = connection.sock
-        if sock is None:
+    def _flush(self, connection: Connection, now: float) -> None:
+        """Send the next piece, if the connection is still open."""
+        if connection.closed:
             return
-        piece = connection.outbox[0]
+        was_connected, was_blocked = connection.connected, connection.blocked
         try:
-            taken = sock.send(piece)
-        except BlockingIOError:
-            taken = 0
+            connection.send(now)
         except OSError as exc:
-            if exc.errno != errno.ENOTCONN:
-                self._lose_what_is_left(connection, exc, now)
-                return
-            taken = 0
-        if taken:
-            connection.moved = now
-            connection.midline = piece[taken - 1 : taken] != b"\n"
-            if not connection.connected:
-                connection.connected = True
-                self.tally.opened += 1
-        blocked = taken < len(piece)
-        if blocked != connection.blocked:
-            connection.blocked = blocked
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
-            self._selector.modify(sock, wanted, connection)
-        if blocked:
-            connection.outbox[0] = piece[taken:]
+            self._lose_after_reading(connection, exc, now)
             return
-        connection.outbox.popleft()
-        if connection.outbox:
-            self._held.append((now + SPLIT_PAUSE, connection, sock))
+        if connection.connected and not was_connected:
+            self.tally.opened += 1
+        if connection.blocked != was_blocked:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.blocked else 0)
+            self._selector.modify(connection.sock, wanted, connection)
+        if connection.outbox and not connection.blocked:
+            self._at(now + SPLIT_PAUSE, partial(self._flush, connection))
 
-    def _on_event(self, connection: _Connection, mask: int, now: float) -> None:
-        sock = connection.sock
-        if mask & selectors.EVENT_READ and sock is not None:
+    def _on_event(self, connection: Connection, mask: int, now: float) -> None:
+        if mask & selectors.EVENT_READ:
             try:
-                data = sock.recv(RECEIVE_BYTES)
+                self._take(connection, connection.sock.recv(RECEIVE_BYTES), now)
             except BlockingIOError:
                 pass
             except OSError as exc:
-                self._lose(connection, _cause(exc), now)
-            else:
-                self._take(connection, data, now)
-        if mask & selectors.EVENT_WRITE and connection.sock is sock and sock is not None:
-            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._lose_what_is_left(connection, OSError(code, ""), now)
+                self._take(connection, b"", now, cause_of(exc))
+        if mask & selectors.EVENT_WRITE and not connection.closed:
+            if code := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._lose_after_reading(connection, OSError(code, ""), now)
             else:
                 self._flush(connection, now)
 
-    def _take(self, connection: _Connection, data: bytes, now: float) -> None:
-        exchange = connection.exchange
-        if not connection.due:  # between requests, the server may close, or say that it has to
-            exchange.receive(data, now)
+    def _take(self, connection: Connection, data: bytes, now: float, cause: str = "closed") -> None:
+        """Take what has arrived; nothing means that the connection has ended, for this cause."""
+        checker = connection.checker
+        if not connection.due:  # the server may close an idle connection, after an ERROR line or without
+            checker.receive(data, now)
             self._close(connection)
         elif not data:
-            self._lose(connection, "closed", now)
-        elif fault := exchange.receive(data, now):
+            self._lose(connection, cause, now)
+        elif fault := checker.receive(data, now):
             self._lose(connection, fault, now)
         else:
-            self._alone_since = inf
+            self._outage_since = inf
             connection.moved = now
             connection.proven = True
-            if not exchange.waiting:
+            if not checker.waiting:
                 self._done(connection, now)
 
-    def _done(self, connection: _Connection, now: float) -> None:
+    def _done(self, connection: Connection, now: float) -> None:
         connection.due = []
-        if self._plan.visits:
+        self._busy.remove(connection)
+        if self._plan.visits or connection.outbox:  # a bad server can answer what is not sent yet
             self._close(connection)
         if self._plan.think_time:
-            self._resting.append((now + self._plan.think_time, connection))
+            self._free_later(connection, now + self._plan.think_time)
         else:
             self._free.append(connection)
 
-    def _lose_what_is_left(self, connection: _Connection, exc: OSError, now: float) -> None:
-        """Take the answers that came before a connection broke, then give it up."""
-        sock = connection.sock
-        while connection.sock is not None and connection.sock is sock and connection.due:
+    def _lose_after_reading(self, connection: Connection, exc: OSError, now: float) -> None:
+        """Lose a connection that broke during a send, after taking the answers that arrived before."""
+        while connection.due and not connection.closed:
             try:
                 data = connection.sock.recv(RECEIVE_BYTES)
             except OSError:
-                break
-            if not data:
-                break
-            self._take(connection, data, now)
-        if connection.due and connection.sock is sock:
-            self._lose(connection, _cause(exc), now)
+                data = b""
+            self._take(connection, data, now, cause_of(exc))
 
-    def _lose(self, connection: _Connection, cause: str, now: float) -> None:
-        """Give a connection up, and what was sent on it; what was not sent is for another one."""
+    def _lose(self, connection: Connection, cause: str, now: float) -> None:
+        """Close a connection; its requests have failed, but those that were not sent are due again."""
         self._take_back(connection)
-        if not connection.connected:
-            self.tally.unconnected[cause] += 1
-            self._alone_since = min(self._alone_since, now)
-        connection.exchange.lost(cause)
+        connection.checker.lost(cause)
         connection.due = []
-        proven = connection.proven
+        self._busy.remove(connection)
         self._close(connection)
-        if proven:
-            self._free.append(connection)
+        if connection.proven:
+            self._free.append(None)
+        elif connection.connected:
+            self._free_later(None, now + RECONNECT_PAUSE)
         else:
-            self._lost.append((now + RECONNECT_PAUSE, connection))
+            self._not_connected(cause, now)
 
-    def _take_back(self, connection: _Connection) -> None:
+    def _not_connected(self, cause: str, now: float) -> None:
+        self.tally.unconnected[cause] += 1
+        self._outage_since = min(self._outage_since, now)
+        self._free_later(None, now + RECONNECT_PAUSE)
+
+    def _free_later(self, connection: Connection | None, moment: float) -> None:
+        self._at(moment, lambda _now: self._free.append(connection))
+
+    def _take_back(self, connection: Connection) -> None:
         if unsent := connection.unsent():
-            connection.exchange.not_sent(unsent)
-            self._schedule.give_back(connection.due[-unsent:])
+            connection.checker.not_sent(len(unsent))
+            self._schedule.give_back(unsent)
 
-    def _close(self, connection: _Connection) -> None:
-        connection.exchange.closed()
-        connection.outbox.clear()
-        connection.connected = connection.midline = connection.proven = connection.blocked = False
-        if connection.sock is not None:
-            if connection.sock.fileno() in self._selector.get_map():
-                self._selector.unregister(connection.sock)
-            connection.sock.close()
-            connection.sock = None
-
-
-def _cause(exc: OSError) -> str:
-    if exc.errno in (errno.ECONNRESET, errno.EPIPE):
-        return "reset"
-    return os.strerror(exc.errno or errno.EIO).lower()
+    def _close(self, connection: Connection) -> None:
+        connection.checker.closed()
+        self._selector.unregister(connection.sock)
+        connection.sock.close()

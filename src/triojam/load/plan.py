@@ -1,4 +1,4 @@
-"""What a load sends, and when: lines with their weights, and the moments at which requests are due."""
+"""What a load sends and when: kinds of lines with weights, and the times at which requests are due."""
 
 import random
 import re
@@ -14,36 +14,32 @@ MIX_TAKES = (
     "KIND:WEIGHT with commas between; a kind is 'split' or a line to send, as in TIME:90,HELLO:5,split:5"
 )
 
-# Weights are dealt out like cards of a deck of at most this many, so that each share is exact over a deck.
+# A deck has as many cards of each kind as its weight, and is dealt in random order.
 _LARGEST_WEIGHT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of line.
-
-    line: with its CR LF. cut: after how many bytes it is sent in two pieces, or 0. wants_time: whether the
-    right answer is a time; otherwise an ERROR is.
-    """
+    """A kind of line. line: with CR LF. cut: the length of its first piece; 0 = it is sent in one piece."""
 
     line: bytes
     cut: int = 0
 
     @property
     def wants_time(self) -> bool:
-        """Whether a JAM is the right answer; otherwise an ERROR is."""
+        """Whether the right answer is a time; otherwise it is an ERROR."""
         return self.line.startswith(TIME)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Kinds with their weights."""
+    """Kinds of lines with their weights."""
 
     shares: tuple[tuple[Kind, int], ...]
 
     @classmethod
     def parse(cls, text: str) -> "Mix":
-        """Read what MIX_TAKES describes. Raises ValueError that says what is expected."""
+        """Parse what MIX_TAKES describes. Raises ValueError that says what is expected."""
         shares = []
         for part in text.split(","):
             match = re.fullmatch(r"([\x21-\x7e][\x20-\x7e]{0,499}):(\d{1,5})", part.strip())
@@ -56,11 +52,11 @@ class Mix:
 
     @property
     def only(self) -> Kind | None:
-        """The one kind, if there is but one."""
+        """The kind, if there is only one."""
         return self.shares[0][0] if len(self.shares) == 1 else None
 
     def deal(self, chance: random.Random) -> Iterator[Kind]:
-        """Yield kinds for ever, shuffled, each as often as its weight says within a deck."""
+        """Yield kinds without end, from shuffled decks with as many cards of each kind as its weight."""
         deck: Sequence[Kind] = [kind for kind, weight in self.shares for _ in range(weight)]
         while True:
             yield from chance.sample(deck, len(deck))
@@ -73,10 +69,10 @@ PLAIN_MIX = Mix(((Kind(b"TIME\r\n"), 1),))
 class Plan:
     """What to send.
 
-    requests: stop after so many; None = after `seconds`. pipeline: so many at once on each connection.
-    visits: connect, ask, close, each time anew. rate: a second, in an open loop; None = closed loop.
-    think_time: of each connection between an answer and the next request, in seconds. patience: with a
-    connection on which nothing moves, in seconds; then it is given up.
+    requests: how many to send; None = send for `seconds`. pipeline: requests sent together on a connection.
+    visits: open a new connection for each request or pipeline. rate: requests a second in an open loop; None
+    = closed loop. think_time: seconds between an answer and the next request of a connection. patience:
+    seconds until a connection on which nothing moves is given up.
     """
 
     connections: int = 50
@@ -91,9 +87,9 @@ class Plan:
 
 
 class Schedule:
-    """When which requests are due.
+    """When requests are due.
 
-    A closed loop ends at its time. An open loop ends when what was due until then is sent, however late.
+    A closed loop ends at `ends`. An open loop ends when all requests that were due by then are sent.
     """
 
     def __init__(self, plan: Plan, began: float) -> None:
@@ -101,18 +97,18 @@ class Schedule:
         self._rate = plan.rate
         self._began = began
         self._requests = inf if plan.requests is None else plan.requests
-        self._taken = 0  # and not given back
-        self._begun = 0  # of an open loop's moments
+        self._taken = 0  # without those given back
+        self._begun = 0  # how many times of an open loop were taken
         self._again: deque[float] = deque()
         self._stopped = False
 
     def stop(self, now: float) -> None:
-        """No more requests from now on."""
+        """End the schedule: no more requests are due."""
         self.ends = min(self.ends, now)
         self._stopped = True
 
     def over(self, now: float) -> bool:
-        """Whether there will be no more requests."""
+        """Whether no more requests will be due."""
         return self.next_due(now) == inf
 
     def next_due(self, now: float) -> float:
@@ -125,7 +121,7 @@ class Schedule:
         return due if due < self.ends else inf
 
     def take(self, most: int, now: float) -> list[float]:
-        """Return when the next requests were due, at most so many, and none that is not due yet."""
+        """Take up to `most` requests that are due by now; return when each was due."""
         due: list[float] = []
         while len(due) < most and (when := self.next_due(now)) <= now:
             if self._rate is None:
@@ -139,17 +135,17 @@ class Schedule:
         return due
 
     def give_back(self, due: list[float]) -> None:
-        """These were not sent."""
+        """Return requests that were taken, but not sent."""
         self._taken -= len(due)
         if self._rate is not None:
             self._again.extend(due)
 
     def never_sent(self, now: float) -> int:
-        """Return how many requests of an open loop were due by now, and were not taken."""
+        """Return how many requests of an open loop were due by now, but not taken."""
         if self._rate is None:
             return 0
         until = min(now, self.ends)
         due = ceil((until - self._began) * self._rate)
-        while due and self._began + (due - 1) / self._rate >= until:  # floating point, at the edge
+        while due and self._began + (due - 1) / self._rate >= until:  # a rounding error
             due -= 1
         return max(0, int(min(due, self._requests)) - self._taken)

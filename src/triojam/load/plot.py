@@ -1,4 +1,4 @@
-"""Draws a load's result: how latency is distributed, and how the rate went. Needs the extra `plot`."""
+"""Draws the result of a load: latency by percentile, and the rate over time. Needs the extra `plot`."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ _PERCENTILES = [0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99]
 
 
 def save_plot(result: Result, file: Path) -> None:
-    """Write it as the file's suffix says, .svg or .png. Raises OSError."""
+    """Write the picture as .svg or .png, by the file's suffix. Raises OSError."""
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "triojam", "axes.grid": True, "grid.alpha": 0.3}
     ):

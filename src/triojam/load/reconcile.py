@@ -1,14 +1,15 @@
-"""Holds what a load sent against what the server counted, to the last request.
+"""Compares what a load sent with what the server counted, to the last request.
 
-The server's counters are read before the load, now and then during it, and after. A process that ended
-took the counts since its last reading with it; that is said, and how many they can be.
+The server's counters are read before the load, repeatedly during it, and after it. When a process ends, its
+counts since the last reading are lost; the result says so, and how many requests they can be at most.
 """
 
 import http.client
 import urllib.parse
 import urllib.request
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import Self
 
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,7 +18,7 @@ from triojam.load.checker import Tally
 
 READ_TIMEOUT = 5.0
 LONGEST_PAGE = 4_000_000
-# After the last answer, the server has this long to count it.
+# How long the server may take to count the last answer.
 SETTLE_SECONDS = 2.0
 SETTLE_INTERVAL = 0.02
 READ_INTERVAL = 0.5
@@ -31,12 +32,12 @@ _COUNTERS = {
 
 
 class MetricsError(Exception):
-    """The metrics cannot be read, and the text says why."""
+    """The metrics cannot be read; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one process has counted, or several together."""
+    """The counters of one process, or sums over several."""
 
     requests: int = 0
     responses: int = 0
@@ -51,41 +52,73 @@ class Counts:
 
     @property
     def unaccounted(self) -> int:
-        """Requests of which nothing has become."""
+        """Requests in no other counter."""
         return self.requests - self.responses - self.rejected - self.send_errors
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at a server's metrics. process: when it started, which tells one process from the next."""
+    """One reading of the metrics. process: when the process started, which identifies it."""
 
     process: float
     counts: Counts
 
 
-@dataclass
 class Reconciliation:
-    """What the server has counted between the first reading and the last, over all its processes."""
+    """What the server has counted since the first reading, over all its processes. url: of its metrics."""
 
-    first: Reading
-    last: Reading
-    _ended: Counts = field(default_factory=Counts)
-    restarts: int = 0
+    def __init__(self, url: str, first: Reading) -> None:
+        self._url = url
+        self._first = first
+        self._latest = {first.process: first.counts}
 
-    def add(self, reading: Reading) -> None:
-        """Take another reading."""
-        if reading.process != self.last.process:
-            self._ended += self.last.counts
-            self.restarts += 1
-        self.last = reading
+    @classmethod
+    async def begin(cls, url: str) -> Self:
+        """Read the counters before a load. Raises MetricsError."""
+        return cls(url, await read_counts(url))
+
+    async def read(self) -> Reading:
+        """Read the counters again. Raises MetricsError."""
+        reading = await read_counts(self._url)
+        self._latest[reading.process] = reading.counts
+        return reading
+
+    async def keep_reading(self) -> None:
+        """Read repeatedly until cancelled, so that few counts are lost when a process ends."""
+        while True:
+            await trio.sleep(READ_INTERVAL)
+            with suppress(MetricsError):  # during a restart
+                await self.read()
+
+    async def read_last(self) -> None:
+        """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
+        deadline = trio.current_time() + SETTLE_SECONDS
+        before: Reading | None = None
+        while True:
+            try:
+                reading = await self.read()
+            except MetricsError:
+                if trio.current_time() >= deadline:
+                    raise
+            else:
+                settled = reading == before and not self.counted.unaccounted
+                if settled or trio.current_time() >= deadline:
+                    return
+                before = reading
+            await trio.sleep(SETTLE_INTERVAL)
+
+    @property
+    def restarts(self) -> int:
+        """How many processes have replaced the first one."""
+        return len(self._latest) - 1
 
     @property
     def counted(self) -> Counts:
-        """What is known to have been counted since the first reading."""
-        return self._ended + self.last.counts - self.first.counts
+        """The counts since the first reading, as far as they were read."""
+        return sum(self._latest.values(), Counts()) - self._first.counts
 
     def missing(self, tally: Tally) -> dict[str, int]:
-        """Say what the load's failed requests are, by the server's account; none can be below 0."""
+        """Return where the failed requests were lost, by the server's counters; no number may be negative."""
         counted = self.counted
         return {
             "sent, but not counted": tally.sent - counted.requests,
@@ -95,7 +128,7 @@ class Reconciliation:
         }
 
     def faults(self, tally: Tally) -> list[str]:
-        """Say what does not add up, and should. Of a process that ended, only too high counts are a fault."""
+        """Return what does not balance. After a restart, only too many counts are a fault."""
         if self.restarts:
             surplus = self.counted.requests - tally.sent
             return [f"the server counted {surplus:,} requests more than were sent"] if surplus > 0 else []
@@ -103,7 +136,9 @@ class Reconciliation:
         faults = [f"{unaccounted:,} requests are in no other counter of the server"] if unaccounted else []
         for what, number in self.missing(tally).items():
             if number < 0:
-                faults.append(f"{what}: {number:,}, which is less than none; was anybody else asking?")
+                faults.append(
+                    f"{what}: {number:,}, which is less than none; did another client send requests?"
+                )
         return faults
 
 
@@ -122,43 +157,11 @@ async def read_counts(url: str) -> Reading:
     raise MetricsError(f"{url}: not read within {READ_TIMEOUT:g} s")
 
 
-async def first_reading(url: str) -> Reconciliation:
-    """Read where the counters stand before a load. Raises MetricsError."""
-    reading = await read_counts(url)
-    return Reconciliation(reading, reading)
-
-
-async def keep_reading(url: str, balance: Reconciliation) -> None:
-    """Read now and then, until cancelled, so that a process that ends takes little with it."""
-    while True:
-        await trio.sleep(READ_INTERVAL)
-        with suppress(MetricsError):  # while it restarts
-            balance.add(await read_counts(url))
-
-
-async def last_reading(url: str, balance: Reconciliation) -> None:
-    """Read when all is counted, or will not be. Raises MetricsError if none can be read."""
-    deadline = trio.current_time() + SETTLE_SECONDS
-    before: Reading | None = None
-    while True:
-        try:
-            balance.add(await read_counts(url))
-        except MetricsError:
-            if trio.current_time() >= deadline:
-                raise
-        else:
-            settled = balance.last == before and not balance.counted.unaccounted
-            if settled or trio.current_time() >= deadline:
-                return
-            before = balance.last
-        await trio.sleep(SETTLE_INTERVAL)
-
-
 def _read_counts(url: str) -> Reading:
     sums = dict.fromkeys(_COUNTERS.values(), 0)
     process, found = 0.0, False
     try:
-        # metrics_url lets http and https through, and nothing else.
+        # metrics_url accepts only http and https.
         with urllib.request.urlopen(url, timeout=READ_TIMEOUT) as response:  # noqa: S310
             text = response.read(LONGEST_PAGE).decode()
         for family in text_string_to_metric_families(text):

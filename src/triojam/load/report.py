@@ -1,11 +1,11 @@
-"""What a load's result looks like: as text for people, as JSON for programs."""
+"""The result of a load, as text for people and as JSON for programs."""
 
 import json
 import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -16,13 +16,13 @@ from triojam.load.reconcile import Reconciliation
 
 PERCENTILES = (50.0, 75.0, 90.0, 99.0, 99.9, 99.99)
 PLOT_ROWS, PLOT_COLUMNS = 10, 60
-# From this share of one core on, the client is held to be at its limit.
+# At this share of one core, the client has probably limited the load.
 FULL_CORE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How far a load was, `seconds` after its beginning."""
+    """The progress of a load, `seconds` after its start."""
 
     seconds: float
     settled: int
@@ -31,11 +31,11 @@ class Moment:
 
 @dataclass
 class Result:
-    """A load that has ended.
+    """The result of a load.
 
-    seconds: how long it took. busy: the share of one core that the client used.
-    balance: the server's counters, if they were read; unread: why they could not be, at the end.
-    gave_up: whether it ended early, since nobody was there any more.
+    seconds: its duration. busy: the share of one core that the client used. reconciliation: the server's
+    counters, if they were to be read; unread: why the last reading failed. gave_up: whether the load ended
+    early because no connection could be opened any more.
     """
 
     target: str
@@ -44,7 +44,7 @@ class Result:
     seconds: float
     busy: float
     timeline: Sequence[Moment] = ()
-    balance: Reconciliation | None = None
+    reconciliation: Reconciliation | None = None
     unread: str | None = None
     interrupted: bool = False
     gave_up: bool = False
@@ -55,48 +55,48 @@ class Result:
 
     @property
     def faults(self) -> list[str]:
-        """Say why the balance with the server does not close."""
+        """Why the totals of client and server do not balance."""
         if self.unread is not None:
             return [self.unread]
-        return self.balance.faults(self.tally) if self.balance is not None else []
+        return self.reconciliation.faults(self.tally) if self.reconciliation is not None else []
 
     @property
     def complete(self) -> bool:
-        """Whether every request got the answer that it should get."""
+        """Whether every request got a right answer."""
         tally = self.tally
-        troubles = (tally.failed, tally.unconnected, tally.unasked, tally.never_sent, self.gave_up)
-        return bool(tally.settled) and not any(troubles)
+        problems = (tally.failed, tally.unconnected, tally.unasked, tally.never_sent, self.gave_up)
+        return tally.settled > 0 and not any(problems)
 
     @property
     def client_was_the_limit(self) -> bool:
-        """Whether the client had no time left. An open loop never has: it waits by looking at the clock."""
+        """Whether the client was too slow. False for an open loop: its short waits use CPU time, too."""
         return self.busy >= FULL_CORE and self.plan.rate is None
 
     def latency(self, percentile: float) -> float:
-        """Return the latency, in seconds, that so many percent of the right answers did not exceed."""
+        """Return a percentile of the latencies of right answers, in seconds."""
         return self._percentiles.at(percentile)
 
 
 class Percentiles:
-    """The percentiles of latencies, which are given in microseconds, each with how often it was seen."""
+    """Percentiles of latencies, which are counted by microsecond."""
 
     def __init__(self, latencies: Counter[int]) -> None:
         self._values = sorted(latencies)
         self._ranks = list(accumulate(latencies[value] for value in self._values))
 
     def at(self, percentile: float) -> float:
-        """Return, in seconds, the shortest latency that `percentile` percent do not exceed; 0 without any."""
+        """Return the latency, in seconds, that `percentile` percent do not exceed; 0 if there are none."""
         if not self._ranks:
             return 0.0
-        # Rounding must not ask for one more than there are.
+        # The small number keeps a rounding error from raising the rank by 1.
         rank = max(math.ceil(percentile * self._ranks[-1] / 100 - 1e-9), 1)
         return self._values[bisect_left(self._ranks, rank)] / 1e6
 
 
 def render(result: Result) -> str:
-    """Render it for people."""
+    """Render the result for people."""
     tally, seconds = result.tally, max(result.seconds, 1e-9)
-    lines = [f"{result.target}, {_manner(result.plan)}, {result.seconds:.1f} s", ""]
+    lines = [f"{result.target}, {_describe(result.plan)}, {result.seconds:.1f} s", ""]
     lines += [
         f"sent      {tally.sent:>13,}",
         f"answered  {tally.answered:>13,}  {tally.settled / seconds:,.0f} a second, rejected ones included",
@@ -110,7 +110,7 @@ def render(result: Result) -> str:
     if tally.unasked:
         lines.append(f"said unasked  {tally.unasked.total():>9,}  {_causes(tally.unasked)}")
     if result.gave_up:
-        lines.append("Given up early: there was no server any more.")
+        lines.append("Ended early: no connection could be opened any more.")
     if tally.settled:
         lines += ["", *_latencies(result), "", *_plot(result)]
     if result.client_was_the_limit:
@@ -118,14 +118,14 @@ def render(result: Result) -> str:
             "",
             f"The client was the limit: it used {result.busy:.0%} of its core. The server may do more.",
         ]
-    if result.balance is not None or result.unread is not None:
-        lines += ["", *_balance(result)]
+    if result.reconciliation is not None:
+        lines += ["", *_balance(result, result.reconciliation)]
     return "\n".join(lines)
 
 
 def as_json(result: Result) -> str:
-    """Render it for programs; durations are in seconds."""
-    tally, balance = result.tally, result.balance
+    """Render the result for programs; durations are in seconds."""
+    tally = result.tally
     data: dict[str, Any] = {
         "server": result.target,
         "seconds": result.seconds,
@@ -140,33 +140,22 @@ def as_json(result: Result) -> str:
         "gave_up": result.gave_up,
         "connections_opened": tally.opened,
         "rate": tally.settled / max(result.seconds, 1e-9),
-        "latency": {f"p{each:g}": result.latency(each) for each in (*PERCENTILES, 100.0)}
-        if tally.settled
-        else {},
+        "latency": {f"p{each:g}": result.latency(each) for each in (*PERCENTILES, 100.0) if tally.settled},
         "client_cpu": result.busy,
         "client_was_the_limit": result.client_was_the_limit,
-        "timeline": [
-            {"seconds": each.seconds, "settled": each.settled, "failed": each.failed}
-            for each in result.timeline
-        ],
+        "timeline": [asdict(each) for each in result.timeline],
     }
-    if balance is not None:
-        counted = balance.counted
-        data["server_counted"] = {
-            "requests": counted.requests,
-            "responses": counted.responses,
-            "rejected": counted.rejected,
-            "send_errors": counted.send_errors,
-            "restarts": balance.restarts,
-        }
+    if result.reconciliation is not None:
+        restarts = {"restarts": result.reconciliation.restarts}
+        data["server_counted"] = asdict(result.reconciliation.counted) | restarts
         data["balance_faults"] = result.faults
     return json.dumps(data, indent=2) + "\n"
 
 
-def _manner(plan: Plan) -> str:
+def _describe(plan: Plan) -> str:
     words = [f"{plan.connections:,} connection{'s' if plan.connections > 1 else ''}"]
     if plan.visits:
-        words.append("each anew for every request" if plan.pipeline == 1 else "each anew every time")
+        words.append("a new one for every request" if plan.pipeline == 1 else "a new one every time")
     if plan.pipeline > 1:
         words.append(f"{plan.pipeline} in flight each")
     if plan.rate is not None:
@@ -184,7 +173,7 @@ def _latencies(result: Result) -> list[str]:
 
 
 def _plot(result: Result) -> list[str]:
-    """Draw latency over percentile; each mark on the axis is as wide as the next."""
+    """Draw latency over percentile; the sections between the marks on the axis have equal widths."""
     marks = ("0", "50", "90", "99", "99.9", "99.99")
     widest = PLOT_COLUMNS // (len(marks) - 1)
     points = []
@@ -202,32 +191,27 @@ def _plot(result: Result) -> list[str]:
     return [*rows, " " * 10 + "+" + "-" * PLOT_COLUMNS, " " * 11 + axis.rstrip() + " %"]
 
 
-def _balance(result: Result) -> list[str]:
-    if result.unread is not None or result.balance is None:
+def _balance(result: Result, reconciliation: Reconciliation) -> list[str]:
+    if result.unread is not None:
         return [f"The balance is open: {result.unread}"]
-    tally, counted = result.tally, result.balance.counted
+    tally, counted = result.tally, reconciliation.counted
     headings = ("sent", "answered", "rejected", "send errors", "reset", "failed else")
     resets = sum(number for cause, number in tally.failed.items() if cause.startswith("reset"))
     ours = (tally.sent, tally.answered, tally.rejected, None, resets, tally.failed.total() - resets)
     theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None, None)
     rows = [("balance", *headings), ("client", *map(_number, ours)), ("server", *map(_number, theirs))]
-    lines = [
-        "  ".join(f"{cell:>12}" if place else f"{cell:8}" for place, cell in enumerate(row)).rstrip()
-        for row in rows
-    ]
-    lost = tally.sent - counted.requests
-    missing = [f"{what} {number:,}" for what, number in result.balance.missing(tally).items() if number]
+    lines = [f"{name:8}" + "".join(f"  {cell:>12}" for cell in cells).rstrip() for name, *cells in rows]
     if result.faults:
         return [*lines, *(f"The balance does not close: {fault}." for fault in result.faults)]
-    if times := result.balance.restarts:
+    if times := reconciliation.restarts:
         again = "once" if times == 1 else f"{times} times"
-        lines.append(
-            f"The server was restarted {again}: {lost:,} requests are in no reading of its counters."
-        )
+        lost = tally.sent - counted.requests
         return [
             *lines,
-            "They were lost, or counted after the last reading; as far as that, the balance closes.",
+            f"The server was restarted {again}: {lost:,} requests are in no reading of its counters.",
+            "They were lost, or counted after the last reading; all other requests balance.",
         ]
+    missing = [f"{what} {number:,}" for what, number in reconciliation.missing(tally).items() if number]
     if missing:
         lines.append(f"Of the failed ones: {', '.join(missing)}.")
     return [*lines, "The balance closes."]

@@ -1,4 +1,4 @@
-"""The command `load`: one question first, then the load, with what goes on beside it."""
+"""The command `load`: one request first, then the load, the readings of the metrics and the progress bar."""
 
 import random
 import time
@@ -12,11 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from triojam.client.render import format_seconds
 from triojam.client.session import AskError, Target, connect
-from triojam.client.time_of_day import DAY, second_of_day
 from triojam.load.checker import ServerClock
 from triojam.load.generator import LoadGenerator
 from triojam.load.plan import Plan
-from triojam.load.reconcile import MetricsError, first_reading, keep_reading, last_reading
+from triojam.load.reconcile import MetricsError, Reconciliation
 from triojam.load.report import Moment, Percentiles, Result
 
 TICK_SECONDS = 0.25
@@ -25,18 +24,15 @@ Show = Callable[[LoadGenerator, Moment], None]
 
 
 class LoadRun:
-    """One load, from the first question to its result.
+    """A load, from the first request to the result.
 
-    metrics: where the server's counters are read, if they are to be held against the load.
+    metrics: the URL of the server's metrics, if its counters are to be compared with the load.
     """
 
-    def __init__(
-        self, target: Target, plan: Plan, *, metrics: str | None, chance: random.Random | None = None
-    ) -> None:
+    def __init__(self, target: Target, plan: Plan, *, metrics: str | None) -> None:
         self._target = target
         self._plan = plan
         self._metrics = metrics
-        self._chance = chance or random.Random()  # noqa: S311  # no secret
         self._interrupted = False
         self._load: LoadGenerator | None = None
         self._sent = False
@@ -45,7 +41,7 @@ class LoadRun:
         self.failure: str | None = None
 
     def interrupt(self) -> bool:
-        """End early: the second time without waiting for answers. False if there is no result to wait for."""
+        """End early; the second call does not wait for answers. Returns False if there will be no result."""
         if self._load is None:
             return False
         if self._interrupted or self._sent:
@@ -57,7 +53,7 @@ class LoadRun:
         return True
 
     async def run(self, show: Show) -> None:
-        """Do it all; sets `result`, or `failure` if it cannot begin."""
+        """Run the load; sets `result`, or `failure` if it cannot start."""
         try:
             await self._run(show)
         except AskError as exc:
@@ -66,38 +62,26 @@ class LoadRun:
             self.failure = str(exc)
 
     async def _run(self, show: Show) -> None:
-        # It says in words what is wrong with a server, finds the address that works, and the clock's offset.
+        # The first request finds an address that works and the clock's offset, or a reason why there is none.
         async with await connect(self._target, patience=self._plan.patience) as session:
             answer = await session.ask(patience=self._plan.patience)
-        balance = await first_reading(self._metrics) if self._metrics is not None else None
-        ahead = second_of_day(time.time(), None) + answer.offset - time.perf_counter()
-        load = self._load = LoadGenerator(
-            self._plan,
-            session.socket_address,
-            ServerClock(lambda now: (now + ahead) % DAY),
-            chance=self._chance,
-        )
+        reconciliation = None if self._metrics is None else await Reconciliation.begin(self._metrics)
+        clock = ServerClock.of_this_machine(answer.offset)
+        chance = random.Random()  # noqa: S311  # not a secret
+        load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=chance)
         timeline = [Moment(0.0, 0, 0)]
         used = time.process_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_time, load, timeline, show)
-            if self._metrics is not None and balance is not None:
-                nursery.start_soon(keep_reading, self._metrics, balance)
+            if reconciliation is not None:
+                nursery.start_soon(reconciliation.keep_reading)
             await load.run()
             self._sent = True
             nursery.cancel_scope.cancel()
         seconds = load.ended - load.began
         busy = (time.process_time() - used) / max(seconds, 1e-9)
         timeline.append(_moment(load))
-        unread: str | None = None
-        if self._metrics is not None and balance is not None:
-            unread = "interrupted before the last reading"
-            try:
-                with self._last_reading:
-                    await last_reading(self._metrics, balance)
-                    unread = None
-            except MetricsError as exc:
-                unread = f"the last reading failed: {exc}"
+        unread = None if reconciliation is None else await self._read_last(reconciliation)
         self.result = Result(
             target=str(self._target),
             plan=self._plan,
@@ -105,15 +89,25 @@ class LoadRun:
             seconds=seconds,
             busy=busy,
             timeline=timeline,
-            balance=balance,
+            reconciliation=reconciliation,
             unread=unread,
             interrupted=self._interrupted,
             gave_up=load.gave_up,
         )
 
+    async def _read_last(self, reconciliation: Reconciliation) -> str | None:
+        """Read the counters at the end; return why that failed."""
+        with self._last_reading:
+            try:
+                await reconciliation.read_last()
+            except MetricsError as exc:
+                return f"the last reading failed: {exc}"
+            return None
+        return "interrupted before the last reading"
+
 
 async def _keep_time(load: LoadGenerator, timeline: list[Moment], show: Show) -> None:
-    """Note how far the load is, now and then, until cancelled."""
+    """Record and show the progress until cancelled."""
     while True:
         await trio.sleep(TICK_SECONDS)
         timeline.append(_moment(load))
@@ -126,7 +120,7 @@ def _moment(load: LoadGenerator) -> Moment:
 
 @contextmanager
 def progress(plan: Plan, console: Console) -> Iterator[Show]:
-    """Open a progress bar with rate, errors and the current p99; nothing where there is no terminal."""
+    """Yield a function that shows the progress: a bar with rate, failures and p99, only on a terminal."""
     if not console.is_terminal:
         yield lambda _load, _moment: None
         return
@@ -142,7 +136,7 @@ def progress(plan: Plan, console: Console) -> Iterator[Show]:
             p99 = Percentiles(load.tally.latencies - seen).at(99)
             before, seen = moment, load.tally.latencies.copy()
             done = moment.seconds if plan.requests is None else moment.settled + moment.failed
-            said = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(p99)}"
-            bar.update(task, completed=min(done, total), description=said, refresh=True)
+            text = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(p99)}"
+            bar.update(task, completed=min(done, total), description=text, refresh=True)
 
         yield show

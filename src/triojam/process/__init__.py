@@ -1,4 +1,4 @@
-"""What a server asks of its system: sockets, signals, the service manager, logs, watchers of loop and clock.
+"""What a server needs from its system: sockets, signals, service manager, logs, watchers of loop and clock.
 
-It does not know clients; `daemon` puts it around a server.
+This package does not know clients; `daemon` puts it around a server.
 """

@@ -1,39 +1,31 @@
-"""Structured log lines that never hold up the service."""
+"""Structured log lines, written without ever blocking the service."""
 
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-# Makes a logger that lets lines of this level ("debug", "info", …) and above through.
+# Makes a logger for a level ("debug", "info", …) and above.
 LoggerFactory = Callable[[str], FilteringBoundLogger]
 
-# A thousand lines are about 200 kB: minutes of a service's log, whose reader has surely stalled by then.
+# About 200 kB, minutes of a service's log: when the queue is full, the reader has stalled.
 QUEUED_LINES = 1000
-# How long the end of the process waits for the reader to take the last lines.
+# At its end, the process waits this long for the reader of the last lines, in seconds.
 LAST_LINES_SECONDS = 1.0
-
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
 
 
 class LineWriter:
-    """Writes text to a file descriptor from a thread of its own; a context manager that owns that thread.
+    """Writes text to a file descriptor from its own thread; a context manager that owns that thread.
 
-    A reader that stalls (a stopped terminal, a full pipe) stalls that thread alone. Once the queue is
-    full, lines are dropped and counted; at the end the reader has `patience` seconds for the last of
-    them. A thread, because no way of polling covers terminals, pipes and files alike, and making the
-    descriptor non-blocking would change it for whoever shares it.
+    A reader that stalls (a stopped terminal, a full pipe) blocks only that thread. When the queue is full,
+    lines are dropped and counted. At the end, the reader has `patience` seconds for the last lines. It is a
+    thread, because polling does not work for files, and a non-blocking descriptor would be non-blocking for
+    every process that shares it.
     """
 
     def __init__(
@@ -43,19 +35,14 @@ class LineWriter:
         self._patience = patience
         self._descriptor = descriptor
         self._queue: queue.Queue[bytes | None] = queue.Queue(queued_lines)
-        # A daemon: a reader that never comes back must not keep the process from ending.
+        # A daemon thread: a reader that has stalled for ever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="triojam log writer", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         try:
             self._queue.put(None, timeout=self._patience)
         except queue.Full:
@@ -63,7 +50,7 @@ class LineWriter:
         self._thread.join(self._patience)
 
     def write(self, text: str) -> int:
-        """Queue `text`, or drop it; never waits. Part of the text file interface."""
+        """Queue `text`, or drop it; never wait. Part of the text file interface."""
         try:
             self._queue.put_nowait(text.encode("utf-8", "backslashreplace"))
         except queue.Full:
@@ -86,7 +73,7 @@ class LineWriter:
 def make_logger_factory(writer: LineWriter, *, style: str, colors: bool) -> LoggerFactory:
     """Return a factory of loggers that write to `writer`.
 
-    style: "console", for people, or "json", one object a line.
+    style: "console", for people, or "json", one object per line.
     """
     processors: list[Processor] = [structlog.processors.add_log_level]
     if style == "json":
@@ -102,42 +89,38 @@ def make_logger_factory(writer: LineWriter, *, style: str, colors: bool) -> Logg
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
         ]
+    output = structlog.WriteLogger(writer)  # type: ignore[arg-type]  # only write and flush are used
+    return lambda level: _make_logger(output, processors, level)
 
-    def make_logger(level: str) -> FilteringBoundLogger:
-        logger = structlog.wrap_logger(
-            structlog.WriteLogger(writer),  # type: ignore[arg-type]  # only write and flush are used
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        )
-        return cast(FilteringBoundLogger, logger.bind())
 
-    return make_logger
+def make_library_logger(level: str) -> FilteringBoundLogger:
+    """Return a logger that sends its events to the standard library's logger "triojam".
+
+    It is for programs that call `serve` in their own nursery: they configure the logging.
+    """
+    processors: list[Processor] = [_without_sentence, structlog.stdlib.render_to_log_kwargs]
+    return _make_logger(logging.getLogger("triojam"), processors, level)
+
+
+def _make_logger(output: Any, processors: list[Processor], level: str) -> FilteringBoundLogger:
+    filtering = structlog.make_filtering_bound_logger(level)
+    return cast(
+        FilteringBoundLogger,
+        structlog.wrap_logger(output, processors=processors, wrapper_class=filtering).bind(),
+    )
 
 
 def _without_sentence(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Leave out what is for a person at a terminal: the fields say it to programs."""
+    """Remove the sentence, which is for people: its facts are in the fields."""
     event.pop("sentence", None)
     return event
 
 
 def _sentence_alone(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Write an event that has a sentence as that sentence, without its fields."""
+    """Replace an event by its sentence, without the fields, if it has one."""
     if (sentence := event.get("sentence")) is None:
         return event
     return {"event": sentence, "level": event["level"]}
-
-
-def make_library_logger(level: str) -> FilteringBoundLogger:
-    """Return a logger that hands its events to the standard library's logger "triojam".
-
-    For programs that serve inside a nursery of their own: they decide what becomes of log lines.
-    """
-    logger = structlog.wrap_logger(
-        logging.getLogger("triojam"),
-        processors=[_without_sentence, structlog.stdlib.render_to_log_kwargs],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-    )
-    return cast(FilteringBoundLogger, logger.bind())
 
 
 class _Bridge(logging.Handler):
@@ -150,13 +133,13 @@ class _Bridge(logging.Handler):
 
 
 def make_bridge(log: Callable[[], FilteringBoundLogger], *, name: str) -> logging.Logger:
-    """Return a standard library logger, for a library that asks for one, whose records end up in `log()`."""
+    """Return a logger of the standard library, for a library that takes one; its records go to `log()`."""
     bridge = logging.Logger(name, logging.WARNING)  # noqa: LOG001  # on purpose not in the global registry
     bridge.addHandler(_Bridge(log))
     return bridge
 
 
 def take_over_standard_logging(log: Callable[[], FilteringBoundLogger]) -> None:
-    """Send what any library logs to `log()`: by default it is written to stderr, and waits for its reader."""
+    """Send the records of all libraries to `log()`: by default, they block on the reader of stderr."""
     logging.basicConfig(handlers=[_Bridge(log)], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)

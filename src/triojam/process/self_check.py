@@ -1,4 +1,4 @@
-"""The server asks itself for the time, through its own listening sockets, as any client does."""
+"""The server asks itself for the time through its own listening sockets, as a client does."""
 
 import errno
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from triojam.core.protocol import REQUEST, read_jam
 
 _JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 
-# Where to reach a socket that listens everywhere. On machines where IPv6 is switched off there is no ::1,
-# though [::] can be listened on; that such a socket is reached over IPv4, then, is what it is there for.
+# Where to reach a socket that listens on all addresses. A machine with IPv6 switched off has no ::1, but it
+# can listen on [::]; clients then reach that socket over IPv4.
 _LOOPBACK = {"0.0.0.0": ["127.0.0.1"], "::": ["::1", "127.0.0.1"]}  # noqa: S104  # to connect, not to listen
 
 
 async def ask_itself(listening: Iterable[tuple[str, int]], own: set[tuple[str, int]]) -> str | None:
-    """Ask each of the listening addresses for the time, and wait for it; return what went wrong, or None.
+    """Ask each listening address for the time; return a description of the first failure, or None.
 
-    own: here stands the address that the probe asks from, while it asks. A server that is full, or closed
-        to its own machine, must let it in, or whoever supervises it would take it for broken.
+    own: contains the probe's address while it asks. A server that is full, or that denies its own machine,
+        must admit the probe; otherwise its supervisor would take it for broken.
     """
     for host, port in listening:
         try:
@@ -42,7 +42,7 @@ async def _ask(hosts: list[str], port: int, own: set[tuple[str, int]]) -> bytes:
                 return await _ask(others, port, own)
             raise
         source = sock.getsockname()[1]
-        seen_as = {(host, source), (MAPPED + host, source)}  # the latter by a socket that is asked for ::
+        seen_as = {(host, source), (MAPPED + host, source)}  # a socket for :: shows the latter
         own |= seen_as
         try:
             await sock.connect((host, port))

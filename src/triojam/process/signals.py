@@ -1,4 +1,4 @@
-"""Runs a program until it is done or a signal ends it: the server, the lab and the clients alike."""
+"""Runs a program until it is done or a signal ends it: the server, the lab, and the clients."""
 
 import signal
 import sys
@@ -24,11 +24,11 @@ def run(
 ) -> Result | None:
     """Run `main` in Trio, and return its result; None if it was cancelled.
 
-    heed: is called with each signal that comes, and with the scope around `main`.
-    ignore_afterwards: whether these signals are ignored from the end on, so that one during the last steps
+    heed: called with each signal, and with the scope around `main`.
+    ignore_afterwards: whether these signals are ignored after the end, so that a signal during the last steps
         does not change the exit status.
 
-    Raises an OperatorError or OSError out of `main` as it is, not in a group.
+    An OperatorError or OSError from `main` is raised alone, not in a group.
     """
     try:
         return trio.run(_run, main, heed, set(signals), ignore_afterwards)
@@ -47,7 +47,7 @@ async def _run(
 ) -> Result | None:
     result: Result | None = None
     if ignore_afterwards:
-        for each in signals:  # Trio restores this at the end
+        for each in signals:  # Trio restores this handler at the end
             signal.signal(each, signal.SIG_IGN)
     with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:

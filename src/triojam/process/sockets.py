@@ -1,4 +1,4 @@
-"""Listening sockets, and how many descriptors there are for clients."""
+"""Listening sockets, and the number of descriptors for clients."""
 
 import errno
 import socket
@@ -17,7 +17,7 @@ from triojam.settings.fields import ADDRESS, SettingError
 if sys.platform != "win32":
     import resource
 
-# File descriptors that are never given to clients: listeners, scrapers, log, and what libraries open.
+# File descriptors that are kept for listeners, scrapers, the log, and libraries.
 RESERVED_DESCRIPTORS = 64
 
 
@@ -45,7 +45,7 @@ class Sockets(NamedTuple):
     web: list[trio.socket.SocketType]
 
     def close(self) -> None:
-        """Close those that nobody has taken over or closed."""
+        """Close the sockets that are still open here."""
         for sock in chain(*self):
             sock.close()
 
@@ -59,9 +59,9 @@ async def open_sockets(  # noqa: PLR0913  # a setting for each part of each addr
     metrics_port: int | None,
     passed: Passed,
 ) -> Sockets:
-    """Listen on every port that is one, or on none at all. Raises SettingError or ListenError.
+    """Listen on every port that is set, or on none. Raises SettingError or ListenError.
 
-    passed: sockets that stand in for a host and port, by listener. A port must be set for that listener.
+    passed: sockets that replace the host and port of a listener. A port must be set for that listener.
     """
     for name, setting, value in (("tls", "tls_port", tls_port), ("metrics", "metrics_port", metrics_port)):
         if name in passed and value is None:
@@ -88,7 +88,7 @@ def addresses(sockets: Iterable[trio.socket.SocketType]) -> list[tuple[str, int]
 
 
 def descriptor_limit() -> int:
-    """Return how many file descriptors this process may have open."""
+    """Return how many file descriptors this process may open."""
     if sys.platform == "win32":  # handles there have no such limit
         return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -96,5 +96,5 @@ def descriptor_limit() -> int:
 
 
 def connection_limit(max_connections: int) -> int:
-    """Return how many connections may be open at once: the setting, as far as descriptors allow."""
+    """Return how many connections may be open at once: the setting, or fewer if descriptors are few."""
     return min(max_connections or sys.maxsize, max(descriptor_limit() - RESERVED_DESCRIPTORS, 1))

@@ -1,8 +1,8 @@
-"""What systemd, or another service manager that speaks its protocols, gives this process and is told.
+"""The protocols of systemd: sockets that it passes, and messages about the state of the server.
 
-It may open the listening sockets (sd_listen_fds(3)). They were there before the server and stay after it: a
-client that connects while no server runs waits in their queue for the next one. It may want to know when the
-server is ready, reloads or stops, and whether it still answers (sd_notify(3)): one datagram a message.
+systemd may open the listening sockets (sd_listen_fds(3)). These sockets stay open while the server restarts:
+a client that connects meanwhile waits in the accept queue. The server tells systemd when it is ready, reloads
+or stops, and that it still answers (sd_notify(3)): one datagram per message.
 """
 
 import os
@@ -16,46 +16,54 @@ import trio
 
 from triojam.errors import ConfigurationError, invalid_value
 
-# What is passed begins after stderr: SD_LISTEN_FDS_START.
+# The first passed descriptor: SD_LISTEN_FDS_START.
 FIRST = 3
-# More than any service listens on; a number that is larger is a mistake.
+# A larger number of passed sockets is a mistake.
 MOST = 1000
-# The listeners there are, by the names that sockets may be passed under (FileDescriptorName=). A socket
-# under any other name is for the first: by default, the name is the unit's own, or "unknown".
+# The names of the listeners (FileDescriptorName=). A socket with another name is for the first listener: by
+# default, systemd uses the name of the unit, or "unknown".
 NAMES = ("time", "tls", "metrics")
 
-_COUNT, _FOR_WHOM, _NAMES = "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
+_COUNT, _PID, _NAMES = "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
 
 Passed = Mapping[str, list[socket.socket]]
 
-# How often totals are told, if they have changed, in seconds.
+# How often the totals are sent, if they have changed, in seconds.
 STATUS_INTERVAL = 10.0
-# A feed may fail twice within the time that the watchdog gives: sd_watchdog_enabled(3) advises half of it.
+# How many times the watchdog is fed within its time: two feeds may fail (sd_watchdog_enabled(3) advises two).
 FEEDS = 3
-# In microseconds: what can be kept at all, and a day.
+# In microseconds. A shorter time is too short to be kept; the longest is a day.
 SHORTEST_WATCHDOG, LONGEST_WATCHDOG = 50_000, 86_400_000_000
 
 
 def take_sockets(environ: MutableMapping[str, str], pid: int) -> Passed:
-    """Return the listening sockets passed to process `pid`, by the listener that each is for.
+    """Return the listening sockets passed to process `pid`, by listener.
 
-    Takes their variables out of `environ`, and keeps the sockets from children.
-    Raises ConfigurationError for what is not a listening TCP socket.
+    Removes their variables from `environ`; children do not inherit the sockets.
+    Raises ConfigurationError for a descriptor that is not a listening TCP socket.
     """
-    count, for_whom, names = (environ.pop(each, "") for each in (_COUNT, _FOR_WHOM, _NAMES))
-    if for_whom != str(pid):  # passed to a parent of this process, which has not minded its variables
+    count, for_pid, names = (environ.pop(each, "") for each in (_COUNT, _PID, _NAMES))
+    if for_pid != str(pid):  # a parent of this process has left its variables in the environment
         return {}
-    if not (count.isascii() and count.isdecimal() and len(count) <= len(str(MOST)) and int(count) <= MOST):
-        takes = f"a number of descriptors, at most {MOST}"
-        raise invalid_value(count, _COUNT, takes)
-    each_name = names.split(":") if names else [""] * int(count)
-    if len(each_name) != int(count):
+    number = _whole_number(count, 0, MOST)
+    if number is None:
+        raise invalid_value(count, _COUNT, f"a number of descriptors, at most {MOST}")
+    each_name = names.split(":") if names else [""] * number
+    if len(each_name) != number:
         raise invalid_value(names, _NAMES, f"a name for each of {count}")
     passed: dict[str, list[socket.socket]] = {}
     for descriptor, name in enumerate(each_name, FIRST):
         listener = name if name in NAMES else NAMES[0]
         passed.setdefault(listener, []).append(_take(descriptor, name))
     return passed
+
+
+def _whole_number(text: str, least: int, most: int) -> int | None:
+    """Return the number in `text`; None if it is not a number from `least` to `most`."""
+    # The length first: Python refuses to read thousands of digits.
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most:
+        return int(text)
+    return None
 
 
 def _take(descriptor: int, name: str) -> socket.socket:
@@ -79,8 +87,8 @@ def _unusable(descriptor: int, name: str) -> ConfigurationError:
 class ServiceManager:
     """The service manager that has started this process; without an address, nothing is sent.
 
-    address: of a datagram socket: a path, or a name in the abstract namespace that begins with @.
-    watchdog: the process is killed if it does not feed the watchdog for this many seconds; 0 = never.
+    address: of a datagram socket: a path, or a name in the abstract namespace, which begins with @.
+    watchdog: the service manager kills the process after this many seconds without a feed; 0 = never.
     """
 
     def __init__(self, address: str = "", watchdog: float = 0.0) -> None:
@@ -92,47 +100,47 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> Self:
-        """Take the service manager of process `pid` out of `environ`, so that children do not see it.
+        """Read the variables for process `pid`, and remove them, so that children do not see them.
 
         Raises ConfigurationError.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
-        micros, for_whom = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
-        if not micros or for_whom != str(pid):
+        text, for_pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
+        if not text or for_pid != str(pid):
             return cls(address)
-        whole = micros.isascii() and micros.isdecimal() and len(micros) <= len(str(LONGEST_WATCHDOG))
-        if not (whole and SHORTEST_WATCHDOG <= int(micros) <= LONGEST_WATCHDOG):
+        micros = _whole_number(text, SHORTEST_WATCHDOG, LONGEST_WATCHDOG)
+        if micros is None:
             takes = f"microseconds, from {SHORTEST_WATCHDOG} to {LONGEST_WATCHDOG}"
-            raise invalid_value(micros, "WATCHDOG_USEC", takes)
-        return cls(address, int(micros) / 1e6)
+            raise invalid_value(text, "WATCHDOG_USEC", takes)
+        return cls(address, micros / 1e6)
 
     def ready(self) -> None:
-        """Tell that clients are served."""
+        """Tell that the server is ready."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Tell that settings are being read again; `reloaded` must follow."""
+        """Tell that a reload begins; `reloaded` must follow."""
         if not self._stopping:
-            # The time is how systemd 253 and newer tells this reload from one before (sd_notify(3)).
+            # By the time, systemd 253 and newer tells this reload from the one before (sd_notify(3)).
             self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self, *, failure: str = "") -> None:
-        """Tell that it is over; after a failure the old settings serve on, and the status says so."""
+        """Tell that the reload is over; after a failure the old settings stay, and the status says so."""
         self._trouble = f"; settings not reloaded: {failure}" if failure else ""
         if not self._stopping:
             self._send("READY=1", self._status_line())
 
     def stopping(self) -> None:
-        """Tell that the service has begun to stop."""
+        """Tell that the server has begun to stop."""
         self._stopping = True
         self._send("STOPPING=1")
 
     async def attend(
         self, ask: Callable[[float], Awaitable[bool]], totals: Callable[[], dict[str, int]]
     ) -> None:
-        """Tell totals when they have changed, and feed the watchdog each time `ask` returns True.
+        """Send totals when they have changed, and feed the watchdog each time `ask` returns True.
 
-        ask: whether the server has served a client in earnest, within so many seconds.
+        ask: returns whether the server has answered a real request within the given seconds.
         """
         if not self._address:
             return
@@ -152,10 +160,10 @@ class ServiceManager:
     async def _feed(self, ask: Callable[[float], Awaitable[bool]]) -> None:
         interval = self._watchdog / FEEDS
         while True:
-            next_one = trio.current_time() + interval
+            next_feed = trio.current_time() + interval
             if await ask(interval):
                 self._send("WATCHDOG=1")
-            await trio.sleep_until(next_one)
+            await trio.sleep_until(next_feed)
 
     def _status_line(self) -> str:
         return "STATUS=" + " ".join((self._status + self._trouble).split())

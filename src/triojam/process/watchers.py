@@ -1,4 +1,4 @@
-"""Tasks that watch the process from inside, one idea each; every one runs until it is cancelled."""
+"""Tasks that watch the process from inside. Each runs until it is cancelled."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from structlog.typing import FilteringBoundLogger
 
 from triojam.core.counters import Counters
 
-# Four samples a second show a stall of a few milliseconds within a scrape interval, and cost nothing.
+# Four samples a second find short stalls within a scrape interval, and cost almost nothing.
 LAG_INTERVAL = 0.25
 CLOCK_INTERVAL = 1.0
 # Slewing moves the clock by at most 500 ppm (adjtimex(2)): far less than this within one interval.
 CLOCK_STEP = 0.5
 REPORT_INTERVAL = 10.0
-# When this many connections have gone, their memory is given back to the system: 14 ms for 200 MB.
+# When this many connections have ended, their memory is returned to the system, which takes 14 ms for 200 MB.
 TRIM_INTERVAL = 0.5
 CROWD = 250
 
 
 async def watch_lag(counters: Counters) -> None:
-    """Observe how late the scheduler wakes a task whose time has come."""
+    """Observe how late the scheduler wakes a task."""
     while True:
         due = trio.current_time() + LAG_INTERVAL
         await trio.sleep_until(due)
@@ -29,7 +29,7 @@ async def watch_lag(counters: Counters) -> None:
 
 
 async def watch_clock(counters: Counters, now: Callable[[], float]) -> None:
-    """Count the moves of the wall clock against the monotonic one."""
+    """Count the steps of the wall clock against the monotonic clock."""
     before = now() - trio.current_time()
     while True:
         await trio.sleep(CLOCK_INTERVAL)
@@ -40,9 +40,9 @@ async def watch_clock(counters: Counters, now: Callable[[], float]) -> None:
 
 
 async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLogger]) -> None:
-    """Write what came since the last line beside the running totals, as long as there is traffic.
+    """Log the totals, and their growth since the last line, while there is traffic.
 
-    log: returns the logger in force; a reload replaces it.
+    log: returns the present logger; a reload replaces it.
     """
     before, connections, accept_errors = Counters().totals(), 0, 0
     while True:
@@ -66,13 +66,13 @@ async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLog
 
 
 def trim_heap() -> None:
-    """Give the system back what is free within the heap, where the C library can (malloc_trim(3))."""
+    """Return free memory of the heap to the system, if the C library can do it (malloc_trim(3))."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 async def give_back_memory(counters: Counters, trim: Callable[[], object] = trim_heap) -> None:
-    """Call `trim` when a crowd of clients has gone: the C library keeps what is free between what is used."""
+    """Call `trim` when a crowd of clients has left: the C library keeps free memory between used memory."""
     most = 0
     while True:
         most = max(most, counters.connections_open)

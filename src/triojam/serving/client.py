@@ -1,7 +1,7 @@
-"""One client while it is served: its connection, what is known of it, and the accounts of its requests.
+"""One client while it is served: its connection, its state, and the counting of its requests.
 
-All counting of requests stands here, but for one place: the fast lane counts its plain requests a batch at a
-time. Whatever becomes of a time that was due (taken whole, cut off, never sent) is entered exactly once.
+All requests are counted here, with one exception: the fast lane counts its plain requests batch by batch.
+Each time that is due is counted exactly once: as delivered, or as lost.
 """
 
 import logging
@@ -21,13 +21,13 @@ from triojam.serving.streams import ClientStream
 class Client(trio.abc.AsyncResource):
     """An admitted connection.
 
-    source: where it comes from, with this connection counted; changed when limits by source begin to be.
-    received: bytes that were read, and that nothing has been decided on.
-    since: when the present wait for it began. first_byte: when the line that it is in the middle of began, or
-        None. arrived: when the bytes came that were looked at last. All in seconds, on Trio's clock.
-    end: why the connection is to be closed once the answers are sent, or None.
-    late: whether the last wait for it ended without what was waited for.
-    scope: around the waits of its task. queue: of those that are waited for as it is.
+    source: the source that counts this connection; replaced when limits by source are switched on.
+    received: bytes that were read and not decided on.
+    since: when the present wait began. first_byte: when its unfinished line began, or None.
+        arrived: when the last bytes came. All in seconds, on Trio's clock.
+    end: why the connection must be closed after the answers are sent, or None.
+    late: whether the last wait ended at its deadline.
+    scope: around the waits of its task. queue: the clients that wait for the same thing.
     """
 
     __slots__ = (
@@ -50,8 +50,8 @@ class Client(trio.abc.AsyncResource):
         self.scope = trio.CancelScope()
         self.queue: dict[Client, None] | None = None
         self._service = service
-        self._answers = b""  # that are being sent
-        self._due = 0  # the times among them
+        self._answers = b""  # being sent
+        self._due = 0  # how many times are in them
 
     @property
     def peer(self) -> str:
@@ -64,19 +64,19 @@ class Client(trio.abc.AsyncResource):
         await self.stream.aclose()
 
     def release(self) -> None:
-        """End the wait of the client's task: the time for it is over."""
+        """End the wait of the client's task, because its deadline has passed."""
         self.late = True
         self.scope.cancel()
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has ever come from it, so that it was told nothing."""
+        """Whether the client has never sent anything, and so has no answers."""
         return self.arrived == -math.inf
 
     def answer(self, data: bytes, now: float) -> bool:
-        """Decide on what has come, as far as one step goes, and begin to send the answers.
+        """Decide on `data`, up to the limit of one step, and begin to send the answers.
 
-        Returns whether they are with the kernel. If not, `sent` or `lost` must follow. Raises
+        Returns whether the kernel has taken the answers. If not, `sent` or `lost` must follow. Raises
         trio.BrokenResourceError, after which `lost` must follow.
         """
         service = self._service
@@ -97,7 +97,7 @@ class Client(trio.abc.AsyncResource):
         return True
 
     def give_up(self, decide: Callable[[Connection], Outcome]) -> bool:
-        """As `answer`, for what the protocol decides because nothing more comes."""
+        """Do as `answer`, for a decision of the protocol that needs no data, such as a timeout."""
         self.protocol.rules = self._service.rules
         outcome = decide(self.protocol)
         self.end = outcome.end
@@ -106,22 +106,22 @@ class Client(trio.abc.AsyncResource):
 
     @property
     def owed(self) -> bool:
-        """Whether answers are on their way to it."""
+        """Whether answers are being sent."""
         return bool(self._answers)
 
     def owe(self, answers: bytes, times: int, arrived: float) -> None:
-        """Take over answers that somebody else has begun to send."""
+        """Take over answers that the fast lane has begun to send."""
         self._service.counters.requests += times
         self._answers, self._due, self.arrived = answers, times, arrived
 
     def sent(self) -> None:
-        """Account for answers that were taken whole."""
+        """Count answers that the kernel has taken."""
         if self._due:
             self._deliver(self._due)
         self._answers, self._due = b"", 0
 
     def lost(self, why: SendError) -> None:
-        """Account for what is due and will not be delivered any more."""
+        """Count the times that are due and will not be delivered."""
         if self._due:
             taken = delivered(self._answers, self.stream.taken)
             self._service.counters.send_errors[why] += self._due - taken
@@ -130,18 +130,18 @@ class Client(trio.abc.AsyncResource):
         self._answers, self._due = b"", 0
 
     def abandon(self, why: SendError, decide: Callable[[Connection], Outcome]) -> None:
-        """Account for what is due, and for what was read, of a connection that has come to its end.
+        """Count what is due, and what was read and not decided, of a connection that ends.
 
-        decide: what the protocol makes of the line that the client is in the middle of.
+        decide: the protocol's decision about an unfinished line.
         """
         self.lost(why)
         if self.received:
             self._enter(self._decide(self.received, self.arrived))
-            self._service.counters.send_errors[why] += self._due  # of which not a byte was sent
+            self._service.counters.send_errors[why] += self._due  # no byte of them was sent
         self._enter(decide(self.protocol))
 
     def close(self, reason: Disconnect) -> None:
-        """Close the connection, and account for its end."""
+        """Close the connection, and count its end."""
         service = self._service
         service.counters.closed(reason)
         service.admission.leave(self.source)
@@ -171,7 +171,7 @@ class Client(trio.abc.AsyncResource):
         return outcome
 
     def _enter(self, outcome: Outcome) -> None:
-        """Enter what was decided; its answers are to be sent."""
+        """Count the decisions, and keep the answers for sending."""
         service, rejected = self._service, outcome.rejected
         service.counters.requests += outcome.requests
         self._answers = b"".join(outcome.answers)

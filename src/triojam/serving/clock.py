@@ -1,4 +1,4 @@
-"""The clock that answers are made from."""
+"""The clock of the answers."""
 
 import time
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from datetime import datetime, tzinfo
 
 
 class Clock:
-    """Renders the wall clock in one time zone, and keeps the rendering while it is the right second.
+    """Renders the wall clock in one time zone; renders once per second.
 
-    zone: None = the system's. now: seconds since the epoch; a test passes its own.
+    zone: None = the system's. now: returns seconds since the epoch.
     """
 
     def __init__(self, *, zone: tzinfo | None = None, now: Callable[[], float] = time.time) -> None:
@@ -23,7 +23,7 @@ class Clock:
         self._second = -1
 
     def jam(self) -> bytes:
-        """The answer for this moment: `JAM hh:mm:ss` CR LF."""
+        """Return the answer for this moment: `JAM hh:mm:ss` CR LF."""
         second = int(self.now())
         if second != self._second:
             local = datetime.fromtimestamp(second, self._zone)

@@ -1,10 +1,10 @@
-"""How long clients may take, and the one task that keeps the time of all of them.
+"""The timeouts of clients, and the one task that keeps the deadlines of all clients.
 
-A client waits for one thing at a time, and everything of a kind has the same time for it. So the clients
-that wait for the same thing stand in a queue, in the order in which they began, and only its head can be
-overdue. That costs a request the move to the end of a queue, where a timer of its own would cost more than
-the request. Overdue clients are released a few at a time: when thousands are late at once, after the
-process stood still, say, those that are in time do not wait for them all.
+A client waits for one thing at a time, and all waits of one kind have the same timeout. So there is a queue
+for each kind of wait, in the order in which the waits began: only the head of a queue can be overdue. A
+request costs one move to the end of a queue; a timer of its own would cost more than the request. Overdue
+clients are released a few at a time: if thousands are late at once, punctual clients do not wait for all of
+them.
 """
 
 import math
@@ -18,19 +18,19 @@ import trio
 
 # A stopping server gives an idle client this long, in seconds, for a request that is on its way.
 DRAIN_WINDOW = 0.05
-# It has longer if it came, or had its last answer, less than this ago: its next request is only a round trip
-# away, and closing before it arrives would leave it without an answer.
+# A client that connected, or had its last answer, less than this ago has until then: its next request may be
+# one round trip away.
 ON_ITS_WAY = 0.5
-# How long before the end of the grace time a client that is still in the middle of a line is told.
+# A client with an unfinished line gets its error line this long before the end of the grace time.
 FAREWELL = 0.25
 # After the last answer the server waits this long for the client to close first (see `streams.finish`).
 LINGER_SECONDS = 1.0
 
-# How many clients are released before others have their turn.
+# How many clients are released before other tasks run.
 RELEASED_AT_ONCE = 32
-# The queues are looked at no less often than this, in seconds: settings change, and a server begins to stop.
+# The longest pause between two looks at the queues, in seconds.
 LONGEST_PAUSE = 0.25
-# A part of the shortest time, for a client that begins to wait for something else after the last look.
+# A pause is this part of the shortest timeout: a client may begin another wait after the last look.
 PAUSE_PARTS = 50
 SHORTEST_PAUSE = 0.005
 
@@ -39,9 +39,9 @@ SHORTEST_PAUSE = 0.005
 class Timeouts:
     """How long a client may take, in seconds; `math.inf` = for ever.
 
-    idle: without the first byte of a request.
-    line: from the first byte of a line to its LF; as long for a handshake.
-    send: to take the answers to one read.
+    idle: until the first byte of a request.
+    line: from the first byte of a line to its LF; a handshake has the same time.
+    send: until the client has taken the answers to one read.
     """
 
     idle: float = 60.0
@@ -59,49 +59,49 @@ class Wait(IntEnum):
     """What the server waits for, on one connection."""
 
     HANDSHAKE = 0
-    REQUEST = 1  # its first byte
-    LINE = 2  # the rest of it
-    SEND = 3  # for answers to be taken
-    CLOSE = 4  # by the client, after the last answer
+    REQUEST = 1  # the first byte of a request
+    LINE = 2  # the rest of a line
+    SEND = 3  # the client takes its answers
+    CLOSE = 4  # the client closes after the last answer
 
 
 @dataclass(slots=True)
 class Drain:
-    """Since when a server stops, and when it must have stopped; times are those of its deadlines."""
+    """When a server began to stop, and when it must have stopped; both on Trio's clock."""
 
     began: float = math.inf
     ends: float = math.inf
 
     def request_deadline(self, since: float) -> float:
-        """Return until when a client that was last served at `since` may begin a request."""
+        """Return when a client that was last served at `since` must have begun a request."""
         return max(self.began + DRAIN_WINDOW, since + ON_ITS_WAY)
 
     @property
     def line_deadline(self) -> float:
-        """Until when a line that was begun may end."""
+        """When an unfinished line must have ended."""
         return self.ends - FAREWELL
 
 
 class Waiting(Protocol):
-    """A client, as far as time is concerned.
+    """A client that the server waits for.
 
-    since: when the wait for it began. queue: of those that are waited for as it is.
+    since: when the wait began. queue: the clients that wait for the same thing.
     """
 
     since: float
     queue: dict[Any, None] | None
 
     def release(self) -> None:
-        """End the wait: the time for it is over."""
+        """End the wait, because its deadline has passed."""
 
 
 Client = TypeVar("Client", bound=Waiting)
 
 
 class Deadlines(Generic[Client]):
-    """The clients that are waited for, by what it is that they are to do.
+    """The waits of all clients.
 
-    timeouts: returns those in force; new ones are for the waits that go on, too.
+    timeouts: returns the present timeouts; new ones apply to the present waits, too.
     """
 
     def __init__(self, timeouts: Callable[[], Timeouts]) -> None:
@@ -111,9 +111,9 @@ class Deadlines(Generic[Client]):
         self._nap = trio.CancelScope()
 
     def expect(self, client: Client, wait: Wait, since: float) -> None:
-        """Wait for a client since then, and for nothing else from now on.
+        """Begin a wait for a client; it replaces the present one.
 
-        `since` is now, or the client keeps its place: only so is the head of a queue the first to be overdue.
+        `since` must be now, or unchanged: the head of a queue must be the first to be overdue.
         """
         queue = self._queues[wait]
         if client.queue is not None:
@@ -125,12 +125,12 @@ class Deadlines(Generic[Client]):
         queue[client] = None
 
     def forget(self, client: Client) -> None:
-        """Wait no longer."""
+        """End the wait for a client."""
         if client.queue is not None:
             client.queue.pop(client, None)
 
     def of(self, wait: Wait, since: float) -> float:
-        """Return when a wait that began at `since` is over, on Trio's clock."""
+        """Return the deadline of a wait that began at `since`, on Trio's clock."""
         timeouts = self._timeouts()
         if wait is Wait.REQUEST:
             return min(since + timeouts.idle, self.drain.request_deadline(since))
@@ -141,11 +141,11 @@ class Deadlines(Generic[Client]):
         return min(since + timeouts.line, self.drain.line_deadline)
 
     def wake(self) -> None:
-        """Look for overdue clients at once: the deadlines have changed."""
+        """Look for overdue clients at once, because the deadlines have changed."""
         self._nap.cancel()
 
     async def keep(self) -> None:
-        """Release the clients that are overdue, as long as this is not cancelled."""
+        """Release overdue clients, until cancelled."""
         while True:
             now = trio.current_time()
             overdue = list(islice(self._overdue(now), RELEASED_AT_ONCE))

@@ -41,22 +41,22 @@ from triojam.serving.listeners import ACCEPT_PAUSE, LAST_TURNS, AcceptQueues, Dr
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, TcpStream
 
-# A line in pieces is looked at whole each time; one that grows longer than this is left to the handler.
+# Each piece makes the lane look at the whole line again; a longer line is handed over.
 LONGEST_PARTIAL = 1024
 
-# What one poll yields at most: with every client pipelining, such a batch takes some 4 ms.
+# The most events of one poll: with every client pipelining, such a batch takes some 4 ms.
 EVENTS_AT_ONCE = 128
-# How long the lane goes on from batch to batch before other tasks have their turn, in seconds.
+# The longest turn, in seconds: then other tasks have theirs.
 TURN_SECONDS = 0.005
-# How many clients are handed over in one turn. With more waiting, the lane lets the handler catch up.
+# The most hand-overs in one turn. While more of them wait, the lane lets the handler catch up.
 HANDOVERS_AT_ONCE = 32
-# How many clients are looked at in one turn that have been idle for too long.
+# The most idle clients that one turn closes.
 IDLE_AT_ONCE = 64
-# After work, the next request of a lone client is often closer than a trip through Trio's scheduler: poll
-# again this often before giving way.
+# After work, a lone client's next request often comes sooner than a trip through Trio's scheduler takes: poll
+# this many times more before other tasks have their turn.
 EMPTY_POLLS = 20
 
-# Deadlines are kept to this part of their length, and looked at this often at most and at least, in seconds.
+# `watch` looks once in this part of a deadline, and at least and at most this long after the last look.
 WATCH_PARTS = 50
 WATCH_SHORTEST, WATCH_LONGEST = 0.005, 0.5
 
@@ -74,12 +74,12 @@ class FastLane(DrainingListener):
         self._epoll = select.epoll()
         self._queues = AcceptQueues(sockets, self._epoll, service)
         self._shared = shared
-        self._active: dict[int, float] = {}  # the lane's clients, and when each last had an answer
+        self._active: dict[int, float] = {}  # when each of the lane's clients last got an answer
         # Lines in pieces, and when each began, in the order of their first bytes.
         self._partials: dict[int, tuple[bytes, float]] = {}
         self._handovers: deque[Client] = deque()
-        self._share = HANDOVERS_AT_ONCE  # what may still be handed over in this turn
-        self._sources: dict[int, Source] = {}  # of the clients, while anything is limited by source
+        self._share = HANDOVERS_AT_ONCE  # hand-overs that are left in this turn
+        self._sources: dict[int, Source] = {}  # of the clients, while there are limits by source
         # Trio's clock without Trio's look-up of it: a lone client's request takes some 40 µs in all.
         self._now = trio.lowlevel.current_clock().current_time
 
@@ -104,7 +104,7 @@ class FastLane(DrainingListener):
         return self._handovers.popleft()
 
     async def aclose(self) -> None:
-        """Close the listening sockets and every client, whatever it is in the middle of."""
+        """Close the listening sockets and every client, also in the middle of a line."""
         if not self._epoll.closed:
             self._queues.close()
             for fd in list(self._active):
@@ -138,7 +138,7 @@ class FastLane(DrainingListener):
                 await trio.sleep(min(max(pause, WATCH_SHORTEST), WATCH_LONGEST))
 
     async def drain(self) -> None:
-        """Stop accepting, and hand over everyone: the handler knows how to part."""
+        """Stop accepting, and hand over every client: the handler parts with them."""
         if not self._shared:
             await self._empty_queues()
         self._queues.close()
@@ -147,7 +147,7 @@ class FastLane(DrainingListener):
             await trio.lowlevel.checkpoint()
 
     def enter_sources(self) -> None:
-        """Do as the handler does of this name, for the lane's clients and those not handed over yet."""
+        """Count the lane's connections by source, and those that wait to be handed over."""
         enter = self._service.admission.enter
         for fd in self._active:
             if fd not in self._sources:
@@ -160,10 +160,10 @@ class FastLane(DrainingListener):
                 waiting.source = enter(address[0])
 
     async def _part_with_idle(self, since: float) -> None:
-        """Close those that have had no answer since then, and have nothing to say."""
+        """Close the clients without an answer since then, unless a request has arrived."""
         idle = [fd for fd, active in self._active.items() if active <= since and fd not in self._partials]
         for start in range(0, len(idle), IDLE_AT_ONCE):
-            # By the time of a later turn some may be gone, and their numbers be those of others.
+            # By a later turn a client may be gone, and its descriptor belong to another.
             turn = [fd for fd in idle[start : start + IDLE_AT_ONCE] if self._is_idle(fd, since)]
             answered = dict(self._serve([(fd, select.EPOLLIN) for fd in turn]))
             for fd in turn:
@@ -176,20 +176,20 @@ class FastLane(DrainingListener):
         return self._active.get(fd, math.inf) <= since and fd not in self._partials
 
     def _hand_over_late(self, since: float) -> bool:
-        """Hand over those in the middle of a line that began before then; return whether there were any."""
+        """Hand over clients whose line began before then; return whether there were any."""
         oldest = islice(self._partials.items(), HANDOVERS_AT_ONCE)
         late = [fd for fd, (_, first_byte) in oldest if first_byte <= since]
         self._hand_over_some(late, HandoverCause.TIMEOUT)
         return bool(late)
 
     def _hand_over_some(self, clients: Iterable[int], cause: HandoverCause) -> None:
-        """Hand over as many of them as there is room for in a turn."""
+        """Hand over the first of these clients, as far as one turn allows."""
         for fd in list(islice(clients, max(HANDOVERS_AT_ONCE - len(self._handovers), 0))):
             self._hand_over(fd, cause)
         self._wake()
 
     async def _empty_queues(self) -> None:
-        """Accept until the queues are empty. A flood of new clients does not make this endless."""
+        """Accept until the queues are empty, or for LAST_TURNS under a flood of new clients."""
         for _ in range(LAST_TURNS):
             more = False
             for listening in list(self._queues.sockets):
@@ -204,7 +204,7 @@ class FastLane(DrainingListener):
         poll = self._epoll.poll
         ends = self._now() + TURN_SECONDS
         while True:
-            # Clients that wait to be handed over are late already: do not spin while there are any.
+            # Do not spin while hand-overs are queued: those clients are late already.
             for _ in range(1 if self._handovers else EMPTY_POLLS):
                 if events := poll(0, EVENTS_AT_ONCE):
                     break
@@ -222,12 +222,12 @@ class FastLane(DrainingListener):
         return due
 
     def _read(self, events: list[tuple[int, int]], began: float) -> list[tuple[int, int]]:
-        """Read once from each client, and return those who are to be told the time, and how many times."""
+        """Read once from each client; return the clients to answer, each with its number of answers."""
         listening, partials, read = self._queues.sockets, self._partials, os.read
         due: list[tuple[int, int]] = []
         for fd, _ in events:
             if fd in listening:
-                # Their first requests are often there already.
+                # The first requests of new clients have often arrived already.
                 events += self._adopt_all(self._queues.accept(fd, began).clients)
                 continue
             try:
@@ -247,11 +247,11 @@ class FastLane(DrainingListener):
         return due
 
     def _turn_away(self, due: list[tuple[int, int]], now: float) -> None:
-        """Leave those who ask more than they may to the handler, which decides about each request."""
+        """Hand over the clients that are beyond their rate: the handler decides about each request."""
         beyond = self._service.admission.beyond_rate(due, self._sources, now)
         for fd, times in beyond:
             due.remove((fd, times))
-            # That they may have said more than TIME is no matter any more: each gets a time or that error.
+            # The rest of each line does not matter any more: each request gets a time or that error.
             partial = self._partials.pop(fd, None)
             self._hand_over(fd, HandoverCause.RATE, REQUEST * times + (partial[0] if partial else b""))
 
@@ -270,11 +270,11 @@ class FastLane(DrainingListener):
         if served:
             counters.requests += served
             counters.responses += served
-            # One observation for all of them, of the whole batch: no request took longer than is said.
+            # One observation for the whole batch: no request took longer than this.
             counters.request_duration.observe(self._now() - began, served)
 
     def _sort_out(self, fd: int, data: bytes, arrived: float) -> int:
-        """Look at what is not just plain requests; return how many times the client is to be told."""
+        """Look at data that is more than plain requests; return the number of answers that are due."""
         partial = self._partials.get(fd)
         if not data:
             if partial is None:
@@ -305,7 +305,7 @@ class FastLane(DrainingListener):
         return times
 
     def _settle(self, fd: int, answers: bytes, times: int, sent: int, arrived: float) -> None:
-        """Account for answers of which not all bytes were taken; -1 for a broken connection."""
+        """Account for answers that the kernel did not take whole. sent: -1 for a broken connection."""
         if sent < 0:
             self._service.counters.requests += times
             self._service.counters.send_errors[SendError.RESET] += times
@@ -315,7 +315,7 @@ class FastLane(DrainingListener):
             client.owe(answers, times, arrived)
 
     def _adopt_all(self, clients: Iterable[Newcomer]) -> list[tuple[int, int]]:
-        """Watch new clients; return them as events, less those that the system has no room to watch."""
+        """Watch new clients, as far as the system can watch more; return them as events."""
         now, adopted = self._now(), []
         for sock, _, source in clients:
             fd = sock.detach()
@@ -333,7 +333,7 @@ class FastLane(DrainingListener):
         return adopted
 
     def _broken(self, fd: int) -> None:
-        """Account for a connection that is broken, and a line in pieces with it."""
+        """Account for a broken connection, and for the line in pieces that it had."""
         if self._partials.pop(fd, None) is not None:
             self._reject(Rejection.INCOMPLETE)
         self._close(fd, Disconnect.RESET)
@@ -358,13 +358,13 @@ class FastLane(DrainingListener):
     def _hand_over(
         self, fd: int, cause: HandoverCause, received: bytes = b"", *, sending: bytes = b"", taken: int = 0
     ) -> Client:
-        """Queue a client for the handler, with its line in pieces if nothing was `received` behind that."""
+        """Queue a client for the handler. received: bytes to decide on; by default, its line in pieces."""
         partial = self._partials.pop(fd, None)
         self._epoll.unregister(fd)
         since = self._active.pop(fd)
         stream = TcpStream(socket.socket(fileno=fd), sending=sending, taken=taken)
         client = Client(self._service, stream, self._sources.pop(fd, ANYONE), since)
-        client.arrived = client.since  # it may have been told something
+        client.arrived = client.since  # it may have got an answer
         client.received = received
         if partial is not None:
             client.received = received or partial[0]
@@ -374,7 +374,7 @@ class FastLane(DrainingListener):
         return client
 
     def _wake(self) -> None:
-        """Let `accept` look at the hand-overs, which did not come about by an event on its epoll."""
+        """Let `accept` look at the hand-overs: no event on its epoll announced them."""
         if self._handovers:
             trio.lowlevel.notify_closing(self._epoll.fileno())
 

@@ -1,12 +1,12 @@
-"""The one handler that serves every client, whatever it came through.
+"""The handler that serves every client, over every transport.
 
-A task of the handler waits for the client's next bytes, reads them, and has `served.Client` decide on them
-and send the answers. Where those do not fit, it waits for the client to take them, and reads nothing more
-until then. One such step is bounded, whatever was sent; what is left is for the client's next turn, after
-all the others had theirs.
+A task of the handler waits for the client's next bytes, reads them, and calls `Client.answer`, which decides
+on them and sends the answers. If the kernel does not take all answers, the task waits for the client, and
+reads nothing until the client has taken them. Each step is bounded; the rest is left for the client's next
+turn, after all other clients.
 
-Deadlines are kept by `Deadlines.keep`, which cancels the wait of a client that is overdue. Before that client
-is closed, its task looks once more whether something has come: the server may not have looked for long.
+`Deadlines.keep` keeps the deadlines: it cancels the wait of an overdue client. Before that client is closed,
+its task reads once more, because the process may have stood still while bytes came.
 """
 
 from contextlib import suppress
@@ -21,12 +21,12 @@ from triojam.serving.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Dr
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, HandshakeError, SecuredStream
 
-# Ends after which neither side has anything more to say.
-_NOTHING_MORE = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
+# After these ends, no last answer is on its way to the client.
+_NO_LAST_ANSWER = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
 
 
 class Handler:
-    """Serves clients; `handle` is what a listener's tasks run, while `keep_time` runs beside them."""
+    """Serves clients: a task for each runs `handle`, and one task runs `keep_time`."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -35,25 +35,25 @@ class Handler:
         self._draining = False
 
     async def keep_time(self) -> None:
-        """Keep the deadlines of all clients, as long as this is not cancelled."""
+        """Keep the deadlines of all clients, until cancelled."""
         await self._deadlines.keep()
 
     async def handle(self, client: Client) -> None:
-        """Serve one client until its connection ends, and close that.
+        """Serve one client until its connection ends, and close the connection.
 
-        The connection has been counted as opened; its end is counted here. Nothing but cancellation
-        leaves: an exception ends this connection, is logged, counted, and touches nobody else.
+        The connection is counted as opened already; its end is counted here. Only trio.Cancelled leaves: any
+        other exception ends this connection, is logged and counted, and does not affect other clients.
         """
         self._clients.add(client)
         reason: Disconnect | None = None
         try:
             reason = await self._serve(client)
-            if reason not in _NOTHING_MORE and not (reason is Disconnect.DRAIN and client.silent):
+            if reason not in _NO_LAST_ANSWER and not (reason is Disconnect.DRAIN and client.silent):
                 await self._part(client)
         except trio.BrokenResourceError:
             reason = Disconnect.RESET
-            client.abandon(SendError.RESET, Connection.end_of_stream)  # a line cut off is a request, too
-            if client.stream.secured:  # the client may still be there, and read the alert
+            client.abandon(SendError.RESET, Connection.end_of_stream)  # an unfinished line is a request, too
+            if client.stream.secured:  # the client may still be there, and read the TLS alert
                 await self._part(client)
         except trio.Cancelled:
             reason = reason or Disconnect.DRAIN
@@ -70,19 +70,20 @@ class Handler:
             client.close(reason or Disconnect.INTERNAL_ERROR)
 
     def enter_sources(self) -> None:
-        """Count the connections that there are by source, which was not done while nothing was limited so."""
+        """Count the open connections by source; without limits by source they were not counted."""
         for client in self._clients:
             if client.source is ANYONE and (address := client.stream.peer()) is not None:
                 client.source = self._service.admission.enter(address[0])
 
     def settings_changed(self) -> None:
-        """Apply new timeouts to the waits that go on."""
+        """Apply new timeouts to the present waits."""
         self._deadlines.wake()
 
     def drain(self, ends: float) -> None:
-        """Answer what has been received, then close; what lasts beyond `ends` (Trio's time) is cut off.
+        """Answer all received requests, then close the connections.
 
-        Idle clients are closed almost at once. A client in the middle of a line may finish it.
+        Idle clients are closed almost at once. A client may finish its line until shortly before `ends`, a
+        time on Trio's clock.
         """
         self._draining = True
         self._deadlines.drain = Drain(trio.current_time(), ends)
@@ -96,13 +97,13 @@ class Handler:
         if client.owed and not await self._flush(client):
             return Disconnect.SEND_TIMEOUT
         if self._is_late(client) and b"\n" not in client.received:
-            # It was handed over for that, and must not queue behind those that are punctual.
+            # The lane handed it over for that reason. It must not wait behind punctual clients.
             client.late = client.answer(client.received, trio.current_time())
         self._expect_more(client, client.since)
         while True:
             data = client.received or client.stream.receive_now(RECEIVE_BYTES)
             client.received = b""
-            # Another piece of a line does not give it more time.
+            # Another piece of a line does not extend its time.
             piece = data and client.first_byte is not None and b"\n" not in data
             if client.late and (data is None or piece) and (end := await self._give_up(client)):
                 return end
@@ -112,12 +113,12 @@ class Handler:
                     return end
 
     def _is_late(self, client: Client) -> bool:
-        """Whether a line has had its time."""
+        """Whether the client's unfinished line is overdue."""
         began = client.first_byte
         return began is not None and trio.current_time() >= began + self._service.timeouts.line
 
     async def _shake_hands(self, client: Client, stream: SecuredStream) -> Disconnect | None:
-        """Let what comes before the first line be done, in the time of a line. Why, if it ends here."""
+        """Shake hands, within the time of a line. Return why the connection ends, or None to go on."""
         while True:
             self._deadlines.expect(client, Wait.HANDSHAKE, client.since)
             with trio.CancelScope() as client.scope:
@@ -135,7 +136,10 @@ class Handler:
             client.since = now
 
     async def _converse(self, client: Client, data: bytes | None) -> Disconnect | None:
-        """Answer `data`, and whatever comes, until the client is late. Why, if its connection ends before."""
+        """Answer `data` and all that follows, until the client is late or its connection must end.
+
+        Returns why the connection ends; None if the client is late.
+        """
         wait_readable, receive_now = client.stream.wait_readable, client.stream.receive_now
         answer, now = client.answer, trio.current_time
         while True:
@@ -148,7 +152,7 @@ class Handler:
                 if self._draining and now() >= self._deadlines.drain.began + DRAIN_WINDOW:
                     data = receive_now(RECEIVE_BYTES)
                     if data is not None:
-                        client.received = data  # it is accounted for, should the grace time end now
+                        client.received = data  # counted if the grace time ends now
                         await self._give_way(client)
                         continue
                     if client.first_byte is None:
@@ -156,12 +160,12 @@ class Handler:
                 self._expect_more(client, now())
             await wait_readable()
             data = receive_now(RECEIVE_BYTES)
-            if client.late:  # it was to be, but something came at the same time
+            if client.late:  # bytes came at the moment of its deadline
                 client.received = data or b""
                 return None
 
     async def _give_way(self, client: Client) -> None:
-        """Let others have their turn, while there is more to be done for this client."""
+        """Let other tasks run, before the next step for this client."""
         self._deadlines.forget(client)
         await trio.lowlevel.checkpoint()
 
@@ -172,7 +176,7 @@ class Handler:
             self._deadlines.expect(client, Wait.LINE, client.first_byte)
 
     async def _go_on(self, client: Client, *, sent: bool) -> Disconnect | None:
-        """Take the steps that what was read still needs. Why, if the connection ends with them."""
+        """Decide on the rest of what was read. Return why the connection ends, or None to go on."""
         while True:
             if not sent and not await self._flush(client):
                 return Disconnect.SEND_TIMEOUT
@@ -182,7 +186,7 @@ class Handler:
             sent = client.answer(b"", trio.current_time())
 
     async def _flush(self, client: Client) -> bool:
-        """Wait for the client to take its answers. False if it does not."""
+        """Wait until the client has taken its answers; return whether it has."""
         self._deadlines.expect(client, Wait.SEND, trio.current_time())
         outer, client.scope = client.scope, trio.CancelScope()
         with client.scope:
@@ -194,15 +198,15 @@ class Handler:
         client.sent()
         client.late = False
         if client.first_byte is not None:
-            client.first_byte = trio.current_time()  # nothing was read meanwhile: the line begins anew
+            client.first_byte = trio.current_time()  # nothing was read meanwhile
         return True
 
     async def _give_up(self, client: Client) -> Disconnect | None:
-        """Decide about a client that kept quiet for too long. Why, if that is the end of it."""
+        """Decide about an overdue client. Return why the connection ends, or None to go on."""
         now = trio.current_time()
         line = client.first_byte is not None
         if now < self._deadlines.of(Wait.LINE if line else Wait.REQUEST, client.since):
-            self._expect_more(client, client.since)  # it has got more time meanwhile
+            self._expect_more(client, client.since)  # a reload has extended the timeout
             return None
         if self._is_late(client):
             sent = client.give_up(Connection.line_timeout)
@@ -213,8 +217,8 @@ class Handler:
         return client.end if sent or await self._flush(client) else Disconnect.SEND_TIMEOUT
 
     async def _part(self, client: Client) -> None:
-        """Let the client have what it was told last, and see it close."""
+        """Wait until the client has its last answer and closes."""
         self._deadlines.expect(client, Wait.CLOSE, trio.current_time())
-        # The client may be gone by now, or reset: it ended for the reason that it had before.
+        # A reset by the client does not change the reason of the end.
         with trio.CancelScope() as client.scope, suppress(trio.BrokenResourceError):
             await client.stream.finish()

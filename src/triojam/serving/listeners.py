@@ -1,7 +1,7 @@
-"""Accepting: one bounded step for both paths, with its errors and refusals, and the portable path's listener.
+"""Accepting: one bounded step for both paths, its errors and refusals, and the portable listener.
 
 A step takes up to `ACCEPTS_AT_ONCE` clients from one accept queue. `ClientListener` serves the portable path
-and the TLS port, `AcceptQueues` the fast lane.
+and the TLS port; `AcceptQueues` serves the fast lane.
 """
 
 import errno
@@ -11,8 +11,9 @@ import socket
 import sys
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -25,35 +26,35 @@ from triojam.serving.client import Client
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, TcpStream
 
-# How long accepting rests after an error that does not go away by itself, such as EMFILE, in seconds. Trio's
-# serve_listeners takes the same time, but would count nothing and log a traceback each time.
+# The pause after an accept error that persists, such as EMFILE, in seconds. Trio's serve_listeners would
+# pause as long, but it would log a traceback each time, and count nothing.
 ACCEPT_PAUSE = 0.1
 
-# What one turn accepts at most from one listening socket.
+# How many connections one turn accepts at most from one listening socket.
 ACCEPTS_AT_ONCE = 32
-# The last turns before a listening socket is closed; no queue is longer by default (listen(2), SOMAXCONN).
+# The last turns before a listening socket is closed: enough for a default queue (listen(2), SOMAXCONN).
 LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
 
 NOTSENT_BYTES = 16 * 1024
 
-# How much of what a refused client has already sent is read away.
+# How many bytes that a refused client has sent are read and dropped.
 _UNREAD_BYTES = 4096
 
-# The queued connection was at fault, not the server (accept(2), "Error handling"): try the next one.
+# The queued connection has failed, not the server (accept(2), "Error handling"): try the next one.
 _NEXT_CONNECTION = frozenset({
     errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ETIMEDOUT,
 })  # fmt: skip
 
-# One that needs no descriptor of its own: there may be none left.
+# These need no descriptor for themselves: there may be none left.
 QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-# How long a flood of new connections may keep the accept queue from being empty, in seconds.
+# A drain waits at most this long for an empty accept queue, in seconds: a flood may keep it full.
 LAST_ACCEPTS = 1.0
 
 
 class Newcomer(NamedTuple):
-    """A client that was admitted, and counted as opened. sock: non-blocking. address: the client's."""
+    """A client that was admitted and counted as opened. sock: non-blocking. address: the client's."""
 
     sock: socket.socket
     address: tuple[Any, ...]
@@ -61,10 +62,10 @@ class Newcomer(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What one step took from a queue.
+    """The result of one step.
 
-    clients: those that were admitted. more: whether there may be others.
-    failed: whether accepting must pause, for the next attempt would fail as well.
+    clients: the admitted clients. more: whether the queue may have others.
+    failed: whether accepting must pause, because the next attempt would fail, too.
     """
 
     clients: list[Newcomer]
@@ -73,20 +74,20 @@ class Accepted(NamedTuple):
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set on a socket what clients need. Where listening sockets pass it on, it is set on those."""
+    """Set the socket options of clients; on Linux, accepted sockets inherit them."""
     sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-    # An answer is sent at once, not kept back to fill a segment.
+    # Without Nagle's algorithm, each answer is sent at once.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform != "win32":
-        # As little as Trio's streams have: what a client does not take must not pile up in the kernel.
+        # The same value as for Trio's streams: answers that a client does not take must not fill the kernel.
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
 
 
 def accept_some(listening: socket.socket, service: Service, *, tell: bool = True) -> Accepted:
-    """Take the next clients from a queue. No error leaves, only its count.
+    """Accept the next clients of a queue. Errors are counted, not raised.
 
-    tell: whether those that are not admitted are told why.
+    tell: whether refused clients are sent the reason.
     """
     clients: list[Newcomer] = []
     for _ in range(ACCEPTS_AT_ONCE):
@@ -116,10 +117,10 @@ def _count_error(counters: Counters, exc: OSError) -> bool:
 
 
 def _admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, tell: bool) -> Source | None:
-    """Count an accepted connection and return its source.
+    """Count an accepted connection and return its source; None if it is refused.
 
-    One that is not admitted is told why, as far as that is said, and closed without waiting for the client;
-    None is returned. A denied client gets no reply, even when the server is full.
+    A refused client is sent the reason, if there is one to tell, and closed without waiting. A denied address
+    gets no reply, even when the server is full.
     """
     counters, admission = service.counters, service.admission
     host, port = address[:2]
@@ -138,14 +139,14 @@ def _admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, t
         sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
         sock.send(text)
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(_UNREAD_BYTES)  # closing with unread input would make a reset of the answer
+        sock.recv(_UNREAD_BYTES)  # closing with unread input would reset the connection
     return None
 
 
 class AcceptQueues:
     """Listening sockets, which it owns, watched by an epoll.
 
-    sockets: by descriptor. paused_until: when an accept error was such that accepting rests, else None.
+    sockets: by descriptor. paused_until: when accepting goes on after an error; None if it is not paused.
     """
 
     def __init__(self, sockets: Iterable[socket.socket], epoll: "select.epoll", service: Service) -> None:
@@ -158,28 +159,28 @@ class AcceptQueues:
         self.resume()
 
     def accept(self, listening: int, now: float) -> Accepted:
-        """Take the next clients queued there."""
+        """Accept the next clients of one queue."""
         accepted = accept_some(self.sockets[listening], self._service)
         if accepted.failed:
             self.pause(now + ACCEPT_PAUSE)
         return accepted
 
     def resume(self) -> None:
-        """Accept, or accept again. Raises OSError if the system has no room to watch for clients."""
+        """Begin to accept, or go on. Raises OSError if epoll cannot watch another socket."""
         for listening in self.sockets:
-            with suppress(FileExistsError):  # the first of two, at an attempt that failed at the second
+            with suppress(FileExistsError):  # the attempt before has failed at a later socket
                 self._epoll.register(listening, select.EPOLLIN)
         self.paused_until = None
 
     def close(self) -> None:
-        """Close the listening sockets; the kernel resets what is queued on those that nobody shares."""
+        """Close the listening sockets; the kernel resets queued connections, unless the socket is shared."""
         self.pause(0.0)
         for sock in self.sockets.values():
             sock.close()
         self.sockets.clear()
 
     def pause(self, until: float) -> None:
-        """Leave clients in the queues for now."""
+        """Leave clients in the queues until `resume`."""
         if self.paused_until is None:
             for listening in self.sockets:
                 self._epoll.unregister(listening)
@@ -187,18 +188,18 @@ class AcceptQueues:
 
 
 class DrainingListener(trio.abc.Listener[Client]):
-    """A listener that is told to come to its end before it is closed: closing resets what is queued."""
+    """A listener that is drained before it is closed: closing resets queued connections."""
 
     @abstractmethod
     async def drain(self) -> None:
-        """Leave nobody behind who has connected, while another task goes on calling `accept`."""
+        """Wait until all queued connections are accepted; another task goes on calling `accept`."""
 
 
 class ClientListener(DrainingListener):
     """Accepts clients from one listening socket, which it owns.
 
-    tell: whether those that are not admitted are told why.
-    shared: another process has the socket, too, and sees to it that who is queued will be served.
+    tell: whether refused clients are sent the reason.
+    shared: another process has the socket, too, and queued clients will be served later.
     """
 
     def __init__(
@@ -212,24 +213,23 @@ class ClientListener(DrainingListener):
         self._accepted: deque[Client] = deque()
 
     async def accept(self) -> Client:
-        """Return the next admitted client, counted as opened. No accept error leaves, only its count.
+        """Return the next admitted client, counted as opened. Accept errors are counted, not raised.
 
-        Raises trio.ClosedResourceError once the listener is closed.
+        Raises trio.ClosedResourceError after the listener is closed.
 
-        Those that were queued together are returned one after the other without a checkpoint between them, so
-        that `trio.serve_listeners` starts them all in one turn. With one client a turn, a newcomer would wait
-        for as many turns as there are clients before it. A turn has `accepting.ACCEPTS_AT_ONCE` at most.
+        There is no checkpoint between the clients of one step, so that `trio.serve_listeners` starts them all
+        in one turn. With one client per turn, a new client would wait one turn for each client before it.
         """
         while not self._accepted:
             if self.socket.fileno() == -1:
                 raise trio.ClosedResourceError("this listener was closed")
             await trio.lowlevel.wait_readable(self.socket)
-            if self._accept_turn() and not self._accepted:  # those that were admitted do not wait
+            if self._accept_turn() and not self._accepted:  # admitted clients do not wait for the pause
                 await trio.sleep(ACCEPT_PAUSE)
         return self._accepted.popleft()
 
     async def drain(self) -> None:
-        """Wait until nothing is queued, or, where others will serve it, for nothing."""
+        """Wait until the queue is empty; do not wait if the socket is shared."""
         if self._shared:
             return
         with QueueSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
@@ -239,7 +239,7 @@ class ClientListener(DrainingListener):
                 await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        """Close the listening socket; the kernel resets what is queued on it."""
+        """Close the listening socket; the kernel resets queued connections."""
         if self.socket.fileno() != -1:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
@@ -248,7 +248,7 @@ class ClientListener(DrainingListener):
         await trio.lowlevel.checkpoint()
 
     def _accept_turn(self) -> bool:
-        """Accept what one turn may; return whether it failed in a way that lasts."""
+        """Accept the clients of one turn; return whether accepting must pause."""
         accepted = accept_some(self.socket, self._service, tell=self._tell)
         now = trio.current_time()
         for each in accepted.clients:
@@ -258,9 +258,30 @@ class ClientListener(DrainingListener):
             except trio.BrokenResourceError:
                 client.close(Disconnect.RESET)
                 continue
-            if first == b"":  # a probe, which is gone already: not worth a task
+            if first == b"":  # a probe that is gone already needs no task
                 client.close(Disconnect.EOF)
                 continue
             client.received = first or b""
             self._accepted.append(client)
         return accepted.failed
+
+
+async def accept_until(
+    stop: trio.Event,
+    listener: DrainingListener,
+    handle: Callable[[Client], Awaitable[None]],
+    clients: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[Any],
+) -> None:
+    """Start a task for each client of a listener, until `stop` is set and its accept queue is empty.
+
+    Reports once it accepts.
+    """
+    async with trio.open_nursery() as nursery:
+        # trio.serve_tcp is open_tcp_listeners and this; between the two, the listeners are ours.
+        await nursery.start(partial(trio.serve_listeners, handle, [listener], handler_nursery=clients))
+        task_status.started()
+        await stop.wait()
+        await listener.drain()
+        nursery.cancel_scope.cancel()

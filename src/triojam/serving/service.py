@@ -1,8 +1,9 @@
-"""What all connections of one server share."""
+"""The state that all connections of a server share."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,9 +16,9 @@ from triojam.settings.fields import Settings
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """By what clients are admitted, served, counted and timed.
+    """The state that all connections of a server share.
 
-    rules, timeouts, log: may be replaced at any time; they are for the lines and waits that are not over yet.
+    rules, timeouts, log: may be replaced at any time; they apply to unfinished lines and waits, too.
     jam: renders the current time as a whole answer line.
     """
 
@@ -28,15 +29,27 @@ class Service:
     jam: Callable[[], bytes]
     log: FilteringBoundLogger
 
+    @classmethod
+    def of(cls, settings: Settings, *, jam: Callable[[], bytes], log: FilteringBoundLogger) -> Self:
+        """Make the service that settings describe, with counters at 0."""
+        return cls(
+            rules=make_rules(settings),
+            timeouts=make_timeouts(settings),
+            counters=Counters(),
+            admission=Admission(make_policy(settings)),
+            jam=jam,
+            log=log,
+        )
+
     def apply(self, settings: Settings) -> None:
-        """Serve by other settings from now on."""
+        """Apply the settings of a reload."""
         self.rules = make_rules(settings)
         self.timeouts = make_timeouts(settings)
         self.admission.set_policy(make_policy(settings))
 
 
 def make_rules(settings: Settings) -> Rules:
-    """Return what the settings let a connection do."""
+    """Return the limits of a connection."""
     return Rules(
         max_line_bytes=settings.max_line_bytes,
         error_budget=settings.error_budget,
@@ -45,7 +58,7 @@ def make_rules(settings: Settings) -> Rules:
 
 
 def make_policy(settings: Settings) -> Policy:
-    """Return whom the settings let in, and with how much."""
+    """Return the policy of admission."""
     return Policy(
         allow=parse_networks(settings.allow),
         deny=parse_networks(settings.deny),
@@ -56,7 +69,7 @@ def make_policy(settings: Settings) -> Policy:
 
 
 def make_timeouts(settings: Settings) -> Timeouts:
-    """Return how long the settings let a client take; there, 0 is none."""
+    """Return the timeouts; in the settings, 0 means no timeout."""
     return Timeouts(
         idle=settings.idle_timeout or math.inf,
         line=settings.line_timeout or math.inf,

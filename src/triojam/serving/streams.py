@@ -1,10 +1,9 @@
-"""A client's connection: what the handler asks of one, and the one over TCP.
+"""The interface of a client's connection, and the connection over TCP.
 
-Trio's own stream would do, but for three things. Each of its calls takes a turn of the scheduler, although
-the bytes are there or fit; it does not say how much of an interrupted `send_all` the kernel took, and the
-accounts must be right to the last answer; and it has only one way to close, where a client that does not take
-its answers must be reset, or the kernel keeps them for minutes. So here reading, sending and waiting are
-calls of their own, and only the last one waits.
+Trio's own stream lacks three things. Its calls cost a turn of the scheduler, even if bytes are there. It does
+not tell how much of an interrupted `send_all` the kernel took, but every answer must be counted. It cannot
+reset a connection: without a reset, the kernel keeps unread answers for minutes. So reading, sending and
+waiting are separate calls here, and only waiting calls wait.
 """
 
 import socket
@@ -16,29 +15,29 @@ from typing import Any
 
 import trio
 
-# One read, and so one batch of answers (at most 2.4 times as large), bounds what a client costs in memory
-# and in time: the next read waits until the answers to this one are taken.
+# The size of one read bounds the memory and the time of a client: its answers are at most 2.4 times as large,
+# and the next read waits until the client has taken them.
 RECEIVE_BYTES = 4 * 1024
 
-# At the end so much is read away, so that closing with unread input does not turn the last answer into a
-# reset for the client.
+# At the end, up to this much input is read and dropped: closing with unread input would make the kernel send
+# a reset, and the client would lose its last answer.
 LINGER_BYTES = 1024 * 1024
 
-# l_onoff = 1, l_linger = 0: close() sends RST and drops what is unsent (socket(7), SO_LINGER).
+# l_onoff = 1, l_linger = 0: close() sends RST and drops unsent bytes (socket(7), SO_LINGER).
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
 
 class HandshakeError(Exception):
-    """What comes before a client's first line has failed. The text says why, in the words of the library."""
+    """A handshake has failed. The text says why, in the words of the library."""
 
 
 class ClientStream(trio.abc.AsyncResource):
     """An accepted connection. One task at a time may use it.
 
-    taken: of what is being sent, how many bytes can arrive whole.
+    taken: how many bytes of the data being sent can arrive.
     secured: whether there is a handshake before the first line.
 
-    Whatever finds the connection broken raises trio.BrokenResourceError.
+    Every call raises trio.BrokenResourceError if it finds the connection broken.
     """
 
     __slots__ = ()
@@ -52,19 +51,19 @@ class ClientStream(trio.abc.AsyncResource):
 
     @abstractmethod
     def receive_now(self, most: int) -> bytes | None:
-        """Return at most `most` bytes that have arrived; b"" at the end of the stream, None for nothing."""
+        """Return up to `most` bytes that have arrived; b"" at the end of the stream, None if none have."""
 
     @abstractmethod
     async def wait_readable(self) -> None:
-        """Wait until `receive_now` may have something; a checkpoint in any case."""
+        """Wait until `receive_now` may return bytes; always a checkpoint."""
 
     @abstractmethod
     def send_now(self, data: bytes) -> bool:
-        """Send what the kernel takes; False if that is not all, and the rest is to be flushed."""
+        """Send what the kernel takes; False if there is a rest, which must be flushed."""
 
     @abstractmethod
     def flush_now(self) -> bool:
-        """Send what the kernel takes of the rest; False if that is not all."""
+        """Send what the kernel takes of the rest; False if there is still a rest."""
 
     @abstractmethod
     async def wait_writable(self) -> None:
@@ -72,14 +71,14 @@ class ClientStream(trio.abc.AsyncResource):
 
     @abstractmethod
     async def finish(self) -> None:
-        """End the sending side so that the client gets what was sent last, although it may go on sending.
+        """End the sending side so that the client gets its last answer, even if it goes on sending.
 
-        Waits for the end of the client's side, so it needs a deadline.
+        Waits until the client ends its side, so it needs a deadline.
         """
 
     @abstractmethod
     def close(self, *, reset: bool = False) -> None:
-        """Close. The kernel goes on delivering what it took, unless it is to reset the connection."""
+        """Close. The kernel still delivers what it took, unless `reset` is true."""
 
     async def flush(self) -> None:
         """Send the rest."""
@@ -87,15 +86,15 @@ class ClientStream(trio.abc.AsyncResource):
             await self.wait_writable()
 
     async def aclose(self) -> None:
-        """Close. There is nothing to wait for, so this is no checkpoint."""
+        """Close. This does not wait, and is not a checkpoint."""
         self.close()
 
 
 class TcpStream(ClientStream):
     """A TCP connection, on a non-blocking socket, which it owns.
 
-    address: the client's; without it the system is asked.
-    sending: what is being sent, of which `taken` bytes are with the kernel; the rest is to be flushed.
+    address: the client's; if it is not given, the socket is asked for it.
+    sending: data being sent, of which the kernel has taken `taken` bytes; the rest must be flushed.
     """
 
     __slots__ = ("_address", "_sending", "_sock", "taken")
@@ -117,11 +116,11 @@ class TcpStream(ClientStream):
         self.taken = taken
 
     def peer(self) -> tuple[Any, ...] | None:
-        """Return the client's socket address; None if it was gone before it could be asked for."""
+        """Return the client's socket address; None if the client was gone at the start."""
         return self._address
 
     def receive_now(self, most: int) -> bytes | None:
-        """Return at most `most` bytes that have arrived; b"" at the end of the stream, None for nothing."""
+        """Return up to `most` bytes that have arrived; b"" at the end of the stream, None if none have."""
         try:
             return self._sock.recv(most)
         except BlockingIOError:
@@ -130,11 +129,11 @@ class TcpStream(ClientStream):
             raise trio.BrokenResourceError(f"connection broken: {exc}") from exc
 
     async def wait_readable(self) -> None:
-        """Wait until something has arrived, the end included."""
+        """Wait until bytes have arrived, or the end of the stream."""
         await trio.lowlevel.wait_readable(self._sock)
 
     def send_now(self, data: bytes) -> bool:
-        """Send what the kernel takes; False if that is not all, and the rest is to be flushed."""
+        """Send what the kernel takes; False if there is a rest, which must be flushed."""
         try:
             taken = self._sock.send(data)
         except BlockingIOError:
@@ -148,7 +147,7 @@ class TcpStream(ClientStream):
         return False
 
     def flush_now(self) -> bool:
-        """Send what the kernel takes of the rest; False if that is not all."""
+        """Send what the kernel takes of the rest; False if there is still a rest."""
         if not self._sending:
             return True
         sending, before = self._sending, self.taken
@@ -168,7 +167,7 @@ class TcpStream(ClientStream):
         await trio.lowlevel.wait_writable(self._sock)
 
     async def finish(self) -> None:
-        """End the sending side, and read away what the client still sends, up to a limit."""
+        """End the sending side, and drop what the client still sends, up to a limit."""
         with suppress(OSError):  # the client has reset
             self._sock.shutdown(socket.SHUT_WR)
         unread = LINGER_BYTES
@@ -180,13 +179,13 @@ class TcpStream(ClientStream):
             unread -= len(data or b"")
 
     def acknowledge(self) -> None:
-        """Acknowledge at once what has arrived. A client may wait for that with what it says next."""
+        """Acknowledge received bytes at once; a client may wait for that before it sends more."""
         if sys.platform == "linux":
             with suppress(OSError):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def close(self, *, reset: bool = False) -> None:
-        """Close, once."""
+        """Close; a second call does nothing."""
         if reset and self._sock.fileno() != -1:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         self._sock.close()
@@ -201,8 +200,8 @@ class SecuredStream(ClientStream):
 
     @abstractmethod
     async def begin(self) -> None:
-        """Shake hands; to be called again after it was cancelled. Raises HandshakeError."""
+        """Shake hands; after a cancellation it may be called again. Raises HandshakeError."""
 
     @abstractmethod
     def may_go_on(self) -> bool:
-        """Whether something has arrived that a handshake which was cancelled can go on with."""
+        """Whether bytes have arrived for a handshake that was cancelled."""

@@ -6,11 +6,8 @@ limit: an attacker with the same address as a scraper, or behind the same proxy,
 
 import base64
 import binascii
-import hashlib
-import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import bcrypt
 import trio
 from structlog.typing import FilteringBoundLogger
 
@@ -19,84 +16,15 @@ from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 from triojam.core.seldom import Seldom
 from triojam.web.http_connection import Answer, Request, Response
+from triojam.web.passwords import Passwords
 
 # Enough for typing errors. After that, one source has 8,640 guesses a day.
 GUESSES_AT_ONCE = 10
 SECONDS_PER_GUESS = 10
-# Passwords that are hashed or wait for it. Beyond these, a request with an unknown password is refused.
-MOST_WAITING = 4
 # Failures can be frequent, so not each of them gets a line in the log.
 SECONDS_PER_LOG_LINE = 10.0
 
-# bcrypt ignores the bytes after these: a longer password would match whatever its end.
-_MOST_BYTES = 72
-
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="triojam", charset="UTF-8"'}
-
-
-class Passwords:
-    """The users and the hashes of their passwords, which a reload replaces. False if there are none.
-
-    key: random, for this process only.
-    """
-
-    def __init__(self, hashes: Mapping[bytes, bytes], *, key: bytes) -> None:
-        self._hashes = dict(hashes)
-        self._key = key
-        self._remembered: dict[bytes, bytes] = {}  # by user: the digest of the verified password
-        self._hashing = trio.Lock()
-        self._waiting = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._hashes)
-
-    def __contains__(self, user: bytes) -> bool:
-        return user in self._hashes
-
-    def replace(self, hashes: Mapping[bytes, bytes]) -> None:
-        """Accept these users from now on. A user whose hash has not changed stays remembered."""
-        same = self._hashes.items() & hashes.items()
-        self._remembered = {user: self._remembered[user] for user, _ in same if user in self._remembered}
-        self._hashes = dict(hashes)
-
-    @property
-    def busy(self) -> bool:
-        """Whether enough passwords wait to be verified: each may take a second."""
-        return self._waiting >= MOST_WAITING
-
-    def remembers(self, user: bytes, password: bytes) -> bool:
-        """Whether the password was verified before. This is fast: it computes no bcrypt hash."""
-        remembered = self._remembered.get(user, b"")
-        return hmac.compare_digest(remembered, self._digest(user, password))
-
-    async def verify(self, user: bytes, password: bytes) -> bool:
-        """Whether the password is right. An unknown user takes the same time as a known one."""
-        if len(password) > _MOST_BYTES:
-            await trio.lowlevel.checkpoint()
-            return False
-        known = self._hashes.get(user)
-        hashed = known or self._decoy(user)
-        self._waiting += 1
-        try:
-            async with self._hashing:
-                if self.remembers(user, password):  # verified while this call waited
-                    return True
-                matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed)
-        finally:
-            self._waiting -= 1
-        # A reload may have replaced the hashes meanwhile.
-        right = matches and known is not None and known == self._hashes.get(user)
-        if right:
-            self._remembered[user] = self._digest(user, password)
-        return right
-
-    def _decoy(self, user: bytes) -> bytes:
-        """Return the hash of some user, always the same for this name: its cost is that of a real hash."""
-        hashes = list(self._hashes.values())
-        return hashes[int.from_bytes(self._digest(user, b"")) % len(hashes)]
-
-    def _digest(self, user: bytes, password: bytes) -> bytes:
-        return hashlib.blake2b(user + b":" + password, key=self._key).digest()  # a user's name has no colon
 
 
 class BasicAuth:

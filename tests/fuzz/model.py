@@ -1,7 +1,8 @@
-"""The world of one machine: a server, its clients, its clocks, and the model of what is due to whom."""
+"""The model of one state machine: a server, its clients, its clocks, and the answers and counts to expect."""
 
 import gc
 import math
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,35 +11,36 @@ from typing import Any
 
 import trio
 
-from tests.fuzz.accounts import count_descriptors, counted
+from tests.fuzz.accounts import counted
 from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.fuzz.peer import Peer
-from tests.fuzz.portal import Portal, settled
+from tests.fuzz.trio_thread import TrioThread, settled
+from tests.helpers.program import descriptors
 from tests.helpers.servers import NOW, Running
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Rejection
 from triojam.serving.deadlines import DRAIN_WINDOW, FAREWELL, LINGER_SECONDS, ON_ITS_WAY
 
 IDLE, LINE, SEND, GRACE = 60.0, 10.0, 10.0, 8.0
-# More requests than the kernel takes in both directions on behalf of a client that reads nothing.
+# More requests than the kernel buffers in both directions for a client that reads nothing.
 FLOOD = 20_000
-# Hours that each zone is ahead of UTC.
+# Hours ahead of UTC.
 ZONES = {"UTC": 0.0, "Asia/Jakarta": 7.0, "Asia/Kolkata": 5.5}
-# Ends after which the server does not wait for the client to have read them.
+# After these ends the server does not wait until the client has read everything.
 NOTHING_MORE = ("eof", "idle", "send_timeout", "reset")
 
 
-class World:
-    """One server over one transport, and what must have come of all that happened to it.
+class Model:
+    """One server over one transport, and the expected result of everything that happened to it.
 
-    peers: all clients there have been. good: one that is never anything but well behaved.
-    due: what must have been counted, less the ends of connections, which follow from the peers.
-    failed: whether something did not hold; nothing then can be said of the rest.
+    peers: all clients so far. good: the client that always behaves well.
+    due: the expected counts, without the ends of connections: those follow from the peers.
+    failed: whether a check failed. The final checks then mean nothing.
     """
 
     def __init__(self, start: Callable[..., Awaitable[Running]]) -> None:
-        self._descriptors = count_descriptors()
-        self.portal = Portal()
+        self._descriptors = len(descriptors(os.getpid()))
+        self.trio = TrioThread()
         self._law = Law()
         self._zone = "UTC"
         self._wall = NOW
@@ -46,7 +48,7 @@ class World:
         self.failed = True
         self.peers: list[Peer] = []
         self.due: Counter[str] = Counter()
-        self.server = self.portal.run(self._start, start)
+        self.server = self.trio.run(self._start, start)
         self.good = self.connect()
 
     @property
@@ -56,15 +58,15 @@ class World:
 
     @property
     def flooded(self) -> list[Peer]:
-        """The clients whose requests may not all have been read."""
+        """The clients with requests that the server may not have read."""
         return [peer for peer in self.peers if peer.flood]
 
     def connect(self) -> Peer:
-        """Open one connection more."""
-        peer = Peer(self.portal.run(self._open), Oracle(self._law), self._now)
+        """Open another connection."""
+        peer = Peer(self.trio.run(self._open), Oracle(self._law), self._now)
         peer.resume()
         self.peers.append(peer)
-        self.portal.start_soon(peer.read)
+        self.trio.start_soon(peer.read)
         self.due["connections"] += 1
         self.settle()
         return peer
@@ -72,28 +74,28 @@ class World:
     def send(self, peer: Peer, data: bytes) -> None:
         """Send some bytes in one piece."""
         peer.late = peer.late or peer.ended is not None  # it may be answered with a reset
-        self.portal.run(peer.send, data)
+        self.trio.run(peer.send, data)
         if peer.ended is None:
             self._sent(peer, data)
 
     def half_close(self, peer: Peer) -> None:
         """End a client's sending side."""
         self.settle()
-        self.portal.run(peer.half_close)
+        self.trio.run(peer.half_close)
         if peer.ended is None:
             peer.oracle.end_of_stream()
             self._account(peer)
 
     def start_flood(self, peer: Peer) -> None:
-        """Let a client that does not read send more than the kernel keeps for it."""
+        """Let a client that does not read send more than the kernel buffers for it."""
         self.settle()
-        self.portal.call(peer.pause)
+        self.trio.call(peer.pause)
         peer.flood, peer.flood_since, peer.times = FLOOD, self._now, {self._jam()}
-        self.portal.start_soon(peer.send, b"TIME\r\n" * FLOOD)
+        self.trio.start_soon(peer.send, b"TIME\r\n" * FLOOD)
 
     def take_flood(self, peer: Peer) -> None:
-        """Let it read on: all answers must come now, each of a moment since the flood."""
-        self.portal.call(peer.resume)
+        """Let it read again: now all answers must come, each with a time since the flood."""
+        self.trio.call(peer.resume)
         self.settle(partial(_hold_flood, peer))
         peer.expected, peer.flood, peer.idle_since = peer.received, 0, self._now
         peer.oracle.bad = 0
@@ -107,7 +109,7 @@ class World:
         unread = peer.flood > 0 or peer.received != peer.expected
         reset = reset and peer.on_socket
         broken = peer.on_socket and (reset or unread)
-        self.portal.run(partial(peer.close, reset=reset))
+        self.trio.run(partial(peer.close, reset=reset))
         if peer.ended is None:
             peer.oracle.end_of_stream()
             peer.oracle.end = "reset" if broken else "eof"
@@ -115,15 +117,17 @@ class World:
         self.settle()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass for every deadline."""
+        """Move the clock of all deadlines forward."""
         self.settle()
-        self.portal.call(self.portal.clock.jump, seconds)
-        for peer in sorted(self.peers, key=lambda peer: peer.flood):  # what is counted of a flood comes last
+        self.trio.call(self.trio.clock.jump, seconds)
+        for peer in sorted(
+            self.peers, key=lambda peer: peer.flood
+        ):  # a flood adopts what remains, so it is last
             if peer.ended is None:
                 self._time_passed(peer)
 
     def set_wall_clock(self, seconds: float) -> None:
-        """Step the clock that answers are made from."""
+        """Step the clock from which answers are made."""
         self.settle()
         self._wall += seconds
         self._times_changed()
@@ -133,11 +137,10 @@ class World:
         self.settle()
         longest = max(len(peer.oracle.line) for peer in self.peers)
         if self.server.lane is not None and 0 < law.limit <= longest:
-            # The lane holds the start of a line against the new limit, whatever comes next; the handler, only
-            # once another byte of it comes.
+            # The lane applies the new limit to the start of a line at once; the handler, at the next byte.
             law = replace(law, limit=0)
         self._law, self._zone = law, zone
-        self.portal.call(partial(self.server.reload, **self._settings()))
+        self.trio.call(partial(self.server.reload, **self._settings()))
         for peer in self.peers:
             peer.oracle.law = law
         self._times_changed()
@@ -145,25 +148,25 @@ class World:
     def drain(self) -> None:
         """Tell the server to stop."""
         self.settle()
-        self.portal.call(self.server.drain)
+        self.trio.call(self.server.drain)
         self._drain_began = self._now
 
     def settle(self, holds: Callable[[], None] | None = None) -> None:
-        """Let everything happen that is going to, and look whether `holds`, or else the model, is right."""
+        """Wait until nothing moves any more, then check `holds`, by default the whole model."""
         self.failed = True
-        self.portal.run(settled, holds or self._hold)
+        self.trio.run(settled, holds or self._hold)
         self.failed = False
 
     def close(self) -> None:
-        """Stop the server, and hold that nothing of it is left."""
+        """Stop the server, and check that it leaves nothing behind."""
         try:
             if not self.failed:
                 self._end()
         finally:
-            self.portal.close()
-        if not self.failed and count_descriptors() != self._descriptors:
-            gc.collect()  # what an example before this one has left, if that one failed
-            assert count_descriptors() == self._descriptors, "a descriptor is left"
+            self.trio.close()
+        if not self.failed and len(descriptors(os.getpid())) != self._descriptors:
+            gc.collect()  # an earlier example that failed may have left garbage
+            assert len(descriptors(os.getpid())) == self._descriptors, "a descriptor is left"
 
     def _end(self) -> None:
         for peer in self.peers:
@@ -175,13 +178,13 @@ class World:
         self.settle()
         assert self.server.finished.is_set(), "the server did not stop"
         assert self.server.counters.connections_open == 0
-        assert not self.portal.nursery.child_tasks, "a task is left"
+        assert not self.trio.nursery.child_tasks, "a task is left"
         loud = [event for event in self.server.events if event["level"] not in ("debug", "info")]
         assert not loud, loud
 
     @property
     def _now(self) -> float:
-        return self.portal.clock.current_time()
+        return self.trio.clock.current_time()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -191,7 +194,7 @@ class World:
         }  # fmt: skip
 
     async def _start(self, start: Callable[..., Awaitable[Running]]) -> Running:
-        return await start(self.portal.nursery, now=lambda: self._wall, **self._settings())
+        return await start(self.trio.nursery, now=lambda: self._wall, **self._settings())
 
     async def _open(self) -> trio.abc.HalfCloseableStream:
         return await self.server.connect()
@@ -218,7 +221,7 @@ class World:
         self._account(peer)
 
     def _time_passed(self, peer: Peer) -> None:
-        """Let the deadlines pass that lie behind us by now."""
+        """Apply the deadlines that have passed."""
         now, oracle = self._now, peer.oracle
         if peer.flood:
             if now >= peer.flood_since + SEND:
@@ -237,7 +240,7 @@ class World:
         self._account(peer)
 
     def _account(self, peer: Peer) -> None:
-        """Add to what is due what the oracle has decided about a peer since the last time."""
+        """Add what the oracle has decided about a peer since the last call."""
         oracle = peer.oracle
         for answer in oracle.answers:
             rules = Rules(max_line_bytes=oracle.law.limit)
@@ -250,13 +253,13 @@ class World:
         oracle.rejected.clear()
         if peer.ended is None and oracle.end is not None:
             peer.ended, peer.ended_at = oracle.end, self._now
-            # The handler closes a silent client at once; a client from the lane may have been answered there.
+            # The handler closes a client at once that has sent nothing; the lane may have answered it.
             peer.told_nothing = oracle.end == "drain" and peer.silent and self.server.lane is None
             if peer.flood:
                 self._adopt(peer)
 
     def _adopt(self, peer: Peer) -> None:
-        """Take over what was counted of a flood that was cut short: nobody can say where."""
+        """Accept the counts of a flood that was cut short: the model cannot know where."""
         reason = f"disconnect {peer.ended}"
 
         def ended() -> None:
@@ -282,7 +285,7 @@ class World:
             assert self.server.counters.request_duration.count == due["responses"]
 
     def _due(self) -> Counter[str]:
-        """Return what must have been counted by now."""
+        """Return the counts to expect now."""
         due = Counter(self.due)
         for peer in self.peers:
             latest = min(peer.ended_at + LINGER_SECONDS, self._drain_began + GRACE)

@@ -1,7 +1,7 @@
-"""A good client in a process of its own, so that nothing but the server makes it wait.
+"""A good client in a separate process, so that only the server makes it wait.
 
-`python -m tests.soak.good HOST PORT SECONDS`: asks every 50 ms, by turns on a connection that it keeps and
-on a new one, and prints the latencies as JSON, in seconds.
+`python -m tests.soak.latency_client HOST PORT SECONDS` sends a request every 50 ms, in turns on an open
+connection and on a new one, and prints the latencies in seconds as JSON.
 """
 
 import json
@@ -9,14 +9,15 @@ import socket
 import sys
 import time
 
+from tests.helpers.sockets import Address, ask
+
 INTERVAL = 0.05
 PATIENCE = 10.0
 SOURCE = "127.0.1.250"
-JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 
 
 def main(host: str, port: str, seconds: str) -> int:
-    """Ask until the time is over; the exit status is 1 if an answer did not come."""
+    """Send requests until the time is over; the exit status is 1 if an answer is missing."""
     address = (host, int(port))
     kept: list[float] = []
     fresh: list[float] = []
@@ -37,16 +38,14 @@ def main(host: str, port: str, seconds: str) -> int:
     return 0
 
 
-def _connected(address: tuple[str, int]) -> socket.socket:
+def _connected(address: Address) -> socket.socket:
     return socket.create_connection(address, PATIENCE, source_address=(SOURCE, 0))
 
 
 def _ask(connection: socket.socket) -> float:
     began = time.perf_counter()
-    connection.sendall(b"TIME\r\n")
-    answer = connection.recv(JAM_SIZE, socket.MSG_WAITALL)
-    if len(answer) != JAM_SIZE or not answer.startswith(b"JAM "):
-        raise SystemExit(f"answered {answer!r}")
+    if not ask(connection):
+        raise SystemExit("the answer is not a time")
     return time.perf_counter() - began
 
 

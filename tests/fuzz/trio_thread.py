@@ -1,4 +1,4 @@
-"""Trio in a thread of its own, for a machine that cannot wait, with a clock that stands still."""
+"""Trio in its own thread, for a state machine without async, with a clock that only tests move."""
 
 import threading
 import time
@@ -12,14 +12,14 @@ import trio.testing
 
 T = TypeVar("T")
 
-# In real seconds; only a failure waits so long, or a machine that has something else to do.
+# In real seconds. Only a failure or a busy machine waits this long.
 PATIENCE = 10.0
 
 
-class Portal:
-    """Runs what it is given in one Trio loop, until it is closed.
+class TrioThread:
+    """Runs functions in one Trio loop until it is closed.
 
-    nursery: for servers; it must be empty when the portal is closed. clock: moves only when it is told to.
+    nursery: for servers; it must be empty at the end. clock: moves only on request.
     """
 
     nursery: trio.Nursery
@@ -28,7 +28,7 @@ class Portal:
         self.clock = trio.testing.MockClock()
         self._opened = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._loop, name="portal")
+        self._thread = threading.Thread(target=self._loop, name="trio")
         self._thread.start()
         self._opened.wait()
 
@@ -37,15 +37,15 @@ class Portal:
         return trio.from_thread.run(function, *arguments, trio_token=self._token)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call what does not wait, in the loop's thread."""
+        """Call a synchronous function in the thread of the loop."""
         return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: Any) -> None:
-        """Run something beside the steps to come."""
+        """Start a task that runs beside the next steps."""
         self.call(partial(self.nursery.start_soon, function, *arguments))
 
     def close(self) -> None:
-        """End the loop, whatever still runs in it, and raise what ended it before, if anything did."""
+        """End the loop and all its tasks. If an error has ended it before, raise that."""
         with suppress(trio.RunFinishedError):
             trio.from_thread.run_sync(self._stop.set, trio_token=self._token)
         self._thread.join()
@@ -55,7 +55,7 @@ class Portal:
     def _loop(self) -> None:
         try:
             trio.run(self._main, clock=self.clock)
-        except BaseException as exc:  # noqa: BLE001  # it is raised where the portal is closed
+        except BaseException as exc:  # noqa: BLE001  # `close` raises it
             self._failure = exc
         finally:
             self._opened.set()
@@ -70,10 +70,10 @@ class Portal:
 
 
 async def settled(holds: Callable[[], None]) -> None:
-    """Wait until nothing moves any more, and hold what must be true by then against it.
+    """Wait until nothing moves any more, then check `holds`.
 
-    What was sent on loopback has nearly always arrived by then. It is looked at again for a while, lest a
-    busy kernel be taken for a failure.
+    Loopback has nearly always delivered everything by then. The check is repeated for a while, because a busy
+    kernel may be late.
     """
     latest = time.monotonic() + PATIENCE
     while True:

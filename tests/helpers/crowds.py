@@ -1,20 +1,19 @@
-"""Hostile clients by the thousand: python -m tests.helpers.hostile KIND HOST PORT.
+"""Clients by the thousand: python -m tests.helpers.crowds KIND HOST PORT.
 
-A process of its own, so that what a server's other clients notice is the server's doing; plain sockets, for
-they must not be slower than it. Prints one JSON object about what became of them.
+They run in a separate process on plain sockets, so that they do not slow down the other clients of the
+server. The result is one JSON object on stdout.
 """
 
 import json
-import resource
 import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
-Address = tuple[str, int]
+from tests.helpers.sockets import Address, raise_descriptor_limit, receives_time, reset_on_close
+
 Result = dict[str, float]
 
 CROWD = 10_000
@@ -24,17 +23,16 @@ AT_ONCE = 1000
 DRIP_AT_ONCE = 200
 PATIENCE = 60.0
 
-TOLD = b"ERROR timeout: "
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds (socket(7), tcp(7))
+TIMEOUT_LINE = b"ERROR timeout: "
 
 
 def never_reading(address: Address) -> Result:
-    """Send a million requests, and read no answer, until the server has enough of it."""
+    """Send up to a million requests without reading, until the server closes."""
     return _send(address, b"TIME\r\n" * AT_ONCE, MILLION // AT_ONCE)
 
 
 def endless_line(address: Address) -> Result:
-    """Send a gigabyte without LF, until the server has enough of it."""
+    """Send up to a gigabyte without LF, until the server closes."""
     megabyte = bytes(1_000_000)
     return _send(address, megabyte, GIGABYTE // len(megabyte))
 
@@ -49,10 +47,10 @@ def _send(address: Address, piece: bytes, pieces: int) -> Result:
 
 
 def resets(address: Address) -> Result:
-    """Reset connections before a request, amid one and its answer, and after the answer, in turn."""
+    """Reset connections before a request, within a request, and after an answer, in turn."""
     for number in range(CROWD):
         with socket.create_connection(address, PATIENCE) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            reset_on_close(client)
             if number % 3:
                 client.sendall(b"TIME\r\nTI")
             if number % 3 == 2:
@@ -60,8 +58,20 @@ def resets(address: Address) -> Result:
     return {"reset": CROWD}
 
 
+def idle(address: Address) -> Result:
+    """Hold all connections open, and send a request on each, twice."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(address, PATIENCE)) for _ in range(CROWD)]
+        answered = []
+        for _ in range(2):
+            for client in clients:
+                client.sendall(b"TIME\r\n")
+            answered.append(sum(map(receives_time, clients)))
+    return {"first": answered[0], "second": answered[1]}
+
+
 def slowloris(address: Address) -> Result:
-    """Begin a line on ten thousand connections at once, with a further byte a second on each."""
+    """Begin a line on all connections, and send one more byte a second on each."""
     began: dict[int, float] = {}
     with select.epoll() as epoll:
         clients: dict[int, socket.socket] = {}
@@ -78,12 +88,11 @@ def slowloris(address: Address) -> Result:
             for fd, _ in epoll.poll(0.01):
                 epoll.unregister(fd)
                 with clients.pop(fd) as client:
-                    told += client.recv(4096).startswith(TOLD)
+                    told += client.recv(4096).startswith(TIMEOUT_LINE)
                 lasted.append(time.monotonic() - began[fd])
             now = time.monotonic()
-            due = min(
-                int(CROWD * (now - last)), DRIP_AT_ONCE
-            )  # on a busy machine, less rather than in bursts
+            # On a busy machine they send less, rather than in bursts.
+            due = min(int(CROWD * (now - last)), DRIP_AT_ONCE)
             last = now
             drip, turn = turn[:due], turn[due:] + turn[:due]
             for fd in drip:
@@ -94,15 +103,14 @@ def slowloris(address: Address) -> Result:
 
 
 KINDS: dict[str, Callable[[Address], Result]] = {
-    each.__name__: each for each in (never_reading, endless_line, resets, slowloris)
+    each.__name__: each for each in (never_reading, endless_line, resets, idle, slowloris)
 }
 
 
 def main() -> None:
     """Run the command line."""
     kind, host, port = sys.argv[1:]
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_descriptor_limit()
     print(json.dumps(KINDS[kind]((host, int(port)))))  # noqa: T201  # a command line prints
 
 
