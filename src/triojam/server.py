@@ -20,6 +20,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from triojam.core.addresses import describe_ports, format_address, reachable
+from triojam.core.admission import Policy
 from triojam.core.reasons import Reload, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
@@ -32,7 +33,7 @@ from triojam.serving.clock import Clock
 from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
 from triojam.serving.handler import Handler
 from triojam.serving.listeners import ClientListener, DrainingListener, accept_until
-from triojam.serving.service import Service
+from triojam.serving.service import Service, make_policy
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
 from triojam.settings.fields import FIELDS, Settings
 from triojam.settings.files import Files, cannot_be_read, load_files
@@ -157,7 +158,7 @@ class Server:
         """
         self._apply(*self._prepare(settings))
 
-    def _prepare(self, settings: Settings) -> tuple[Settings, Files]:
+    def _prepare(self, settings: Settings) -> tuple[Settings, Files, Policy]:
         """Read the files of new settings; settings that cannot change while serving stay as they are."""
         kept: dict[str, Any] = {
             name: self._value(name) for name, each in FIELDS.items() if not each.metadata["reloads"]
@@ -167,16 +168,16 @@ class Server:
         files = load_files(settings)
         if files.zone is None:
             reload_system_zone()
-        return settings, files
+        return settings, files, make_policy(settings)
 
-    def _apply(self, settings: Settings, files: Files) -> None:
+    def _apply(self, settings: Settings, files: Files, policy: Policy) -> None:
         changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
         self._settings = settings
         self._contexts = files.contexts
         self._passwords.replace(files.hashes)
         self._clock.set_zone(files.zone)
         self._service.log = self._make_logger(settings.log_level)
-        self._service.apply(settings)
+        self._service.apply(settings, policy)
         self._handler.settings_changed()
         if self._service.admission.limits_sources:
             self._handler.enter_sources()
@@ -353,10 +354,7 @@ async def open_server(  # noqa: PLR0913  # everything is wired here
 
     passed: sockets that stand in for those of the settings.
     """
-    try:
-        files = load_files(settings)
-    except Exception as exc:
-        raise exc if isinstance(exc, ConfigurationError) else cannot_be_read(exc) from exc
+    files = load_files(settings)
     passed = passed or {}
     sockets = await open_sockets(
         host=settings.host,

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cyclopts import App, Parameter
 
@@ -16,6 +15,7 @@ from triojam.errors import ConfigurationError, invalid_value
 
 if TYPE_CHECKING:  # imported when a command runs: --help does without Trio, TLS and rich
     import ssl
+    from datetime import tzinfo
 
     import trio
 
@@ -260,23 +260,29 @@ def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
         raise invalid_value(text, name, str(exc)) from exc
 
 
-def _zone(name: str) -> ZoneInfo | None:
-    if name == "system":
-        return None
+def _zone(name: str) -> "tzinfo | None":
+    from triojam.settings.zones import load_zone  # noqa: PLC0415  # see above
+
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:  # a path out of the tree; a folder
-        raise invalid_value(name, "--timezone", "system or an IANA time zone name") from exc
+        return load_zone(name)
+    except ValueError as exc:
+        raise invalid_value(name, "--timezone", f"system or an IANA time zone name ({exc})") from exc
 
 
 def _tls(*, tls: bool, ca: Path | None) -> "ssl.SSLContext | None":
     import ssl  # noqa: PLC0415  # see above
 
+    from triojam.settings.files import new_context  # noqa: PLC0415  # see above
+    from triojam.settings.reading import read_bounded  # noqa: PLC0415  # see above
+
     if not tls and ca is None:
         return None
     try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as exc:
+        trusted = read_bounded(str(ca)).decode("ascii") if ca is not None else None
+        return new_context(ssl.Purpose.SERVER_AUTH, trusted)
+    except (OSError, ValueError) as exc:
+        if isinstance(exc, ConfigurationError):
+            raise
         raise invalid_value(str(ca), "--ca", "a PEM file of certificates") from exc
 
 

@@ -7,8 +7,9 @@ table.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 
@@ -58,8 +59,14 @@ class Policy:
     connections_per_source: int = 0
     rate_per_source: float = 0.0
     burst_per_source: int = 1
+    networks: "_Networks" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Here, and not in `set_policy`: tens of thousands of networks take long, and a thread may do it.
+        object.__setattr__(self, "networks", _Networks(self.allow, self.deny))
 
 
+@lru_cache(maxsize=4)
 def parse_networks(text: str) -> tuple[Network, ...]:
     """Return the networks of a list such as `192.0.2.0/24, 2001:db8::/32`. Raises ValueError."""
     networks: list[Network] = []
@@ -88,7 +95,7 @@ class Admission:
     def set_policy(self, policy: Policy) -> None:
         """Decide by `policy` from now on. The known sources stay, if there are limits by source."""
         self._policy = policy
-        self._networks = _Networks(policy)
+        self._networks = policy.networks
         self.limits_rate = policy.rate_per_source > 0
         self.limits_sources = self.limits_rate or policy.connections_per_source > 0
         self._interval = 1 / policy.rate_per_source if self.limits_rate else 0.0
@@ -188,12 +195,12 @@ class Admission:
 class _Networks:
     """Finds the longest network that contains an address. False if there are no networks."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._otherwise = not policy.allow
+    def __init__(self, allow: Collection[Network], deny: Iterable[Network]) -> None:
+        self._otherwise = not allow
         # By address size in bits, then by prefix length (the longest first), then by network prefix.
         self._verdicts: dict[int, dict[int, dict[int, bool]]] = {}
-        self._add(policy.allow, verdict=True)
-        self._add(policy.deny, verdict=False)
+        self._add(allow, verdict=True)
+        self._add(deny, verdict=False)
         for size, lengths in self._verdicts.items():
             self._verdicts[size] = dict(sorted(lengths.items(), reverse=True))
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import queue
+import select
 import threading
 from collections.abc import Callable
 from typing import Any, Self, cast
@@ -13,8 +14,11 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 # Makes a logger for a level ("debug", "info", …) and above.
 LoggerFactory = Callable[[str], FilteringBoundLogger]
 
-# About 200 kB, minutes of a service's log: when the queue is full, the reader has stalled.
+# Minutes of a service's log: when the queue is full, the reader has stalled. A traceback is one long line.
 QUEUED_LINES = 1000
+QUEUED_BYTES = 1024 * 1024
+# How long to wait for room in a descriptor that another process made non-blocking, at a time, in seconds.
+ROOM_SECONDS = 1.0
 # At its end, the process waits this long for the reader of the last lines, in seconds.
 LAST_LINES_SECONDS = 1.0
 
@@ -35,6 +39,8 @@ class LineWriter:
         self._patience = patience
         self._descriptor = descriptor
         self._queue: queue.Queue[bytes | None] = queue.Queue(queued_lines)
+        # Bytes that were queued and bytes that left the queue: each has one thread that writes it.
+        self._queued = self._left = 0
         # A daemon thread: a reader that has stalled for ever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="triojam log writer", daemon=True)
 
@@ -51,10 +57,12 @@ class LineWriter:
 
     def write(self, text: str) -> int:
         """Queue `text`, or drop it; never wait. Part of the text file interface."""
-        try:
-            self._queue.put_nowait(text.encode("utf-8", "backslashreplace"))
-        except queue.Full:
+        line = text.encode("utf-8", "backslashreplace")
+        if self._queue.full() or self._queued - self._left + len(line) > QUEUED_BYTES:
             self.dropped += 1
+        else:
+            self._queue.put_nowait(line)
+            self._queued += len(line)
         return len(text)
 
     def flush(self) -> None:
@@ -65,9 +73,19 @@ class LineWriter:
             rest = memoryview(line)
             try:
                 while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
+                    rest = rest[self._write_some(rest) :]
             except OSError:  # the reader is gone; the service is not
                 self.dropped += 1
+            self._left += len(line)
+
+    def _write_some(self, data: memoryview) -> int:
+        """Write what fits, and return its length."""
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:
+            # Half a line must not be lost: the next one would be joined to it.
+            select.select([], [self._descriptor], [], ROOM_SECONDS)
+            return 0
 
 
 def make_logger_factory(writer: LineWriter, *, style: str, colors: bool) -> LoggerFactory:

@@ -41,11 +41,11 @@ class Service:
             log=log,
         )
 
-    def apply(self, settings: Settings) -> None:
+    def apply(self, settings: Settings, policy: Policy) -> None:
         """Apply the settings of a reload."""
         self.rules = make_rules(settings)
         self.timeouts = make_timeouts(settings)
-        self.admission.set_policy(make_policy(settings))
+        self.admission.set_policy(policy)
 
 
 def make_rules(settings: Settings) -> Rules:

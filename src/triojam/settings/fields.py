@@ -84,7 +84,7 @@ def _one_of(*words: str) -> Callable[[Any], bool]:
 
 
 def _at_least(least: int, *others: int) -> Callable[[Any], bool]:
-    return lambda value: value >= least or value in others
+    return lambda value: least <= value <= MOST or value in others
 
 
 def _or_none(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -94,6 +94,8 @@ def _or_none(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
 ADDRESS = "an IP address or host name of this machine, or *"
 PORT = "a port from 0 to 65535"
 SECONDS = "seconds, 0 or more"
+# Nothing that is counted here comes near; a number that no float can hold must not reach an arithmetic.
+MOST = 2**53
 NUMBER = "a whole number, 0 or more; 0 for no limit"
 BOOL = "true or false"
 _YES, _NO = True, False

@@ -3,13 +3,17 @@
 Each file is read as bytes, up to a limit, and an error blames the setting that names the file.
 """
 
+import os
 import re
 import ssl
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import tzinfo
-from typing import NamedTuple
+from pathlib import Path
+from typing import IO, NamedTuple
 
-from triojam.errors import ConfigurationError
+from triojam.errors import ConfigurationError, invalid_value
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
 from triojam.settings.reading import read_bounded
 from triojam.settings.zones import load_zone
@@ -19,6 +23,9 @@ from triojam.settings.zones import load_zone
 GROUPS = "X25519:P-256:P-384"
 # The group that every client has, where Python can set only one; OpenSSL's name of P-256.
 ONLY_GROUP = "prime256v1"
+
+# Where Linux shows the open descriptors of this process as files.
+_DESCRIPTORS = "/proc/self/fd"
 
 # The costs that are taken: 14 is about a second. A cost of minutes would keep every user out.
 _LEAST_COST, _MOST_COST = 4, 14
@@ -46,15 +53,23 @@ class _PassphraseError(Exception):
 
 
 def load_files(settings: Settings) -> Files:
-    """Read all files that the settings name and the server uses. Raises SettingError."""
-    contexts = load_contexts(
-        certificate=settings.tls_certificate,
-        key=settings.tls_key,
-        client_ca=settings.tls_client_ca,
-        time=settings.tls_port is not None,
-        web=settings.metrics_tls and settings.metrics_port is not None,
-    )
-    return Files(contexts, load_hashes(settings.metrics_passwords), load_zone(settings.timezone))
+    """Read all files that the settings name and the server uses, each of them once.
+
+    Raises ConfigurationError, whatever goes wrong.
+    """
+    try:
+        contexts = load_contexts(
+            certificate=settings.tls_certificate,
+            key=settings.tls_key,
+            client_ca=settings.tls_client_ca,
+            time=settings.tls_port is not None,
+            web=settings.metrics_tls and settings.metrics_port is not None,
+        )
+        return Files(contexts, load_hashes(settings.metrics_passwords), load_zone(settings.timezone))
+    except ConfigurationError:
+        raise
+    except Exception as exc:
+        raise cannot_be_read(exc) from exc
 
 
 def cannot_be_read(exc: Exception) -> ConfigurationError:
@@ -72,16 +87,17 @@ def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web
     """
     if not (time or web):
         return Contexts()
-    time_context = _make_context(certificate, key)
+    chain = _read("tls_certificate", certificate, CERTIFICATE)
+    _check_certificates(certificate, chain)
+    private = _read("tls_key", key, KEY) if key else chain
+    time_context = _make_context(chain, private, key)
     # Not with the time port's client authority: a scraper is not one of its clients.
-    web_context = _make_context(certificate, key)
+    web_context = _make_context(chain, private, key)
     web_context.set_alpn_protocols(["http/1.1"])
     if client_ca:
-        _read("tls_client_ca", client_ca, CLIENT_CA)
-        try:
-            time_context.load_verify_locations(cafile=client_ca)
-        except ssl.SSLError as exc:
-            raise _fault("tls_client_ca", client_ca, CLIENT_CA, exc) from exc
+        _trust(
+            time_context, "tls_client_ca", client_ca, CLIENT_CA, _read("tls_client_ca", client_ca, CLIENT_CA)
+        )
         time_context.verify_mode = ssl.CERT_REQUIRED
     return Contexts(time_context if time else None, web_context if web else None)
 
@@ -111,8 +127,23 @@ def load_hashes(path: str) -> dict[bytes, bytes]:
     return hashes
 
 
-def _make_context(certificate: str, key: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+def new_context(purpose: ssl.Purpose, trusted: str | None = None) -> ssl.SSLContext:
+    """Make a context. trusted: CA certificates as text; None = the system's, for a client.
+
+    Raises ConfigurationError if the environment keeps Python from it, and ssl.SSLError for bad certificates.
+    """
+    try:
+        return ssl.create_default_context(purpose, cadata=trusted)
+    except ssl.SSLError:
+        raise
+    except OSError as exc:  # Python opens that file in each context, to write keys for debuggers of traffic
+        name = "SSLKEYLOGFILE"
+        reason = (exc.strerror or str(exc)).lower()
+        raise invalid_value(os.environ.get(name), name, f"a file that can be written ({reason})") from exc
+
+
+def _make_context(chain: bytes, private: bytes, key: str) -> ssl.SSLContext:
+    context = new_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if hasattr(context, "set_groups"):  # Python 3.15
         context.set_groups(GROUPS)
@@ -124,23 +155,40 @@ def _make_context(certificate: str, key: str) -> ssl.SSLContext:
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     # A ticket comes unasked after the handshake, and unread input turns a client's close into a reset.
     context.num_tickets = 0
-    _check_certificates(certificate)
-    if key:
-        _read("tls_key", key, KEY)
     try:
-        context.load_cert_chain(certificate, key or None, password=_refuse_passphrase)
+        with _as_file(chain) as chain_path, _as_file(private) as key_path:
+            context.load_cert_chain(chain_path, key_path, password=_refuse_passphrase)
     except (ssl.SSLError, _PassphraseError) as exc:
         raise _fault("tls_key", key, KEY, exc) from exc
     return context
 
 
-def _check_certificates(path: str) -> None:
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Give content a path: OpenSSL reads certificates and keys only from files."""
+    if hasattr(os, "memfd_create") and Path(_DESCRIPTORS).exists():  # nothing reaches a disk
+        file: IO[bytes] = open(os.memfd_create("triojam"), "wb")  # noqa: PTH123, SIM115  # closed below
+        path = f"{_DESCRIPTORS}/{file.fileno()}"
+    else:
+        file = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed below
+        path = file.name
+    with file:
+        file.write(content)
+        file.flush()
+        yield path
+
+
+def _check_certificates(path: str, chain: bytes) -> None:
     """Look at the certificate's file alone: an error about it and the key does not say which is at fault."""
-    _read("tls_certificate", path, CERTIFICATE)
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "tls_certificate", path, CERTIFICATE, chain)
+
+
+def _trust(context: ssl.SSLContext, setting: str, path: str, expected: str, content: bytes) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=path)
+        with _as_file(content) as copy:
+            context.load_verify_locations(cafile=copy)
     except ssl.SSLError as exc:
-        raise _fault("tls_certificate", path, CERTIFICATE, exc) from exc
+        raise _fault(setting, path, expected, exc) from exc
 
 
 def _read(setting: str, path: str, expected: str) -> bytes:
