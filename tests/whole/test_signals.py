@@ -418,7 +418,7 @@ async def test_interrupt_during_the_imports_prints_nothing() -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         with trio.fail_after(PATIENCE):
-            assert await process.stdout.receive_some() == b"importing\n"
+            assert (await process.stdout.receive_some()).startswith(b"importing")
             process.send_signal(signal.SIGINT)
             assert await receive_all(process.stderr) == b""
             assert await process.wait() == -signal.SIGINT
