@@ -8,6 +8,7 @@ import trio
 
 from tests.helpers.invariants import Inventory, at_rest
 from tests.helpers.servers import Running, start_lane, start_memory, start_tcp, start_tls, until
+from tests.helpers.sockets import raise_descriptor_limit
 
 Start = Callable[..., Awaitable[Running]]
 
@@ -18,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A group runs in one worker, so two tests that need a processor of their own never run at the same time.
     """
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _descriptors() -> None:
+    """Let the tests have as many descriptors as this machine allows: some connect hundreds of clients."""
+    raise_descriptor_limit()
 
 
 async def _starter(transport: Start, nursery: trio.Nursery) -> AsyncIterator[Start]:

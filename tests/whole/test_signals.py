@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -395,15 +397,31 @@ async def test_process_1_can_be_stopped_while_it_starts() -> None:
             assert await process.wait() == 128 + signal.SIGTERM
 
 
+# Stops in the first import of the command line, until a signal comes.
+STUCK_IN_IMPORTS = """
+import sys, time
+class Stuck:
+    def find_spec(self, name, path=None, target=None):
+        if name == "triojam.cli.main":
+            print("importing", flush=True)
+            time.sleep(600)
+sys.meta_path.insert(0, Stuck())
+from triojam.__main__ import main
+main()
+"""
+
+
 async def test_interrupt_during_the_imports_prints_nothing() -> None:
     """Ctrl-C during the imports ends the process and prints nothing."""
-    async with launched([*COMMAND, *FREE_PORTS], {}) as process:
-        await until(lambda: in_mask(process.pid, "SigCgt", signal.SIGINT))  # Python sets it as it starts
-        await until(lambda: not in_mask(process.pid, "SigCgt", signal.SIGINT))
-        process.send_signal(signal.SIGINT)
+    command = [sys.executable, "-c", STUCK_IN_IMPORTS]
+    async with launched(command, {}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         assert process.stderr is not None
-        assert await receive_all(process.stderr) == b""
-        assert await process.wait() == -signal.SIGINT
+        with trio.fail_after(PATIENCE):
+            assert (await process.stdout.receive_some()).startswith(b"importing")
+            process.send_signal(signal.SIGINT)
+            assert await receive_all(process.stderr) == b""
+            assert await process.wait() == -signal.SIGINT
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
