@@ -102,7 +102,8 @@ async def test_reload_applies_settings_and_counts_itself(start_socket: Start) ->
     assert await receive_exactly(client, len(JAM)) == b"JAM 19:34:56\r\n"
     await until(lambda: server.counters.disconnects[Disconnect.IDLE] == 1)
     assert not running.events.named("connection ended"), "debug lines are off now"
-    server.reload_failed("no such file")
+    with pytest.raises(triojam.SettingError):
+        await server.reload_from(lambda: replace(settings, metrics_passwords="/nonexistent"))
     assert server.counters.config_reloads == {Reload.SUCCESS: 1, Reload.FAILURE: 1}
 
 

@@ -21,8 +21,8 @@ LINES_A_MODULE = 300
 REASON = "One module"
 # `core` has no I/O and no clock. From `socket` it has only the conversion of addresses.
 CORE_MAY_IMPORT = {
-    "bisect", "collections", "dataclasses", "enum", "ipaddress", "re", "socket.AF_INET", "socket.AF_INET6",
-    "socket.inet_pton", "typing",
+    "bisect", "collections", "dataclasses", "enum", "functools.lru_cache", "ipaddress", "re",
+    "socket.AF_INET", "socket.AF_INET6", "socket.inet_pton", "typing",
 }  # fmt: skip
 
 

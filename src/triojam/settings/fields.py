@@ -55,6 +55,11 @@ def _is_duration(value: float) -> bool:
     return math.isfinite(value) and value >= 0
 
 
+def _is_rate(value: float) -> bool:
+    # Beyond that, the time from one request to the next is no number that can be counted with.
+    return value == 0 or (math.isfinite(value) and value >= LEAST_RATE)
+
+
 def _is_zone(value: str) -> bool:
     try:
         load_zone(value)
@@ -96,6 +101,7 @@ PORT = "a port from 0 to 65535"
 SECONDS = "seconds, 0 or more"
 # Nothing that is counted here comes near; a number that no float can hold must not reach an arithmetic.
 MOST = 2**53
+LEAST_RATE = 1e-6
 NUMBER = "a whole number, 0 or more; 0 for no limit"
 BOOL = "true or false"
 _YES, _NO = True, False
@@ -184,7 +190,7 @@ class Settings:
     )  # fmt: skip
     rate_per_source: float = _setting(
         LIMITS, 0.0, "Requests a second from one IPv4 address or IPv6 /64, on average.",
-        "a number, 0 or more; 0 for no limit", _is_duration, reloads=True,
+        f"a number from {LEAST_RATE:g}; 0 for no limit", _is_rate, reloads=True,
     )  # fmt: skip
     burst_per_source: int = _setting(
         LIMITS, 20, "Requests that one source may send at once before rate_per_source limits them.",

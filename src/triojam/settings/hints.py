@@ -1,10 +1,10 @@
 """What a wrong value was probably meant to be."""
 
+import importlib.resources
 import re
 from collections.abc import Iterable
 from ipaddress import ip_network
 from typing import Any, Literal, get_args, get_origin
-from zoneinfo import available_timezones
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -22,7 +22,8 @@ def _meant(name: str, text: str, kind: Any) -> str | None:
     if get_origin(kind) is Literal:
         return _ignoring_case(text, map(str, get_args(kind)))
     if name == "timezone":
-        return _ignoring_case(text, available_timezones())
+        # Not zoneinfo.available_timezones: it opens each file of the system's folder, whatever that is.
+        return _ignoring_case(text, importlib.resources.files("tzdata").joinpath("zones").read_text().split())
     if name in ("allow", "deny"):
         return _strict_networks(text)
     if kind is float and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text)):

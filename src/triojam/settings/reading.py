@@ -13,8 +13,8 @@ def read_bounded(path: str, *, any_kind: bool = False) -> bytes:
     any_kind: also read a pipe or a device, and wait for it.
     """
     # Opening a FIFO would wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | (0 if any_kind else getattr(os, "O_NONBLOCK", 0))
-    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  # Path opens no descriptor
+    more = 0 if any_kind else getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | more)) as file:  # an opener
         if not (any_kind or stat.S_ISREG(os.fstat(file.fileno()).st_mode)):
             raise ValueError("not a regular file")
         content = file.read(LONGEST_FILE + 1)

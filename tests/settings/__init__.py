@@ -1,0 +1,1 @@
+"""Every setting, its sources and its files."""
