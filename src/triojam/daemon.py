@@ -41,10 +41,14 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
     # A SIGHUP that comes while settings are read asks for one more reading, and so do several.
     ask_for_reload, reloads = trio.open_memory_channel[None](1)
 
+    over = False
+
     def heed(signum: int, scope: trio.CancelScope) -> None:
         if signum in signals.HANGUP:
             with suppress(trio.WouldBlock):
                 ask_for_reload.send_nowait(None)
+            return
+        if over:
             return
         stops.append(signum)
         if server is None or len(stops) >= SECOND:
@@ -59,7 +63,7 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
         raised_from = _raise_descriptor_limit()
 
         async def serve() -> bool:
-            nonlocal server
+            nonlocal server, over
             server = await open_server(
                 settings,
                 make_logger=make_logger,
@@ -73,6 +77,7 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(server.run)
                     beside.start_soon(_reload_when_asked, reloads, server, reread, manager)
+                over = True  # a signal from now on changes nothing
                 beside.cancel_scope.cancel()
             return True
 

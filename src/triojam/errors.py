@@ -47,11 +47,15 @@ class LabError(OperatorError):
 
 def invalid_value(value: object, name: str, expected: str) -> ConfigurationError:
     """Make the error for a value that cannot be used. name: the flag, variable or key that has it."""
+    return ConfigurationError(f"invalid value {shown(value)} for {name}: expected {expected}")
+
+
+def shown(value: object) -> str:
+    """Render a wrong value."""
     try:
-        shown = repr(value)
+        return repr(value)
     except (ValueError, RecursionError):  # more digits than Python writes, or tables in each other
-        shown = f"of type {type(value).__name__}"
-    return ConfigurationError(f"invalid value {shown} for {name}: expected {expected}")
+        return f"of type {type(value).__name__}"
 
 
 def all_of(found: "Sequence[ConfigurationError]") -> ConfigurationError:
@@ -64,10 +68,10 @@ def unknown(what: str, word: str, known: Iterable[str], *, where: str = "") -> C
     """Make the error for a word that means nothing. what: its kind, such as "option"."""
     import difflib  # noqa: PLC0415  # a start without an error does without
 
-    shown = word if word.startswith("-") or word.isupper() else repr(word)
+    named = word if word.startswith("-") or word.isupper() else repr(word)
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "see triojam --help"
-    return ConfigurationError(f"unknown {what} {shown}{where}: {hint}")
+    return ConfigurationError(f"unknown {what} {named}{where}: {hint}")
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:

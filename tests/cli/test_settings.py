@@ -25,6 +25,7 @@ WRONG = {
     "host": ["", '""', "two words"],
     "port": ["-1", "65536", "1.5", "time", ""],
     "metrics_host": ["", '""', "two words"],
+    "metrics_names": ["a/b"],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
     "tls_port": ["-1", "65536", "1.5", "tls", ""],
     "tls_certificate": [],  # tests/serving/test_tls.py tests wrong files

@@ -28,6 +28,7 @@ from triojam.serving.deadlines import Timeouts
 from triojam.serving.fast_lane import FastLane
 from triojam.serving.handler import Handler
 from triojam.serving.service import Service, make_policy, make_rules, make_timeouts
+from triojam.settings.zones import load_zone
 
 # 12:34:56 in UTC, and not on the edge of a second.
 NOW = 1_700_051_696.25
@@ -270,7 +271,7 @@ async def start_memory(
     """Start the shared handler alone, on streams in memory: no kernel, no listener."""
     settings = settings_for_test(**changes)
     events = Events()
-    clock = Clock(zone=settings.timezone, now=now)
+    clock = Clock(zone=load_zone(settings.timezone), now=now)
     finished = trio.Event()
     service = make_service(settings, jam=clock.jam, log=events.make_logger(settings.log_level))
     handler = Handler(service)
@@ -293,7 +294,7 @@ async def start_memory(
         service.rules = make_rules(settings)
         service.timeouts = make_timeouts(settings)
         handler.settings_changed()
-        clock.set_zone(settings.timezone)
+        clock.set_zone(load_zone(settings.timezone))
 
     clients: trio.Nursery = await nursery.start(run)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from triojam.serving.clock import Clock
+from triojam.settings.zones import load_zone
 
 
 def test_a_leap_second_is_rendered_as_a_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +34,7 @@ def test_the_system_zone_is_read_again_when_it_is_set(monkeypatch: pytest.Monkey
     clock = Clock(now=lambda: moment)
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "XYZ-07:30")
-        clock.set_zone("system")
+        clock.set_zone(None)
         assert clock.jam() == b"JAM 07:30:00\r\n"
     time.tzset()
 
@@ -45,11 +46,11 @@ def test_a_replaced_zone_file_is_read_when_the_zone_is_set(tmp_path: Path) -> No
     zone.write_bytes((zones / "UTC").read_bytes())
     zoneinfo.reset_tzpath([tmp_path])
     try:
-        clock = Clock(zone="Lab", now=lambda: 0.0)
+        clock = Clock(zone=load_zone("Lab"), now=lambda: 0.0)
         assert clock.jam() == b"JAM 00:00:00\r\n"
         zone.write_bytes((zones / "Asia" / "Jakarta").read_bytes())
         assert clock.jam() == b"JAM 00:00:00\r\n"
-        clock.set_zone("Lab")
+        clock.set_zone(load_zone("Lab"))
         assert clock.jam() == b"JAM 07:00:00\r\n"
     finally:
         zoneinfo.reset_tzpath()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # imported when a command runs: --help does without Trio, TLS
     import trio
 
     from triojam.client.session import Target
-    from triojam.load.report import Result
 
 Parsed = TypeVar("Parsed")
 
@@ -186,7 +185,8 @@ def load(
     if result is None:
         return INTERRUPTED
     print(report.render(result), flush=True)
-    status = _status(result)
+    status = INTERRUPTED if result.interrupted else UNBALANCED if result.faults else 0
+    status = status or (0 if result.complete else FAILED)
     try:
         if json is not None:
             json.write_text(report.as_json(result), "utf-8")
@@ -198,14 +198,6 @@ def load(
         print(f"triojam: {exc.filename}: {exc.strerror}", file=sys.stderr)
         return status or FAILED
     return status
-
-
-def _status(result: "Result") -> int:
-    if result.interrupted:
-        return INTERRUPTED
-    if result.faults:
-        return UNBALANCED
-    return 0 if result.complete else FAILED
 
 
 _COMMANDS: Commands = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from triojam.core.admission import parse_networks
-from triojam.errors import ConfigurationError
+from triojam.errors import ConfigurationError, shown
 from triojam.settings.hints import hint
 from triojam.settings.zones import load_zone
 
@@ -24,7 +24,7 @@ class SettingError(ConfigurationError):
     """
 
     def __init__(self, name: str, value: object, takes: str) -> None:
-        super().__init__(f"invalid value {value!r} for {name}: expected {takes}")
+        super().__init__(f"invalid value {shown(value)} for {name}: expected {takes}")
         self.name = name
         self.value = value
         self.takes = takes
