@@ -54,7 +54,9 @@ async def status_of(web: Address, credentials: tuple[str, str]) -> int:
 async def send_line(web: Address, line: bytes, host: str | None = None) -> bytes:
     """Send a request with this header line, from `host` if given; return the answer."""
     async with await trio.open_tcp_stream(*web, local_address=host) as client:
-        await client.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + line + b"\r\n\r\n")
+        await client.send_all(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + line + b"\r\n\r\n"
+        )
         return await receive_all(client)
 
 
