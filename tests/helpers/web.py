@@ -15,8 +15,8 @@ from tests.helpers.servers import (
     PATIENCE,
     ClientEnd,
     Events,
+    TlsClient,
     certificate,
-    open_tls,
     receive_exactly,
     trusting,
     until,
@@ -94,6 +94,7 @@ class Web:
         self.stop = trio.Event()
         self.stopped = trio.Event()
         self.failures = 0
+        self._clients: list[trio.SocketStream] = []
         self.address = ("", 0)
         log = self.events.make_logger("info")
         page = LivePage(
@@ -140,31 +141,39 @@ class Web:
 
     async def connect(self, source: str = "127.0.0.1") -> ClientEnd:
         """Open a connection from this address."""
-        if self.tls:
-            return await open_tls(self.address, trusting())
-        return await self.connect_tcp(source)
+        tcp = await self.connect_tcp(source)
+        if not self.tls:
+            return tcp
+        client = TlsClient(tcp, trusting())
+        await client.tls.do_handshake()
+        return client
 
     async def connect_tcp(self, source: str = "127.0.0.1") -> trio.SocketStream:
         """Open a connection from this address, without a handshake."""
-        return await trio.open_tcp_stream(*self.address, local_address=source)
+        client = await trio.open_tcp_stream(*self.address, local_address=source)
+        self._clients.append(client)
+        return client
+
+    async def close_clients(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await trio.aclose_forcefully(client)
+        self._clients.clear()
 
     async def exchange(self, *pieces: bytes, end: bool = False, methods: Iterable[str] = ()) -> list[Answer]:
         """Send pieces, and return all answers until the server closes. end: whether to end the sending side."""
         client = await self.connect()
-        try:
-            for piece in pieces:
-                await client.send_all(piece)
-            if end:
-                await client.send_eof()
-            received = bytearray()
-            with trio.fail_after(PATIENCE):
-                # Trio's TLS sends no close_notify if the client's data or the end of its TCP stream is unread.
-                with suppress(*[trio.BrokenResourceError] if self.tls else []):
-                    async for data in client:
-                        received += data
-            return parse(bytes(received), methods)
-        finally:
-            await trio.aclose_forcefully(client)
+        for piece in pieces:
+            await client.send_all(piece)
+        if end:
+            await client.send_eof()
+        received = bytearray()
+        # Trio's TLS sends no close_notify if the client's data or the end of its TCP stream is unread.
+        with trio.fail_after(PATIENCE), suppress(*[trio.BrokenResourceError] if self.tls else []):
+            async for data in client:
+                received += data
+        await trio.aclose_forcefully(client)
+        return parse(bytes(received), methods)
 
     async def ask(self, client: ClientEnd, request: bytes) -> Answer:
         """Send a request on an open connection, and return the answer, which has Content-Length."""
@@ -188,10 +197,11 @@ class Web:
         return len(self.server._places)
 
     async def at_rest(self, *lines: str) -> None:
-        """Check that every place is free, that a scrape is answered, and that nothing failed.
+        """Close all connections. Check that every place is free, that a scrape is answered, and nothing failed.
 
         lines: header lines of the scrape.
         """
+        await self.close_clients()
         await until(lambda: not self.places)
         await self.scrapes(*lines)
         await until(lambda: not self.places)

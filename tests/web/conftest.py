@@ -26,6 +26,7 @@ async def start_web(request: pytest.FixtureRequest, nursery: trio.Nursery) -> As
     for web in started:
         if not (web.stop.is_set() or web.passwords):
             await web.at_rest()
+        await web.close_clients()
         web.stop.set()
         await web.stopped.wait()
         assert web.places == 0

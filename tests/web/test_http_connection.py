@@ -53,7 +53,6 @@ async def test_a_body_is_refused_unread(method: str, line: str, listener: Web) -
         assert received.startswith(b"HTTP/1.1 413 ")
         with suppress(trio.BrokenResourceError):  # the server closes before it has read all
             await client.send_all(bytes(3_000_000))
-        await trio.aclose_forcefully(client)
     assert listener.counters.web_rejected[WebRejection.BODY] == 1
 
 
@@ -70,7 +69,7 @@ async def test_a_body_is_refused_unread(method: str, line: str, listener: Web) -
         b"GET /\r\n\r\n",
         b"TIME\r\n\r\n",
         b"\r\n\r\n",
-        b"\x80\r\n",
+        b"\x80\r\n\r\n",
     ],
 )
 async def test_bytes_that_are_not_http_get_400(request_: bytes, listener: Web) -> None:
@@ -266,7 +265,6 @@ async def test_a_request_has_a_deadline(sent: bytes, listener: Web, monkeypatch:
             received += await client.receive_some()
         nursery.cancel_scope.cancel()
         assert received.startswith(b"HTTP/1.1 408 ")
-        await trio.aclose_forcefully(client)
     assert listener.counters.web_rejected[WebRejection.TIMEOUT] == 1
 
 
@@ -277,7 +275,6 @@ async def test_an_unread_answer_has_a_deadline(listener: Web, monkeypatch: pytes
         with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
             while True:
                 await client.send_all(get("/metrics") * 10)
-        await trio.aclose_forcefully(client)
     assert listener.counters.web_rejected[WebRejection.TIMEOUT] == 1
 
 
@@ -293,7 +290,6 @@ async def test_silence_ends_a_connection(
     if kept:
         await listener.ask(client, get())
     assert await receive_all(client) == b""
-    await trio.aclose_forcefully(client)
 
 
 async def test_a_stream_outlives_every_patience(listener: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +302,6 @@ async def test_a_stream_outlives_every_patience(listener: Web, monkeypatch: pyte
         received = b""
         while received.count(b"data: ") < 15:
             received += await client.receive_some()
-        await trio.aclose_forcefully(client)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", get("/events"), get("/metrics") * 100], ids=len)

@@ -26,9 +26,10 @@ GRACEFUL_SECONDS = 1.0
 # After the last answer, this much is read and dropped: the kernel would reset a connection with unread input,
 # and the client would lose the answer.
 LINGER_SECONDS, LINGER_BYTES = 1.0, 256 * 1024
-# The pause of accepting after an error such as EMFILE, and the number of clients that it accepts in one step.
+# The pause of accepting after an error such as EMFILE, and the number of clients that it accepts in one turn:
+# a new connection has some turns to send its request before enough others have come to take its place.
 ACCEPT_PAUSE = 0.1
-ACCEPTS_AT_ONCE = 16
+ACCEPTS_AT_ONCE = 4
 
 
 @dataclass(eq=False, slots=True)

@@ -142,7 +142,7 @@ def own_names(more: str) -> set[str]:
 
 
 class _Restricted:
-    """The metrics of a registry that have a sample with one of these names, or a name of the family."""
+    """The metrics of a registry that have one of these names, or a sample with one of them."""
 
     def __init__(self, registry: CollectorRegistry, names: set[str]) -> None:
         self._registry = registry
@@ -150,11 +150,7 @@ class _Restricted:
 
     def collect(self) -> Any:
         for family in self._registry.collect():
-            wanted = [each for each in family.samples if each.name in self._names]
-            if family.name in self._names:
-                yield family
-            elif wanted:
-                family.samples = wanted
+            if not self._names.isdisjoint({family.name, *(sample.name for sample in family.samples)}):
                 yield family
 
 
