@@ -3,15 +3,14 @@
 import base64
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import bcrypt
 import pytest
 import trio
-from starlette.types import Message, Receive, Scope, Send
 
 from tests.conftest import Start
 from tests.helpers.program import serving
@@ -22,9 +21,10 @@ from tests.web.test_routes import PATHS, web_of
 from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 from triojam.settings.files import load_hashes
-from triojam.web.auth import GUESSES_AT_ONCE, SECONDS_PER_GUESS, BasicAuth, parse_credentials
-from triojam.web.http_server import MOST_CONNECTIONS
-from triojam.web.passwords import Passwords
+from triojam.web.auth import GUESSES_AT_ONCE, MOST_A_SOURCE, SECONDS_PER_GUESS, BasicAuth, parse_credentials
+from triojam.web.http_connection import Request, Response
+from triojam.web.http_server import GRACEFUL_SECONDS, MOST_CONNECTIONS
+from triojam.web.passwords import MOST_WAITING, Passwords
 
 ALICE, BOB = ("alice", "open sesame"), ("bob", "hunter:2")
 UNKNOWN = ("mallory", "open sesame")
@@ -166,12 +166,22 @@ async def test_a_right_password_is_hashed_once(hashings: list[bytes], web: Addre
     assert len(hashings) == 3
 
 
-async def test_simultaneous_requests_are_hashed_once(hashings: list[bytes], web: Address) -> None:
-    """Simultaneous requests with the same right password wait for one hash."""
+@pytest.mark.parametrize(("credentials", "status"), [(ALICE, 200), (UNKNOWN, 401)])
+async def test_simultaneous_requests_are_hashed_once(
+    credentials: tuple[str, str], status: int, hashings: list[bytes], web: Address
+) -> None:
+    """Simultaneous requests with the same password, right or wrong, wait for one hash."""
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append(await status_of(web, credentials))
+
     async with trio.open_nursery() as nursery:
         for _ in range(GUESSES_AT_ONCE):
-            nursery.start_soon(status_of, web, ALICE)
-    assert len(hashings) == 1
+            nursery.start_soon(ask)
+    assert statuses == [status] * GUESSES_AT_ONCE
+    assert len(hashings) < GUESSES_AT_ONCE  # a request that comes after the hash needs another one
+    assert status == 401 or len(hashings) == 1
 
 
 async def test_an_unknown_user_costs_the_same(hashings: list[bytes], web: Address, file: Path) -> None:
@@ -200,7 +210,7 @@ async def test_guesses_are_limited(hashings: list[bytes], running: Running, web:
 
 
 class Guarded:
-    """The guard in front of an application that does nothing, without HTTP, with a manual clock."""
+    """The guard in front of an empty page, without HTTP, with a manual clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -209,29 +219,17 @@ class Guarded:
         log = self.events.make_logger("info")
         passwords = Passwords({b"alice": hashed(ALICE[1]).encode()}, key=KEY)
         self._auth = BasicAuth(
-            self._app, passwords=passwords, counters=self.counters, log=lambda: log, now=lambda: self.now
+            self._page, passwords=passwords, counters=self.counters, log=lambda: log, now=lambda: self.now
         )
 
-    async def ask(self, host: str | None, credentials: tuple[str, str]) -> int:
+    async def ask(self, host: str, credentials: tuple[str, str]) -> int:
         """Return the status of a request from this address."""
-        sent: list[Message] = []
+        headers = {"authorization": header(*credentials)}
+        return (await self._auth.answer(Request(method="GET", path="/", headers=headers, source=host))).status
 
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope: dict[str, Any] = {
-            "type": "http",
-            "client": host and (host, 1),
-            "headers": [(b"authorization", header(*credentials).encode())],
-        }
-        await self._auth(scope, self._receive, send)
-        return int(sent[0]["status"])
-
-    async def _receive(self) -> Message:
-        raise AssertionError("the guard must not read the body")
-
-    async def _app(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200})
+    async def _page(self, _request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
+        return Response()
 
 
 async def test_a_limited_source_gets_its_guesses_back() -> None:
@@ -247,13 +245,11 @@ async def test_a_limited_source_gets_its_guesses_back() -> None:
 
 
 async def test_each_source_has_its_own_limit() -> None:
-    """An IPv6 /64 is one source, and so are all clients without an address."""
+    """An IPv6 /64 is one source."""
     guarded = Guarded()
     for number in range(GUESSES_AT_ONCE):
         assert await guarded.ask(f"2001:db8::{number}", UNKNOWN) == 401
-        assert await guarded.ask(None, UNKNOWN) == 401
     assert await guarded.ask("2001:db8::ffff:1", UNKNOWN) == 429
-    assert await guarded.ask(None, UNKNOWN) == 429
     assert await guarded.ask("2001:db8:0:1::1", UNKNOWN) == 401
     assert await guarded.ask("192.0.2.1", ALICE) == 200
 
@@ -315,32 +311,119 @@ async def test_sighup_with_an_invalid_file_changes_nothing(file: Path) -> None:
 GUESS = b"Authorization: " + header(*UNKNOWN).encode()
 
 
+class Hashing:
+    """Stands in for bcrypt: a hash ends when the test says so. begun: the passwords, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_end = threading.Event()
+        self.begun: list[bytes] = []
+        self._checkpw = bcrypt.checkpw
+        monkeypatch.setattr(bcrypt, "checkpw", self._check)
+
+    def _check(self, password: bytes, against: bytes) -> bool:
+        self.begun.append(password)
+        return self.may_end.wait(PATIENCE) and self._checkpw(password, against)
+
+
+@pytest.fixture
+def hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hashing]:
+    """Hashes that do not end before the test lets them."""
+    hashing = Hashing(monkeypatch)
+    yield hashing
+    hashing.may_end.set()
+
+
 async def test_guesses_do_not_delay_the_time_service(
-    running: Running, web: Address, monkeypatch: pytest.MonkeyPatch
+    running: Running, web: Address, hashing: Hashing
 ) -> None:
-    """While all web connections wait for an endless hash, only one is computed, and clients are served."""
-    let_go = threading.Event()
-    hashing: list[bytes] = []
+    """While hashes do not end, one is computed, three wait, the other guesses are refused; clients are served."""
+    counted = running.counters.auth_failures
+    async with trio.open_nursery() as nursery:
+        for number in range(MOST_CONNECTIONS):
+            guess = b"Authorization: " + header("alice", str(number)).encode()
+            nursery.start_soon(send_line, web, guess, f"127.0.0.{number + 2}")
+        await until(lambda: counted[AuthFailure.LIMITED] == MOST_CONNECTIONS - MOST_WAITING)
+        for _ in range(100):
+            assert await running.ask(b"TIME\r\n") == JAM
+        assert len(hashing.begun) == 1
+        hashing.may_end.set()
+    assert counted[AuthFailure.WRONG] == MOST_WAITING
+    assert len(hashing.begun) == MOST_WAITING
 
-    def never_ends(password: bytes, _: bytes) -> bool:
-        hashing.append(password)
-        return not let_go.wait(PATIENCE)
 
-    monkeypatch.setattr(bcrypt, "checkpw", never_ends)
-    try:
-        async with trio.open_nursery() as nursery:
-            for number in range(MOST_CONNECTIONS):
-                nursery.start_soon(send_line, web, GUESS, f"127.0.0.{number + 2}")
-            assert running.server is not None
-            lock = running.server._passwords._hashing
-            await until(lambda: lock.statistics().tasks_waiting == MOST_CONNECTIONS - 1)
-            for _ in range(100):
-                assert await running.ask(b"TIME\r\n") == JAM
-            assert len(hashing) == 1
-            let_go.set()
-    finally:
-        let_go.set()
-    assert running.counters.auth_failures[AuthFailure.WRONG] == MOST_CONNECTIONS
+async def test_one_source_cannot_take_all_hashes(running: Running, web: Address, hashing: Hashing) -> None:
+    """While one source guesses, a right password from another source is hashed after two hashes at most."""
+    counted = running.counters.auth_failures
+    right: list[bytes] = []
+
+    async def ask() -> None:
+        right.append(await send_line(web, b"Authorization: " + header(*ALICE).encode(), "127.0.0.2"))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(GUESSES_AT_ONCE):
+            guess = b"Authorization: " + header("alice", str(number)).encode()
+            nursery.start_soon(send_line, web, guess, "127.0.0.3")
+        await until(lambda: counted[AuthFailure.LIMITED] == GUESSES_AT_ONCE - MOST_A_SOURCE)
+        nursery.start_soon(ask)
+        await until(lambda: passwords_of(running).checking(*map(str.encode, ALICE)))
+        hashing.may_end.set()
+    assert right[0].startswith(b"HTTP/1.1 200 ")
+    assert hashing.begun[MOST_A_SOURCE] == ALICE[1].encode()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+async def test_guessers_do_not_lock_out_a_scraper(
+    host: str, running: Running, web: Address, hashing: Hashing
+) -> None:
+    """While 30 clients guess and no hash ends, a scraper with a known password that restarts is answered."""
+    hashing.may_end.set()
+    assert await status_of(web, ALICE) == 200
+    hashing.may_end.clear()
+    async with trio.open_nursery() as nursery:
+
+        async def guess(number: int) -> None:
+            guess = b"Authorization: " + header("alice", str(number)).encode()
+            while True:
+                with suppress(OSError, trio.BrokenResourceError):
+                    await send_line(web, guess, host)
+                await trio.sleep(0.05)
+
+        for number in range(30):
+            nursery.start_soon(guess, number)
+        await until(lambda: running.counters.auth_failures[AuthFailure.LIMITED] > 30)
+        for _ in range(10):
+            assert await status_of(web, ALICE) == 200
+        nursery.cancel_scope.cancel()
+    hashing.may_end.set()
+
+
+async def test_a_half_closed_client_is_answered_after_a_long_hash(
+    running: Running, web: Address, hashing: Hashing
+) -> None:
+    """A client that has ended its sending side gets its answer, however long the hash takes."""
+    async with await trio.open_tcp_stream(*web) as client:
+        line = f"Authorization: {header(*ALICE)}\r\n"
+        await client.send_all(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{line}\r\n".encode())
+        await client.send_eof()
+        await until(lambda: bool(hashing.begun))
+        hashing.may_end.set()
+        assert (await receive_all(client)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_long_hash_does_not_delay_the_end(running: Running, web: Address, hashing: Hashing) -> None:
+    """A drain does not wait for a hash that does not end."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_line, web, GUESS, "127.0.0.2")
+        await until(lambda: bool(hashing.begun))
+        running.drain()
+        with trio.fail_after(GRACEFUL_SECONDS + 5):
+            await running.finished.wait()
+
+
+def passwords_of(running: Running) -> Passwords:
+    """Return the passwords of a server's web listener."""
+    assert running.server is not None
+    return running.server._passwords
 
 
 async def test_a_real_hash_does_not_delay_the_time_service(

@@ -2,8 +2,12 @@
 
 import errno
 import socket
+from collections import Counter
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from select import select
+from typing import cast
 
 import pytest
 import trio
@@ -11,8 +15,22 @@ import trio
 import triojam
 from tests.conftest import Start
 from tests.helpers.scrape import fetch
-from tests.helpers.servers import JAM, PATIENCE, receive_all, settings_for_test, until
-from triojam.web.http_server import GRACEFUL_SECONDS, MOST_CONNECTIONS, _Listener
+from tests.helpers.servers import (
+    JAM,
+    PATIENCE,
+    FailingListener,
+    receive_all,
+    receive_exactly,
+    settings_for_test,
+    until,
+)
+from tests.helpers.web import Web, get, parse
+from tests.web.conftest import StartWeb
+from tests.web.test_http_connection import H2_PREFACE
+from triojam.core.reasons import WebRejection
+from triojam.web import http_connection, http_server
+from triojam.web.http_server import GRACEFUL_SECONDS, MOST_A_SOURCE, MOST_CONNECTIONS
+from triojam.web.routes import MOST_STREAMS
 
 
 async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:
@@ -40,32 +58,93 @@ async def test_a_stalled_scraper_does_not_delay_the_end(how: str) -> None:
                 await until(lambda: not nursery.child_tasks)
 
 
-async def test_scrapers_have_a_limit(start_socket: Start) -> None:
-    """The web listener closes connections over its own limit; the time service is not affected."""
+async def test_the_longest_silence_gives_way(start_web: StartWeb) -> None:
+    """Silent connections take every place, but a scrape is answered: the longest silent one is closed."""
+    web = await start_web()
+    silent = [await web.connect_tcp(source(number)) for number in range(MOST_CONNECTIONS)]
+    await until(lambda: web.places == MOST_CONNECTIONS)
+    await web.scrapes()
+    assert await receive_all(silent[0]) == b""
+    assert web.counters.web_rejected[WebRejection.BUSY] == 1
+    for client in silent[1:]:
+        assert not await readable(client)
+
+
+async def test_a_source_takes_its_own_places_only(start_web: StartWeb) -> None:
+    """A source beyond its share loses its own longest silent connection, and no other source does."""
+    web = await start_web()
+    other = await web.connect_tcp("127.0.0.9")
+    await until(lambda: web.places == 1)
+    silent = [await web.connect_tcp() for _ in range(MOST_A_SOURCE)]
+    await until(lambda: web.places == 1 + MOST_A_SOURCE)
+    await web.scrapes()
+    assert await receive_all(silent[0]) == b""
+    assert not await readable(other)
+    assert web.counters.web_rejected[WebRejection.PER_SOURCE] == 1
+
+
+async def test_half_a_request_gives_way(start_web: StartWeb) -> None:
+    """Clients in the middle of a request do not lock out a scraper of the same source."""
+    web = await start_web()
+    slow = []
+    for _ in range(MOST_A_SOURCE):
+        slow.append(await web.connect())
+        await slow[-1].send_all(b"GET /metrics HTTP/1.1\r\nX: ")
+    await until(lambda: web.places == MOST_A_SOURCE)
+    await web.scrapes()
+
+
+@pytest.mark.parametrize("number", [MOST_CONNECTIONS, 100])
+async def test_silent_connections_do_not_lock_out_scrapes(
+    number: int, start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While silent connections come again and again, every scrape is answered."""
+    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(http_connection, "FIRST_SECONDS", 0.1)
+    web = await start_web()
+
+    async def come_again() -> None:
+        while True:
+            async with await web.connect_tcp() as client:
+                assert await receive_all(client) == b""
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(number):
+            nursery.start_soon(come_again)
+        await until(lambda: web.places == MOST_A_SOURCE)
+        for _ in range(10):
+            await web.scrapes()
+        nursery.cancel_scope.cancel()
+
+
+async def test_busy_places_do_not_give_way(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event streams and unread answers keep their places; the host of the last scrape has one more."""
+    monkeypatch.setattr("triojam.web.routes.MOST_STREAMS", MOST_CONNECTIONS)
+    web = await start_web()
+    await web.scrapes()
+    await until(lambda: not web.places)
+    pages = []
+    for number in range(MOST_CONNECTIONS):
+        pages.append(await web.connect(f"127.0.1.{number // 8 + 1}"))
+        await pages[-1].send_all(get("/events"))
+        await until(lambda: web.routes._streams == len(pages))
+    assert web.server._served_last == "127.0.1.4"
+    with suppress(trio.BrokenResourceError):
+        assert await web.exchange(get()) == []
+    assert web.counters.web_rejected[WebRejection.BUSY] == 1
+    async with await web.connect("127.0.1.4") as spare:
+        assert (await web.ask(spare, get("/metrics"))).status == 200
+
+
+async def test_a_closed_connection_frees_its_place(start_socket: Start) -> None:
+    """More connections than places, one after the other, are all answered; so is the time port."""
     running = await start_socket(metrics_port=0)
     assert running.server is not None
     address = running.server.metrics_addresses[0]
-    inside = [await trio.open_tcp_stream(*address) for _ in range(MOST_CONNECTIONS)]
-    for client in inside:
-        await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert (await client.receive_some()).startswith(b"HTTP/1.1 200")
-    async with await trio.open_tcp_stream(*address) as one_more:
-        assert await receive_all(one_more) == b""
+    for _ in range(MOST_CONNECTIONS * 2):
+        assert (await fetch(address, "/healthz")).status == HTTPStatus.OK
     assert await running.ask(b"TIME\r\n") == JAM
-    for client in inside:
-        await client.aclose()
-
-    with trio.fail_after(PATIENCE):
-        while not await is_served(address):  # noqa: ASYNC110  # no event tells when a connection has ended
-            await trio.sleep(0.01)
-
-
-async def is_served(address: tuple[str, int]) -> bool:
-    """Whether the web listener answers, instead of closing the connection."""
-    try:
-        return (await fetch(address, "/healthz")).status == HTTPStatus.OK
-    except OSError:
-        return False
 
 
 async def test_a_cancelled_start_closes_its_sockets() -> None:
@@ -86,24 +165,119 @@ async def test_a_cancelled_start_closes_its_sockets() -> None:
     assert open_sockets() == before
 
 
-async def test_a_failed_accept_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
-    """After EMFILE the web listener pauses and continues, without a log line."""
-    (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    listener = _Listener(plain.socket, set())
-    failures = [errno.EMFILE, errno.ECONNABORTED]
+async def test_a_failed_accept_is_tried_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """After EMFILE the web listener pauses, and then accepts again."""
+    web = Web()
+    sock = socket.create_server(("127.0.0.1", 0))
+    web.address = sock.getsockname()
+    failing = FailingListener(sock, [errno.EMFILE, errno.ECONNABORTED, None])
+    with sock:
+        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        client = await trio.open_tcp_stream(*web.address)
+        async with client, trio.open_nursery() as connections:
+            listening = cast(socket.socket, failing)
+            assert web.server._accept_some(listening, connections)
+            assert web.server._accept_some(listening, connections)
+            assert not web.server._accept_some(listening, connections)
+            await client.send_all(get("/healthz", "Connection: close"))
+            assert (await receive_all(client)).startswith(b"HTTP/1.1 200 ")
 
-    class FailingOnce(trio.socket.SocketType):
-        async def accept(self) -> tuple[trio.socket.SocketType, object]:
-            if failures:
-                raise OSError(failures.pop(), "")
-            await trio.sleep_forever()
-            raise AssertionError
 
-        def fileno(self) -> int:
-            return 3
+async def test_a_page_that_fails_ends_alone(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception of an answer, or of a stream that has begun, ends one connection and is reported."""
+    web = await start_web()
 
-    listener._socket = FailingOnce()
-    with trio.move_on_after(5):
-        await listener.accept()
-    assert not failures
-    await plain.aclose()
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(web.routes._page, "snapshot", fail)
+    (answer,) = await web.exchange(get("/status", "Connection: close"))
+    assert answer.status == 500
+    async with await web.connect() as client:
+        await client.send_all(get("/events"))
+        with suppress(trio.BrokenResourceError):
+            while await client.receive_some():
+                pass
+        await trio.aclose_forcefully(client)
+    await until(lambda: not web.places)
+    assert web.failures == 2
+    web.failures = 0
+
+
+PLAIN = [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", H2_PREFACE, b"\xff" * 5000]
+
+
+@pytest.mark.parametrize("sent", PLAIN, ids=len)
+async def test_a_handshake_has_a_deadline(
+    sent: bytes, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake that does not end, or is none, ends the connection without a traceback."""
+    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
+    web = Web(tls=True)
+    await nursery.start(web.serve)
+    for end in (False, True):
+        async with await web.connect_tcp() as client:
+            await client.send_all(sent)
+            if end:
+                await client.send_eof()
+            with suppress(trio.BrokenResourceError):
+                assert not (await receive_all(client)).startswith(b"HTTP")
+    await web.at_rest()
+    web.stop.set()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", get("/events"), get("/metrics") * 500, get()], ids=len)
+async def test_a_drain_ends_every_client(sent: bytes, start_web: StartWeb) -> None:
+    """Silent, slow, streaming, unread and idle clients do not delay the end of the web listener."""
+    web = await start_web()
+    clients = [await web.connect() for _ in range(3)]
+    for client in clients:
+        with trio.move_on_after(0.2):
+            await client.send_all(sent)
+    await until(lambda: web.places == len(clients))
+    began = trio.current_time()
+    web.stop.set()
+    with trio.fail_after(PATIENCE):
+        await web.stopped.wait()
+    assert trio.current_time() - began < GRACEFUL_SECONDS + PATIENCE / 2
+
+
+async def test_a_drain_ends_a_stream_in_order(start_web: StartWeb) -> None:
+    """A page gets the whole end of its event stream."""
+    web = await start_web()
+    async with await web.connect() as client:
+        await client.send_all(get("/events", "Connection: close"))
+        received = b""
+        while b"data: " not in received:
+            received += await client.receive_some()
+        web.stop.set()
+        received += await receive_all(client)
+    (answer,) = parse(received)
+    assert answer.body.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize("number", [MOST_STREAMS, MOST_STREAMS + 5])
+async def test_pages_at_the_same_moment_have_a_limit(number: int, start_web: StartWeb) -> None:
+    """Of many pages that open at the same moment, no more than the limit get an event stream."""
+    web = await start_web()
+    clients = [await web.connect() for _ in range(number)]
+    async with trio.open_nursery() as nursery:
+        for client in clients:
+            nursery.start_soon(client.send_all, get("/events"))
+    statuses = Counter([(await receive_exactly(client, 12))[-3:] for client in clients])
+    assert statuses == {b"200": MOST_STREAMS} | (
+        {b"503": number - MOST_STREAMS} if number > MOST_STREAMS else {}
+    )
+
+
+def source(number: int) -> str:
+    """Return one of four loopback addresses, each for no more connections than a source may have."""
+    return f"127.0.2.{number % 4 + 1}"
+
+
+async def readable(client: trio.SocketStream) -> bool:
+    """Whether something has come from the server, or its end."""
+    await trio.lowlevel.checkpoint()
+    return bool(select([client.socket], [], [], 0)[0])

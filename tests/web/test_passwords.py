@@ -108,3 +108,20 @@ async def test_a_user_removed_during_hashing_is_refused() -> None:
         passwords.replace({})
     assert right == [False, False]
     assert not passwords.remembers(b"alice", b"secret")
+
+
+async def test_a_reload_during_hashing_does_not_share_the_old_result() -> None:
+    """A password that becomes right by a reload is right at once, even while its old hash is computed."""
+    passwords = Passwords({b"alice": hashed("old", cost=10).encode()}, key=KEY)
+    results: dict[str, bool] = {}
+
+    async def verify(when: str) -> None:
+        results[when] = await passwords.verify(b"alice", b"new")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verify, "before")
+        await until(passwords._hashing.locked)
+        passwords.replace({b"alice": hashed("new").encode()})
+        nursery.start_soon(verify, "after")
+    assert results == {"before": False, "after": True}
+    assert not passwords.busy

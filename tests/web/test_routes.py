@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from types import MappingProxyType
@@ -20,7 +21,17 @@ from tests.dashboards.test_dashboards import OF_THE_KERNEL
 from tests.docs.test_docs import labels_cell
 from tests.helpers.pages import table
 from tests.helpers.scrape import Address, Scrape, fetch, scrape
-from tests.helpers.servers import JAM, NOW, PATIENCE, Events, Running, receive_all, settings_for_test, until
+from tests.helpers.servers import (
+    JAM,
+    NOW,
+    PATIENCE,
+    Events,
+    Running,
+    receive_all,
+    settings_for_test,
+    start_tcp,
+    until,
+)
 from triojam import __version__
 from triojam.server import open_server
 from triojam.web.http_server import GRACEFUL_SECONDS
@@ -115,6 +126,75 @@ async def test_a_scrape_is_compressed_on_request(web: Address) -> None:
     assert b"triojam_requests_total 0.0\n" in gzip.decompress(packed.body)
     plain = await fetch(web, "/metrics", headers=MappingProxyType({"Accept-Encoding": "identity"}))
     assert plain.headers["Content-Encoding"] is None
+
+
+@pytest.mark.parametrize(
+    ("header", "packed"),
+    [
+        ("gzip", True), ("gzip;q=0", False), ("gzip; q=0.0", False), ("*", True), ("*;q=0", False), ("", False),
+        ("identity, GZIP;q=0.1", True), ("gzip;q=x", True), ("gzip;q=1.2.3", False), ("*, gzip;q=0", False),
+        ("br", False), (",;,=", False),
+    ],
+)  # fmt: skip
+async def test_gzip_follows_the_weights(header: str, packed: bool, web: Address) -> None:  # noqa: FBT001  # a parameter
+    """A weight of 0 forbids gzip (RFC 9110, 12.4.2), and caches are told what the answer depends on."""
+    reply = await fetch(web, "/metrics", headers=MappingProxyType({"Accept-Encoding": header}))
+    assert (reply.headers["Content-Encoding"] == "gzip") == packed
+    assert {each.strip() for each in reply.headers["Vary"].split(",")} == {"Accept", "Accept-Encoding"}
+
+
+@pytest.mark.parametrize(
+    ("names", "series"),
+    [
+        (["triojam_requests_total"], {"triojam_requests_total"}),
+        (["triojam_requests"], {"triojam_requests_total"}),
+        (["triojam_ready", "python_info"], {"triojam_ready", "python_info"}),
+        (
+            ["triojam_request_duration_seconds_count"],
+            {f"triojam_request_duration_seconds_{each}" for each in ("bucket", "count", "sum")},
+        ),
+        (["nothing"], set()),
+    ],
+)
+@pytest.mark.parametrize("accept", [TEXT, OPENMETRICS], ids=["text", "openmetrics"])
+async def test_a_scrape_may_name_its_metrics(
+    names: list[str], series: set[str], accept: MappingProxyType[str, str], web: Address
+) -> None:
+    """`name[]` selects whole metrics, by their own name or that of a sample."""
+    query = "&".join(f"name%5B%5D={name}" for name in names)
+    reply = await fetch(web, f"/metrics?{query}", headers=accept)
+    parse = text_string_to_metric_families
+    if accept is OPENMETRICS:
+        parse = cast(Parse, openmetrics_parser.text_string_to_metric_families)
+    assert {sample.name for family in parse(reply.text) for sample in family.samples} == series
+    assert len((await scrape(web)).samples) > 50  # the next scrape has everything
+
+
+OWN = socket.gethostname()
+HOSTS = [
+    ("localhost", 200), ("LOCALHOST:45001", 200), ("localhost.", 200), ("127.0.0.1", 200), ("[::1]:45001", 200),
+    ("192.0.2.1:1", 200), ("[fe80::1%25eth0]", 200), (OWN, 200), (OWN.upper() + ":1", 200), ("time.example", 200),
+    ("Time.Example.:45001", 200), ("b.example", 200), ("example", 421), ("evil.example", 421), ("", 421),
+    ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421), ("evil.example:127.0.0.1", 421),
+    ("a@localhost", 421), ("localhost, evil.example", 421), ("[localhost", 200), ("2130706433", 421),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("host", "status"), HOSTS)
+async def test_a_foreign_name_is_refused(host: str, status: int, start_tcp_only: Running) -> None:
+    """A request names an IP address, localhost, this machine, or a name of metrics_names; otherwise 421.
+
+    A page in a browser could read another name's answers by DNS rebinding.
+    """
+    for path in PATHS:
+        headers = MappingProxyType({"Host": host})
+        assert (await fetch(web_of(start_tcp_only), path, headers=headers)).status == status
+
+
+@pytest.fixture
+async def start_tcp_only(nursery: trio.Nursery) -> Running:
+    """A server with two more names."""
+    return await start_tcp(nursery, metrics_port=0, metrics_names="time.example, b.example")
 
 
 async def test_a_serving_server_is_healthy_and_ready(web: Address) -> None:

@@ -11,17 +11,19 @@ from collections.abc import Callable
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from triojam.core.admission import Admission, Policy
+from triojam.core.admission import Admission, Policy, Source
 from triojam.core.counters import Counters
 from triojam.core.reasons import AuthFailure
 from triojam.core.seldom import Seldom
 from triojam.web.http_connection import Answer, Request, Response
 from triojam.web.passwords import Passwords
 
-# Enough for typing errors. After that, one source has 8,640 guesses a day.
+# Enough for typing errors. After these, a source has 8,640 guesses a day.
 GUESSES_AT_ONCE = 10
 SECONDS_PER_GUESS = 10
-# Failures can be frequent, so not each of them gets a line in the log.
+# The most passwords of one source that are hashed or wait for that: the others are for other sources.
+MOST_A_SOURCE = 2
+# Failures can be frequent, so they share lines of the log.
 SECONDS_PER_LOG_LINE = 10.0
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="triojam", charset="UTF-8"'}
@@ -76,8 +78,7 @@ class BasicAuth:
             return None
         source = self._guesses.enter(request.source)
         try:
-            # Counted before the result is known: a source may send many guesses at once.
-            if self._passwords.busy or not self._guesses.take(source, self._now()):
+            if not self._passwords.checking(*credentials) and not self._may_guess(source):
                 failure = AuthFailure.LIMITED
             elif await self._passwords.verify(*credentials):
                 return None
@@ -87,6 +88,13 @@ class BasicAuth:
             self._guesses.leave(source)
         self._report(failure, request.source, credentials[0])
         return failure
+
+    def _may_guess(self, source: Source) -> bool:
+        """Whether a source may have one more password hashed, which costs it a token."""
+        if self._passwords.busy or source.connections > MOST_A_SOURCE:
+            return False
+        # Before the result is known: a source may send many guesses at once.
+        return self._guesses.take(source, self._now())
 
     def _report(self, failure: AuthFailure, host: str, user: bytes) -> None:
         """Log a failure, unless one was logged just before. The log shows only names of known users."""

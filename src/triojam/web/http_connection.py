@@ -1,12 +1,14 @@
 """One HTTP/1.1 connection: h11 speaks the protocol, and every wait and every message has a bound.
 
-A request is answered only when all of it is in hand, and nothing is read while it is answered: a client that
-sends on has to wait, and a client that has ended its sending side gets its answer.
+A request is answered when it has arrived completely. Nothing is read while it is answered: a client that
+sends more must wait, and a client that has ended its sending side gets its answer.
 """
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 
 import h11
@@ -14,8 +16,8 @@ import trio
 
 from triojam.core.reasons import WebRejection
 
-# How long a connection may say nothing before its first request, and between two requests: longer than the
-# usual scrape intervals, so that a scraper keeps its connection.
+# How long a connection may be silent before its first request, and between two requests. The second is longer
+# than usual scrape intervals, so that a scraper keeps its connection.
 FIRST_SECONDS, IDLE_SECONDS = 5.0, 75.0
 # From the first byte of a request to its end.
 REQUEST_SECONDS = 5.0
@@ -25,15 +27,13 @@ SEND_SECONDS = 10.0
 LONGEST_HEAD = 16 * 1024
 RECEIVE_BYTES = 4096
 
-_KEPT = {h11.IDLE, h11.SEND_RESPONSE}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One request.
 
-    path, query: of its target, still percent-encoded. host: without its port; None if it names none.
-    headers: by lower-case name; values of a name that comes more than once are joined with commas.
+    path, query: of its target, still percent-encoded. host: as the request has it, perhaps with a port.
+    headers: by lower-case name; the values of a repeated name are joined with commas.
     source: the client's IP address.
     """
 
@@ -50,8 +50,8 @@ class Request:
 class Response:
     """One answer.
 
-    pieces: the rest of its body, for as long as there are any and the client takes them. ended: is called
-    once the answer is over, sent or not.
+    pieces: the rest of its body; each is sent when it comes. ended: is called when the answer is over, sent
+    or not.
     """
 
     status: int = HTTPStatus.OK
@@ -63,6 +63,9 @@ class Response:
 
 
 Answer = Callable[[Request], Awaitable[Response]]
+
+# The host, and the rest, of a target in absolute-form.
+_ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 
 class _RefusedError(Exception):
@@ -77,8 +80,8 @@ class _RefusedError(Exception):
 class HttpConnection:
     """Serves one connection.
 
-    idle: is called with True when the connection begins to wait for a request, and with False when one comes.
-    reject: counts what was turned away. failed: is called while an exception of `answer` is handled.
+    waits: is called with True when the connection begins to wait for a request, and with False when it has a
+    whole one. reject: counts a refused request. failed: is called while an exception of `answer` is handled.
     longest_body: of a request, in bytes.
     """
 
@@ -88,7 +91,7 @@ class HttpConnection:
         source: str,
         answer: Answer,
         *,
-        idle: Callable[[bool], None],
+        waits: Callable[[bool], None],
         reject: Callable[[WebRejection], None],
         failed: Callable[[], None],
         longest_body: int,
@@ -96,39 +99,42 @@ class HttpConnection:
         self._stream = stream
         self._source = source
         self._answer = answer
-        self._idle = idle
+        self._waits = waits
         self._reject = reject
         self._failed = failed
         self._longest_body = longest_body
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
+        self._head_only = False  # whether the present request is a HEAD
 
     async def run(self) -> None:
         """Serve requests until one side ends the connection. Raises what a broken stream raises."""
         patience = FIRST_SECONDS
         while True:
+            self._waits(True)  # noqa: FBT003  # its only argument
             try:
                 request = await self._receive(patience)
             except _RefusedError as exc:
+                self._waits(False)  # noqa: FBT003  # as above
                 self._reject(exc.reason)
-                if self._http.our_state in _KEPT:
-                    await self._send(exc.response, close=True)
+                await self._send(exc.response, close=True)
                 return
+            self._waits(False)  # noqa: FBT003  # as above
             if request is None:
                 return
             try:
                 response = await self._answer(request)
-            except Exception:  # noqa: BLE001  # a bug in an answer is not the end of the server
+            except Exception:  # noqa: BLE001  # a bug in an answer must not end the server
                 self._failed()
                 response = Response(500, b"internal error\n")
-            await self._send(response, head_only=request.method == "HEAD")
+            await self._send(response)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
             patience = IDLE_SECONDS
 
     async def _receive(self, patience: float) -> Request | None:
-        """Wait for a whole request; None if there will be none. Raises _RefusedError."""
-        self._idle(True)  # noqa: FBT003  # what it is about has its name
+        """Wait for a whole request; return None if the connection ends first. Raises _RefusedError."""
+        self._head_only = False
         begun = bool(self._http.trailing_data[0])
         head: h11.Request | None = None
         body = bytearray()
@@ -142,18 +148,17 @@ class HttpConnection:
                         data = await self._stream.receive_some(RECEIVE_BYTES)
                         if data and not begun:
                             begun = True
-                            self._idle(False)  # noqa: FBT003  # as above
                             wait.deadline = trio.current_time() + REQUEST_SECONDS
                         self._http.receive_data(bytes(data))
                     elif isinstance(event, h11.Request):
                         head = event
-                        self._check_framing(head)
+                        self._head_only = head.method == b"HEAD"
+                        self._check(head)
                     elif isinstance(event, h11.Data):
                         body += event.data
                         if len(body) > self._longest_body:
                             raise _too_large()
                     elif isinstance(event, h11.EndOfMessage) and head is not None:
-                        self._idle(False)  # noqa: FBT003  # as above
                         return self._read(head, bytes(body))
                     else:  # the end of the stream
                         return None
@@ -165,14 +170,16 @@ class HttpConnection:
             raise _RefusedError(408, "the request took too long", WebRejection.TIMEOUT)
         return None
 
-    def _check_framing(self, head: h11.Request) -> None:
+    def _check(self, head: h11.Request) -> None:
+        """Refuse a request that h11 accepts, and this server does not."""
+        if not head.http_version.startswith(b"1."):  # an HTTP/2 preface, for example
+            raise _RefusedError(505, "HTTP/1.1, please", WebRejection.BAD_REQUEST)
         names = [name for name, _ in head.headers]
-        if (
-            b"transfer-encoding" in names and b"content-length" in names
-        ):  # RFC 9112, 6.1: an attack or a mistake
+        chunked = b"transfer-encoding" in names
+        if chunked and b"content-length" in names:  # RFC 9112, 6.1: an attack or a mistake
             raise _RefusedError(400, "both Content-Length and Transfer-Encoding", WebRejection.BAD_REQUEST)
-        length = dict(head.headers).get(b"content-length", b"0")
-        if (b"transfer-encoding" in names and not self._longest_body) or int(length) > self._longest_body:
+        length = int(dict(head.headers).get(b"content-length", b"0"))
+        if (chunked and not self._longest_body) or length > self._longest_body:
             raise _too_large()
 
     def _read(self, head: h11.Request, body: bytes) -> Request:
@@ -181,14 +188,12 @@ class HttpConnection:
             name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         target, host = head.target.decode("latin-1"), headers.get("host")
-        scheme, colon, rest = target.partition("://")
-        if colon and scheme.lower() in ("http", "https"):  # absolute-form (RFC 9112, 3.2.2)
-            host, slash, path = rest.partition("/")
-            target = slash + path or "/"
+        if absolute := _ABSOLUTE.fullmatch(target):  # its host counts, not the header's (RFC 9112, 3.2.2)
+            host, target = absolute[1], absolute[2]
         path, _, query = target.partition("?")
         return Request(
             method=head.method.decode("ascii"),
-            path=path,
+            path=path or "/",
             query=query,
             host=host,
             headers=headers,
@@ -196,21 +201,25 @@ class HttpConnection:
             source=self._source,
         )
 
-    async def _send(self, response: Response, *, head_only: bool = False, close: bool = False) -> None:
-        headers = {"content-type": response.content_type, "x-content-type-options": "nosniff"}
+    async def _send(self, response: Response, *, close: bool = False) -> None:
+        headers = {
+            "content-type": response.content_type,
+            "date": formatdate(usegmt=True),
+            "x-content-type-options": "nosniff",
+        }
         headers |= {name.lower(): value for name, value in response.headers.items()}
         if response.pieces is None:
             headers["content-length"] = str(len(response.body))
         if close:
             headers["connection"] = "close"
         reason = HTTPStatus(response.status).phrase.encode("ascii")
-        data = self._encode(
-            h11.Response(status_code=response.status, headers=[*headers.items()], reason=reason)
-        )
-        if response.body and not head_only:
-            data += self._encode(h11.Data(response.body))
         try:
-            if response.pieces is not None and not head_only:
+            data = self._encode(
+                h11.Response(status_code=response.status, headers=[*headers.items()], reason=reason)
+            )
+            if response.body and not self._head_only:
+                data += self._encode(h11.Data(response.body))
+            if response.pieces is not None and not self._head_only:
                 await self._send_all(data)
                 data = b""
                 async with aclosing(response.pieces) as pieces:

@@ -1,7 +1,7 @@
-"""Serves HTTP on listening sockets: few connections, each with a place, and none that can hold up the others.
+"""Serves HTTP on listening sockets. Each connection takes one of a few places.
 
-When all places are taken, the connection that has been idle longest gives way. One source cannot take all of
-them, and one place more is kept for the source that got the last good answer: the scraper.
+When all places are taken, the connection that has waited longest for a request is closed. One source cannot
+take all places. The host that got the last answer with status 200, a scraper, may have one place more.
 """
 
 import socket
@@ -9,46 +9,49 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import trio
 
 from triojam.core.admission import Admission, Policy, Source
 from triojam.core.reasons import WebRejection
-from triojam.web.http_connection import Answer, HttpConnection, Request, Response
+from triojam.web.http_connection import FIRST_SECONDS, Answer, HttpConnection, Request, Response
 
-# A handful of scrapers and people, within the descriptors that are kept from the time service's clients.
+# Enough for some scrapers and people. `max_connections` leaves them their descriptors.
 MOST_CONNECTIONS = 32
 # For one IPv4 address or IPv6 /64.
 MOST_A_SOURCE = 24
-# How long an answer that is on its way when the server stops may take.
+# The time for an answer that is being sent when the server stops.
 GRACEFUL_SECONDS = 1.0
-# After the last answer this much is read away: closing with unread input would reset the answer.
+# After the last answer, this much is read and dropped: the kernel would reset a connection with unread input,
+# and the client would lose the answer.
 LINGER_SECONDS, LINGER_BYTES = 1.0, 256 * 1024
-# How long accepting rests after an error such as EMFILE, and how many clients it takes in one step.
+# The pause of accepting after an error such as EMFILE, and the number of clients that it accepts in one turn:
+# a new connection has some turns to send its request before enough others have come to take its place.
 ACCEPT_PAUSE = 0.1
-ACCEPTS_AT_ONCE = 16
+ACCEPTS_AT_ONCE = 4
 
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """A connection. idle_since: when it began to wait for a request; None while it is served."""
+    """A connection. waits_since: when it began to wait for a request; None while a request is answered."""
 
     host: str
     source: Source
-    idle_since: float | None
+    waits_since: float | None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    def idle(self, waits: bool) -> None:  # noqa: FBT001  # the only argument
+    def waits(self, begins: bool) -> None:  # noqa: FBT001  # the only argument
         """Note that the connection begins or ends to wait for a request."""
-        self.idle_since = trio.current_time() if waits else None
+        self.waits_since = trio.current_time() if begins else None
 
 
 class HttpServer:
     """Serves requests.
 
-    answer: makes the response to a request. reject: counts what was turned away. failed: is called while an
-    exception of `answer` is handled. tls: returns how to encrypt new connections; None = not at all.
-    longest_body: of a request, in bytes.
+    answer: makes the response to a request. reject: counts connections and requests that are turned away.
+    failed: is called while an unexpected exception is handled. tls: returns the context of new connections;
+    None = no TLS. longest_body: of a request, in bytes.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class HttpServer:
         self._longest_body = longest_body
         self._places: set[_Place] = set()
         self._sources = Admission(Policy(connections_per_source=MOST_A_SOURCE))
-        self._served_last = ""  # the host that got the last answer with status 200
+        self._served_last = ""  # the host of the last answer with status 200
 
     async def serve(
         self,
@@ -89,7 +92,7 @@ class HttpServer:
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = trio.current_time() + GRACEFUL_SECONDS
             for place in self._places:
-                if place.idle_since is not None:
+                if place.waits_since is not None:
                     place.scope.cancel()
 
     async def _accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
@@ -116,18 +119,28 @@ class HttpServer:
         return False
 
     def _find_place(self, host: str) -> _Place | None:
-        if self._sources.refusal(host, full=False) is not None:
-            self._reject(WebRejection.PER_SOURCE)
-            return None
-        if len(self._places) >= MOST_CONNECTIONS + (host == self._served_last):
-            idle = [place for place in self._places if place.idle_since is not None]
-            if not idle:
-                self._reject(WebRejection.BUSY)
+        """Return a place for a new connection, perhaps that of another one; None if there is none."""
+        source = self._sources.enter(host)
+        spare = host == self._served_last
+        refusal: WebRejection | None = None
+        if source.connections > MOST_A_SOURCE + spare:
+            refusal = WebRejection.PER_SOURCE
+        elif len(self._places) >= MOST_CONNECTIONS + spare:
+            refusal = WebRejection.BUSY
+        if refusal is not None:
+            self._reject(refusal)
+            waiting = [
+                (place.waits_since, place)
+                for place in self._places
+                if place.waits_since is not None and (refusal is WebRejection.BUSY or place.source is source)
+            ]
+            if not waiting:
+                self._sources.leave(source)
                 return None
-            longest = min(idle, key=lambda place: place.idle_since or 0.0)
+            _, longest = min(waiting, key=itemgetter(0))
             longest.scope.cancel()
             self._give_back(longest)
-        place = _Place(host, self._sources.enter(host), trio.current_time())
+        place = _Place(host, source, trio.current_time())
         self._places.add(place)
         return place
 
@@ -144,31 +157,49 @@ class HttpServer:
             return response
 
         tcp = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        context = self._tls()
-        stream: trio.abc.Stream = tcp
-        if context is not None:
-            stream = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
-        connection = HttpConnection(
-            stream,
-            place.host,
-            answer,
-            idle=place.idle,
-            reject=self._reject,
-            failed=self._failed,
-            longest_body=self._longest_body,
-        )
         try:
-            # A client that breaks the connection, or TLS, ends it, and nothing else.
+            # A client that breaks the connection, or TLS, ends its own connection only.
             with place.scope, suppress(trio.BrokenResourceError, OSError):
-                await connection.run()
-                await _linger(tcp)
+                await self._serve_stream(tcp, place, answer)
+        except Exception:  # noqa: BLE001  # a bug in one connection must not end the server
+            self._failed()
         finally:
             self._give_back(place)
             await trio.aclose_forcefully(tcp)
 
+    async def _serve_stream(self, tcp: trio.SocketStream, place: _Place, answer: Answer) -> None:
+        stream: trio.abc.Stream = tcp
+        tls: trio.SSLStream[trio.SocketStream] | None = None
+        if (context := self._tls()) is not None:
+            stream = tls = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
+            with trio.move_on_after(FIRST_SECONDS) as handshake:
+                await tls.do_handshake()
+            if handshake.cancelled_caught:
+                return
+        connection = HttpConnection(
+            stream,
+            place.host,
+            answer,
+            waits=place.waits,
+            reject=self._reject,
+            failed=self._failed,
+            longest_body=self._longest_body,
+        )
+        await connection.run()
+        if tls is not None:
+            await _end_tls(tls)
+        await _linger(tcp)
+
+
+async def _end_tls(tls: trio.SSLStream[trio.SocketStream]) -> None:
+    """Send close_notify, so that the client knows that its answer is whole."""
+    # The client's close_notify may come or not. Other data from it would be an error of TLS.
+    with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError):
+        await tls.unwrap()
+
 
 async def _linger(tcp: trio.SocketStream) -> None:
-    """End the sending side, and read away what the client still sends, within limits."""
+    """End the sending side; read and drop what the client still sends, within limits."""
     await tcp.send_eof()
     unread = LINGER_BYTES
     with trio.move_on_after(LINGER_SECONDS):

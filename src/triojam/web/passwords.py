@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import bcrypt
 import trio
 
-# Passwords that are hashed or wait for it; beyond these, a request with an unknown password is refused.
+# The most passwords that are hashed or wait for that.
 MOST_WAITING = 4
 # bcrypt ignores the bytes after these: a longer password would match whatever its end.
 _MOST_BYTES = 72
@@ -28,7 +28,7 @@ class Passwords:
         self._key = key
         self._remembered: dict[bytes, bytes] = {}  # by user: the digest of the verified password
         self._hashing = trio.Lock()
-        self._waiting = 0
+        self._checks: dict[bytes, _Check] = {}  # by user, password and hash: those that are not done yet
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -44,8 +44,12 @@ class Passwords:
 
     @property
     def busy(self) -> bool:
-        """Whether as many passwords as may wait do so: each may take a second to verify."""
-        return self._waiting >= MOST_WAITING
+        """Whether no other password may wait: each takes up to a second."""
+        return len(self._checks) >= MOST_WAITING
+
+    def checking(self, user: bytes, password: bytes) -> bool:
+        """Whether this password is being verified. Another request with it costs no other hash."""
+        return self._name(user, password) in self._checks
 
     def remembers(self, user: bytes, password: bytes) -> bool:
         """Whether the password was verified before. This is fast: it computes no bcrypt hash."""
@@ -57,21 +61,32 @@ class Passwords:
         if len(password) > _MOST_BYTES:
             await trio.lowlevel.checkpoint()
             return False
+        name = self._name(user, password)
+        if (check := self._checks.get(name)) is not None:
+            await check.done.wait()
+            return check.right
+        check = self._checks[name] = _Check()
+        try:
+            check.right = await self._verify(user, password)
+        finally:
+            del self._checks[name]
+            check.done.set()
+        return check.right
+
+    async def _verify(self, user: bytes, password: bytes) -> bool:
         known = self._hashes.get(user)
         hashed = known or self._decoy(user)
-        self._waiting += 1
-        try:
-            async with self._hashing:
-                if self.remembers(user, password):  # verified while this call waited
-                    return True
-                matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed)
-        finally:
-            self._waiting -= 1
+        async with self._hashing:
+            # A thread cannot be cancelled. The end of the server does not wait for it.
+            matches = await trio.to_thread.run_sync(bcrypt.checkpw, password, hashed, abandon_on_cancel=True)
         # A reload may have replaced the hashes meanwhile.
         right = matches and known is not None and known == self._hashes.get(user)
         if right:
             self._remembered[user] = self._digest(user, password)
         return right
+
+    def _name(self, user: bytes, password: bytes) -> bytes:
+        return self._digest(user, password) + self._hashes.get(user, b"")
 
     def _decoy(self, user: bytes) -> bytes:
         """Return the hash of some user, always the same for this name: its cost is that of a real hash."""
@@ -80,3 +95,11 @@ class Passwords:
 
     def _digest(self, user: bytes, password: bytes) -> bytes:
         return hashlib.blake2b(user + b":" + password, key=self._key).digest()  # a user's name has no colon
+
+
+class _Check:
+    """A password that is being verified. done: is set when `right` has its value."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.right = False

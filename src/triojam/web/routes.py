@@ -74,7 +74,7 @@ class Routes:
         return route(request) if route is not None else _text("no such page", 404)
 
     def _may_be_named(self, host: str | None) -> bool:
-        """Whether a request may name this host: a page in a browser reaches other names by DNS rebinding."""
+        """Whether a request may name this host: by DNS rebinding, a page in a browser uses another name."""
         if host is None:  # HTTP/1.0; browsers name a host
             return True
         name = re.sub(r":\d*$", "", host).strip("[]").partition("%")[0].rstrip(".").lower()
@@ -95,7 +95,7 @@ class Routes:
         try:
             encode, content_type = choose_encoder(_plain(request.headers.get("accept", "")))
             body = encode(registry)
-        except (ValueError, LookupError):  # a version that is none, for example
+        except (ValueError, LookupError, TypeError):  # version=x, for example
             encode, content_type = choose_encoder("")
             body = encode(registry)
         headers = {"Vary": "Accept, Accept-Encoding"}
@@ -112,13 +112,11 @@ class Routes:
         body = json.dumps(self._content(), separators=(",", ":")).encode()
         return Response(200, body, "application/json", {"Cache-Control": "no-store"})
 
-    def _events(self, request: Request) -> Response:
+    def _events(self, _request: Request) -> Response:
         if self._streams >= MOST_STREAMS:
             return _text("too many pages are open: ask /status", 503)
         headers = {"Cache-Control": "no-store"}
-        if request.method == "HEAD":
-            return Response(200, b"", "text/event-stream", headers)
-        self._streams += 1  # now, not when it begins: more requests may come in the same moment
+        self._streams += 1  # now, not when the stream begins: more requests may come at the same moment
         return Response(200, b"", "text/event-stream", headers, self._stream(), self._stream_ended)
 
     def _content(self) -> dict[str, Any]:
@@ -144,7 +142,7 @@ def own_names(more: str) -> set[str]:
 
 
 class _Restricted:
-    """The metrics of a registry that have a sample with one of these names, or a name of the family."""
+    """The metrics of a registry that have one of these names, or a sample with one of them."""
 
     def __init__(self, registry: CollectorRegistry, names: set[str]) -> None:
         self._registry = registry
@@ -152,16 +150,12 @@ class _Restricted:
 
     def collect(self) -> Any:
         for family in self._registry.collect():
-            wanted = [each for each in family.samples if each.name in self._names]
-            if family.name in self._names:
-                yield family
-            elif wanted:
-                family.samples = wanted
+            if not self._names.isdisjoint({family.name, *(sample.name for sample in family.samples)}):
                 yield family
 
 
 def accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip (RFC 9110, 12.5.3)."""
+    """Whether an Accept-Encoding header accepts gzip (RFC 9110, 12.5.3)."""
     weights: dict[str, float] = {}
     for part in header.lower().split(","):
         coding, _, parameters = part.partition(";")
@@ -174,7 +168,7 @@ def accepts_gzip(header: str) -> bool:
 
 
 def _plain(header: str) -> str:
-    """Return a header's value; one with anything but printable ASCII says nothing."""
+    """Return the value of a header, or "" if it has anything but printable ASCII."""
     return header if header.isascii() and header.isprintable() else ""
 
 
