@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from triojam.serving.clock import Clock
-from triojam.settings.zones import load_zone
+from triojam.settings.zones import load_zone, reload_system_zone
 
 
 def test_a_leap_second_is_rendered_as_a_time_of_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +22,7 @@ def test_a_leap_second_is_rendered_as_a_time_of_day(tmp_path: Path, monkeypatch:
     zone.write_bytes(header + struct.pack(">lBB", 0, 0, 0) + b"UTC\0" + struct.pack(">ll", int(leap), 1))
     with monkeypatch.context() as patch:
         patch.setenv("TZ", f":{zone}")
+        time.tzset()
         clock = Clock(now=lambda: leap)
         assert time.localtime(leap).tm_sec == 60
         assert clock.jam() == b"JAM 23:59:59\r\n"
@@ -29,11 +30,12 @@ def test_a_leap_second_is_rendered_as_a_time_of_day(tmp_path: Path, monkeypatch:
 
 
 def test_the_system_zone_is_read_again_when_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's zone is the C library's zone, which is read when the zone is set."""
+    """The system's zone is the C library's zone, which a reload reads again."""
     moment = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     clock = Clock(now=lambda: moment)
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "XYZ-07:30")
+        reload_system_zone()
         clock.set_zone(None)
         assert clock.jam() == b"JAM 07:30:00\r\n"
     time.tzset()

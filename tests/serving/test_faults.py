@@ -262,9 +262,9 @@ class BrokenHandlerError(Exception):
 async def test_an_exception_ends_only_one_connection(
     start_socket: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception ends its connection, is logged once with its traceback, and is counted."""
+    """An exception ends its connection and is counted; one traceback stands for all of the next seconds."""
     server = await start_socket()
-    good, bad = await server.connect(), await server.connect()
+    good, bad, worse = [await server.connect() for _ in range(3)]
     await assert_answered(good)
 
     def explode() -> bytes:
@@ -272,14 +272,16 @@ async def test_an_exception_ends_only_one_connection(
 
     with monkeypatch.context() as patch:
         patch.setattr(server.handler._service, "jam", explode)
-        await bad.send_all(b"TIME\r\nx\r\n")  # for the bad line, the lane hands it over
-        assert await receive_all(bad) == b""
+        for client in (bad, worse):
+            await client.send_all(b"TIME\r\nx\r\n")  # for the bad line, the lane hands it over
+            assert await receive_all(client) == b""
     await assert_answered(good)
     (event,) = server.events.named("connection failed")
     assert event["level"] == "error"
     assert event["exc_info"]
-    server.internal_errors = 1
-    assert server.counters.disconnects[Disconnect.INTERNAL_ERROR] == 1
+    assert event["failures"] == 1
+    server.internal_errors = 2
+    assert server.counters.disconnects[Disconnect.INTERNAL_ERROR] == 2
 
 
 @pytest.mark.parametrize(

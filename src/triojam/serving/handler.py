@@ -16,6 +16,7 @@ import trio
 from triojam.core.admission import ANYONE
 from triojam.core.protocol import Connection
 from triojam.core.reasons import Disconnect, SendError
+from triojam.core.seldom import Seldom
 from triojam.serving.client import Client
 from triojam.serving.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Drain, Wait
 from triojam.serving.service import Service
@@ -33,6 +34,7 @@ class Handler:
         self._clients: set[Client] = set()
         self._deadlines: Deadlines[Client] = Deadlines(lambda: service.timeouts)
         self._draining = False
+        self._failures = Seldom(LOG_SECONDS)
 
     async def keep_time(self) -> None:
         """Keep the deadlines of all clients, until cancelled."""
@@ -63,7 +65,8 @@ class Handler:
             reason = Disconnect.INTERNAL_ERROR
             self._service.counters.internal_errors += 1
             client.abandon(SendError.RESET, Connection.end_of_stream)
-            self._service.log.exception("connection failed", peer=client.peer)
+            if failures := self._failures.count(trio.current_time()):
+                self._service.log.exception("connection failed", peer=client.peer, failures=failures)
         finally:
             self._clients.remove(client)
             self._deadlines.forget(client)
