@@ -22,6 +22,8 @@ from triojam.serving.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Dr
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, HandshakeError, SecuredStream
 
+# A bug that clients can provoke must not fill the log: one traceback in this time, in seconds.
+LOG_SECONDS = 10.0
 # After these ends, no last answer is on its way to the client.
 _NO_LAST_ANSWER = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
 
