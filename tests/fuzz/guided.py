@@ -4,6 +4,7 @@ atheris observes which lines of the package an input reaches, and builds new inp
 lines. It ends its process, so it runs in a separate one.
 """
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,11 +16,8 @@ import atheris
 def main(arguments: Sequence[str]) -> None:
     """Fuzz until libFuzzer ends the process."""
     target, *flags = arguments
-    with atheris.instrument_imports(include=["triojam", "tomllib"]):
-        if target == "protocol":
-            from tests.fuzz.protocol import try_one  # noqa: PLC0415  # atheris instruments this import
-        else:
-            from tests.fuzz.settings import try_one  # noqa: PLC0415  # as above
+    with atheris.instrument_imports(include=["triojam", "tomllib", "h11"]):
+        try_one = importlib.import_module(f"tests.fuzz.{target}").try_one
     merging = any(flag.endswith("merge=1") for flag in flags)
     atheris.Setup([_again(target) if merging else sys.argv[0], *flags], try_one)
     atheris.Fuzz()

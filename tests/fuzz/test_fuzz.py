@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.fuzz import protocol
+from tests.fuzz import protocol, web
 from tests.fuzz import settings as settings_file
 from tests.fuzz.connection import TRANSPORTS, over
 from tests.fuzz.oracle import JAM, Law, Oracle
@@ -37,6 +37,31 @@ def test_committed_inputs_pass(target: str, try_one: Callable[[bytes], None]) ->
     assert inputs
     for each in inputs:
         try_one(each.read_bytes())
+
+
+def test_committed_requests_pass() -> None:
+    """Every committed input of the metrics port passes without a fuzzer."""
+    inputs = sorted((CORPUS / "web").iterdir())
+    assert inputs
+    try:
+        for each in inputs:
+            web.try_one(each.read_bytes())
+    finally:
+        web.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"Traceback\r\n\r\n",
+    ],
+)
+def test_oracle_finds_bytes_that_are_no_answers(data: bytes) -> None:
+    """The oracle of the metrics port finds answers that are cut, too long, or not HTTP."""
+    assert not web.are_answers(data, heads=True, cut_off=False)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

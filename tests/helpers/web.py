@@ -53,37 +53,50 @@ def authorization(user: str, password: str) -> str:
 
 
 def parse(data: bytes, methods: Iterable[str] = ()) -> list[Answer]:
-    """Parse all answers of a connection that has ended; h11 raises an error for what is not HTTP/1.1.
+    """Parse all answers of a connection that has ended. Raises h11.RemoteProtocolError for other bytes.
 
     methods: of the requests, as far as they are not GET.
     """
     answers, left = [], iter(methods)
     while data:
-        client = h11.Connection(h11.CLIENT)
-        client.send(h11.Request(method=next(left, "GET"), target="/", headers=[("Host", "localhost")]))
-        client.send(h11.EndOfMessage())
-        client.receive_data(data)
-        client.receive_data(b"")
-        head = client.next_event()
-        assert isinstance(head, h11.Response), head
-        body = b""
-        while not isinstance(event := client.next_event(), h11.EndOfMessage):
-            assert isinstance(event, h11.Data), event
-            body += event.data
-        assert head.http_version == b"1.1"
-        names = Counter(name for name, _ in head.headers)
-        assert max(names.values()) == 1, names
-        headers = {name.decode(): value.decode() for name, value in head.headers}
-        answers.append(Answer(head.status_code, headers, body))
-        data = client.trailing_data[0]
+        answer, data = parse_first(data, next(left, "GET"))
+        assert answer is not None, "the last answer is cut"
+        answers.append(answer)
     return answers
+
+
+def parse_first(data: bytes, method: str) -> tuple[Answer | None, bytes]:
+    """Parse the first answer of a connection that has ended; return it, or None if it is cut, and the rest.
+
+    Raises h11.RemoteProtocolError for bytes that are not HTTP/1.1.
+    """
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    head = client.next_event()
+    if head is h11.NEED_DATA:
+        return None, b""
+    assert isinstance(head, h11.Response), head
+    assert head.http_version == b"1.1"
+    names = Counter(name for name, _ in head.headers)
+    assert max(names.values()) == 1, names
+    headers = {name.decode(): value.decode() for name, value in head.headers}
+    body = b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += event.data
+    if event is h11.NEED_DATA:
+        if headers.keys() & {"content-length", "transfer-encoding"}:
+            return None, b""
+        return Answer(head.status_code, headers, body), b""  # the end of the connection is its end
+    return Answer(head.status_code, headers, body), client.trailing_data[0]
 
 
 class Web:
     """A web listener under test.
 
-    tls: whether it speaks TLS. hashes: of its users; none without passwords. names: the setting metrics_names.
-    stop: is set to stop it.
+    tls: whether it speaks TLS. hashes: of its users. names: the setting metrics_names.
+    stop: is set to stop it. stopped: is set at the end. failures: unexpected exceptions so far.
     """
 
     def __init__(self, *, tls: bool = False, hashes: Mapping[bytes, bytes] = {}, names: str = "") -> None:
@@ -161,7 +174,10 @@ class Web:
         self._clients.clear()
 
     async def exchange(self, *pieces: bytes, end: bool = False, methods: Iterable[str] = ()) -> list[Answer]:
-        """Send pieces, and return all answers until the server closes. end: whether to end the sending side."""
+        """Send pieces, and return all answers until the server closes.
+
+        end: whether to end the sending side. methods: of the requests, as far as they are not GET.
+        """
         client = await self.connect()
         for piece in pieces:
             await client.send_all(piece)
@@ -197,7 +213,7 @@ class Web:
         return len(self.server._places)
 
     async def at_rest(self, *lines: str) -> None:
-        """Close all connections. Check that every place is free, that a scrape is answered, and nothing failed.
+        """Close all connections; check that all places are free, a scrape is answered, and nothing failed.
 
         lines: header lines of the scrape.
         """

@@ -336,7 +336,7 @@ def hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hashing]:
 async def test_guesses_do_not_delay_the_time_service(
     running: Running, web: Address, hashing: Hashing
 ) -> None:
-    """While hashes do not end, one is computed, three wait, the other guesses are refused; clients are served."""
+    """While a hash does not end, three wait, other guesses are refused, and clients are served."""
     counted = running.counters.auth_failures
     async with trio.open_nursery() as nursery:
         for number in range(MOST_CONNECTIONS):

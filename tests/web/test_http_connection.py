@@ -90,8 +90,9 @@ async def test_any_byte_in_a_header_value_is_harmless(listener: Web) -> None:
 
 ACCEPTS = [
     "application/openmetrics-text;version=x", "application/openmetrics-text;version=", "\xff",
-    "application/openmetrics-text;version=1.0.0;escaping=x", "application/openmetrics-text;version=9" + "0" * 5000,
-    "application/openmetrics-text;version=2.0.0", "application/openmetrics-text;version=1_0.0.0",
+    "application/openmetrics-text;version=1.0.0;escaping=x", "application/openmetrics-text;version=1_0.0.0",
+    "application/openmetrics-text;version=9" + "0" * 5000, "application/openmetrics-text;version=2.0.0",
+    "application/openmetrics-text;version=2.0.x",
     "application/openmetrics-text;version=1.0.0\tx", "text/plain;version=-1", "text/plain;version=1.0.0.0.0",
     "text/plain;escaping=allow-utf-8;version=1.0.0", ";", "," * 1000, ";version", "*/*;q=x", "image/png",
 ]  # fmt: skip
