@@ -62,8 +62,9 @@ def good_files() -> dict[str, bytes]:
 
 def try_one(data: bytes) -> None:
     """Read all files of a server, one of them as the input says: they are used, or an error is one line."""
-    target, kind = TARGETS[data[0] % len(TARGETS)], KINDS[data[1] % len(KINDS)]
-    content = _changed(good_files()[target], data[2], data[3:]) if len(data) > 2 else b""
+    which, kind_of, how, *more = data + bytes(3)
+    target, kind = TARGETS[which % len(TARGETS)], KINDS[kind_of % len(KINDS)]
+    content = _changed(good_files()[target], how, bytes(more))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = {each: folder / each for each in TARGETS} | {"zone": folder / "zones" / ZONE}
