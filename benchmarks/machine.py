@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("triojam", "trio", "uvloop", "gevent", "hypercorn", "prometheus-client")
+PACKAGES = ("triojam", "trio", "uvloop", "gevent", "h11", "prometheus-client")
 TOOLS = {
     "cc": ("cc", "--version"),
     "go": ("go", "version"),

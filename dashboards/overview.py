@@ -240,7 +240,8 @@ def refusals() -> list[AnyPanel]:
             "Internal events, in an hour",
             "Within the last hour: internal errors; reloads of the settings, by result; dropped log lines; "
             "sources that the full table of sources forgot; requests to the metrics listener with a wrong "
-            "password, or refused after too many wrong ones (limited).",
+            "password, or refused after too many wrong ones (limited); connections and requests that the "
+            "metrics port turned away.",
             {
                 "internal errors": hourly("triojam_internal_errors_total"),
                 "reload: {{result}}": f"sum by (result) (increase(triojam_config_reloads_total{CHOSEN}[1h]))",
@@ -248,6 +249,7 @@ def refusals() -> list[AnyPanel]:
                 "sources forgotten": hourly("triojam_client_table_evictions_total"),
                 "web password: {{reason}}": "sum by (reason) (increase("
                 f'triojam_web_auth_failures_total{{reason=~"wrong|limited", {CHOSEN[1:]}[1h]))',
+                "web port: {{reason}}": f"sum by (reason) (increase(triojam_web_rejected_total{CHOSEN}[1h]))",
             },
             unit=units.Short,
         ),

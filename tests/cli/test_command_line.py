@@ -10,7 +10,7 @@ from triojam.cli.main import main
 from triojam.settings.fields import GROUPS
 from triojam.version import __version__
 
-SERVER_LIBRARIES = {"trio", "structlog", "prometheus_client", "bcrypt", "starlette", "hypercorn"}
+SERVER_LIBRARIES = {"trio", "structlog", "prometheus_client", "bcrypt", "h11"}
 
 
 @pytest.fixture(autouse=True)

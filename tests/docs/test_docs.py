@@ -281,6 +281,12 @@ def test_console_script_runs_the_package() -> None:
     assert resolve_name(PYPROJECT["project"]["scripts"]["triojam"]) is triojam.__main__.main
 
 
+def test_table_of_dependencies_is_complete() -> None:
+    """docs/ARCHITECTURE.md has exactly the run-time dependencies of pyproject.toml, in the same order."""
+    asked = [re.split(r"[^\w-]", each)[0] for each in PYPROJECT["project"]["dependencies"]]
+    assert [row[0].strip("`") for row in table("docs/ARCHITECTURE.md", "Dependencies")] == asked
+
+
 def test_dependencies_are_pinned() -> None:
     """Every package that pyproject.toml names has a version in constraints.txt."""
     extras = PYPROJECT["project"]["optional-dependencies"]

@@ -6,6 +6,7 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 import h11
@@ -31,6 +32,8 @@ from triojam.web.passwords import Passwords
 from triojam.web.routes import Routes, own_names
 
 KEY = bytes(32)
+# Making a context reads all authorities of the system.
+_trusting = cache(trusting)
 
 
 class Answer(NamedTuple):
@@ -157,7 +160,7 @@ class Web:
         tcp = await self.connect_tcp(source)
         if not self.tls:
             return tcp
-        client = TlsClient(tcp, trusting())
+        client = TlsClient(tcp, _trusting())
         await client.tls.do_handshake()
         return client
 

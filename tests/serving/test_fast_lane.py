@@ -50,7 +50,7 @@ def handed_over(server: Running) -> dict[str, int]:
 
 WITHOUT_EPOLL = """
 import select
-import trio, hypercorn.trio
+import trio
 epoll = select.epoll
 del select.epoll
 import triojam.server

@@ -6,7 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from types import MappingProxyType
 from typing import cast
 
@@ -327,6 +327,25 @@ async def test_bytes_that_are_not_http_get_4xx(running: Running, web: Address) -
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert (await fetch(web, "/healthz")).status == 200
     assert not [event for event in running.events if event["level"] == "error"]
+
+
+async def test_failures_share_a_log_line(
+    running: Running, web: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many requests fail, one line in ten seconds has a traceback, and no header of a client."""
+    assert running.server is not None
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(running.server._live_page, "snapshot", fail)
+    for path in ("/status", "/events") * 20:
+        headers = MappingProxyType({"Authorization": "Basic c2VjcmV0"})
+        with suppress(OSError, http.client.HTTPException):
+            assert (await fetch(web, path, headers=headers)).status in (200, 500)
+    (event,) = [event for event in running.events if event["level"] == "error"]
+    assert event["failures"] == 1
+    assert "c2VjcmV0" not in str(running.events)
 
 
 @pytest.fixture

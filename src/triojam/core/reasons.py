@@ -83,7 +83,7 @@ class AuthFailure(StrEnum):
 class WebRejection(StrEnum):
     """Why the metrics port turned away a connection or a request."""
 
-    BUSY = "busy"  # no place, and none that is idle
+    BUSY = "busy"  # all places are taken
     PER_SOURCE = "per_source"
     BAD_REQUEST = "bad_request"  # no HTTP/1.1, or headers beyond the limit
     BODY = "body"
