@@ -10,12 +10,14 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 
 from triojam.core.reasons import Refusal
 
-Network = IPv4Network | IPv6Network
+# Bits of an address, length of the prefix, and the prefix as a number. Plain numbers: a list may have tens of
+# thousands, and the garbage collector would look at objects again and again.
+Network = tuple[int, int, int]
 
 MOST_SOURCES = 65_536
 # Sources with open connections are kept longer: an eviction skips up to this many of them.
@@ -75,7 +77,8 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         mapped = getattr(network.network_address, "ipv4_mapped", None)
         if mapped is not None and network.prefixlen >= _MAPPED_BITS:
             network = IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
-        networks.append(network)
+        size, length = network.max_prefixlen, network.prefixlen
+        networks.append((size, length, int(network.network_address) >> (size - length)))
     return tuple(networks)
 
 
@@ -218,10 +221,8 @@ class _Networks:
         return self._otherwise
 
     def _add(self, networks: Iterable[Network], *, verdict: bool) -> None:
-        for network in networks:
-            size = network.max_prefixlen
-            prefix = int(network.network_address) >> (size - network.prefixlen)
-            self._verdicts.setdefault(size, {}).setdefault(network.prefixlen, {})[prefix] = verdict
+        for size, length, prefix in networks:
+            self._verdicts.setdefault(size, {}).setdefault(length, {})[prefix] = verdict
 
 
 def _packed(host: str) -> bytes:

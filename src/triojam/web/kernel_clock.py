@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from functools import cache
 from typing import NamedTuple
 
 # Bits of `status` (linux/timex.h): not synchronized; offsets in nanoseconds instead of microseconds.
@@ -43,7 +44,7 @@ def read_kernel_clock() -> KernelClock | None:
         return None
     asked = _Timex()
     try:
-        state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(asked))
+        state: int = _library().adjtimex(ctypes.byref(asked))
     except (OSError, AttributeError):
         return None
     if state < 0:
@@ -55,3 +56,8 @@ def read_kernel_clock() -> KernelClock | None:
         offset=asked.offset * unit,
         leap_state=_TIME_OK if state == _TIME_ERROR else state,
     )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
