@@ -1,10 +1,10 @@
 """The state of the kernel's clock, and what happens if the kernel does not give it."""
 
-import ctypes
 import sys
 
 import pytest
 
+from triojam.web import kernel_clock
 from triojam.web.kernel_clock import KernelClock, read_kernel_clock
 
 
@@ -39,13 +39,13 @@ def test_adjtimex_answers_are_read(
     state: int, status: int, offset: int, said: KernelClock | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Status bits, units and the leap state are those of adjtimex(2); after an error there is no answer."""
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: FakeLibrary(state, status, offset))
+    monkeypatch.setattr(kernel_clock, "_library", lambda: FakeLibrary(state, status, offset))
     assert read_kernel_clock() == (said and pytest.approx(said))
 
 
 def test_systems_without_adjtimex_give_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without adjtimex there is no answer."""
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_more: object())
+    monkeypatch.setattr(kernel_clock, "_library", object)
     assert read_kernel_clock() is None
     monkeypatch.setattr(sys, "platform", "darwin")
     assert read_kernel_clock() is None

@@ -190,7 +190,7 @@ class Settings:
     )  # fmt: skip
     rate_per_source: float = _setting(
         LIMITS, 0.0, "Requests a second from one IPv4 address or IPv6 /64, on average.",
-        f"a number from {LEAST_RATE:g}; 0 for no limit", _is_rate, reloads=True,
+        "a number from 0.000001; 0 for no limit", _is_rate, reloads=True,
     )  # fmt: skip
     burst_per_source: int = _setting(
         LIMITS, 20, "Requests that one source may send at once before rate_per_source limits them.",
