@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import cast
 
 import trio
 
@@ -38,17 +39,14 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
         style = "console" if terminal else "json"
     server: Server | None = None
     stops: list[int] = []
+    drained = False  # a signal after that changes nothing
     # A SIGHUP that comes while settings are read asks for one more reading, and so do several.
     ask_for_reload, reloads = trio.open_memory_channel[None](1)
-
-    over = False
 
     def heed(signum: int, scope: trio.CancelScope) -> None:
         if signum in signals.HANGUP:
             with suppress(trio.WouldBlock):
                 ask_for_reload.send_nowait(None)
-            return
-        if over:
             return
         stops.append(signum)
         if server is None or len(stops) >= SECOND:
@@ -57,13 +55,18 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
             server.drain()
 
     with LineWriter(STDERR) as writer:
-        make_logger = make_logger_factory(writer, style=style, colors=terminal)
+        make_logger = make_logger_factory(writer, style=style, colors=terminal and _wants_colors(os.environ))
         log = make_logger(settings.log_level)
         take_over_standard_logging(lambda: log)
         raised_from = _raise_descriptor_limit()
 
-        async def serve() -> bool:
-            nonlocal server, over
+        async def run_server(*, task_status: trio.TaskStatus[Server]) -> None:
+            nonlocal drained
+            await cast(Server, server).run(task_status=task_status)
+            drained = True
+
+        async def serve() -> None:
+            nonlocal server
             server = await open_server(
                 settings,
                 make_logger=make_logger,
@@ -75,13 +78,11 @@ def run(settings: Settings, *, reread: Callable[[], Settings]) -> int:
                 log.info("file descriptors raised", limit=descriptor_limit(), raised_from=raised_from)
             async with trio.open_nursery() as beside:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(server.run)
+                    await nursery.start(run_server)
                     beside.start_soon(_reload_when_asked, reloads, server, reread, manager)
-                over = True  # a signal from now on changes nothing
                 beside.cancel_scope.cancel()
-            return True
 
-        drained = signals.run(serve, heed, signals.STOP | signals.HANGUP, ignore_afterwards=True)
+        signals.run(serve, heed, signals.STOP | signals.HANGUP, ignore_afterwards=True)
     return 0 if drained else 128 + stops[-1]
 
 
@@ -99,6 +100,11 @@ async def _reload_when_asked(
         except ConfigurationError as exc:
             failure = str(exc)
         manager.reloaded(failure=failure)
+
+
+def _wants_colors(environ: Mapping[str, str]) -> bool:
+    """Whether the user of this terminal wants colours (no-color.org), and it can show them."""
+    return not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def _raise_descriptor_limit() -> int:

@@ -111,6 +111,8 @@ class Server:
     async def run(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained. Reports itself once all listeners accept."""
         web_may_stop = trio.Event()
+        for missed in self._sockets.missed:
+            self._log.warning("not listening on an address", **missed._asdict())
         try:
             async with trio.open_nursery() as web_nursery:
                 if self._sockets.web:
@@ -259,7 +261,7 @@ class Server:
     async def _answers_itself(self, within: float) -> bool:
         failure: str | None = f"nothing within {within:g} s"
         with trio.move_on_after(within):
-            failure = await ask_itself(self.addresses, self._service.admission.own)
+            failure = await ask_itself(self.addresses, self._service.admission.own, self.counters)
         if failure is not None and not self.counters.draining:  # a draining server has closed its port
             self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
         return failure is None and not self.counters.draining
@@ -332,8 +334,8 @@ async def serve(
     make_logger: by default, events go to the standard library's logger "triojam".
     now: the wall clock, in seconds since the epoch.
 
-    Raises, before anything is served, ListenError, or SettingError for an address of another machine or a
-    file that cannot be used.
+    Raises, before anything is served, ListenError, or SettingError for a host that does not exist or a file
+    that cannot be used.
     """
     server = await open_server(
         settings, make_logger=make_logger, log_messages_dropped=log_messages_dropped, now=now

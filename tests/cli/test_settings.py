@@ -239,11 +239,47 @@ def test_a_process_refuses_flag_variable_and_file(file: Path) -> None:
     assert_refused(start("--config", str(file)), f"grace in {file}:")
 
 
-# An address for documentation (RFC 5737), which no machine has; and a name too long for the DNS.
-@pytest.mark.parametrize(("flag", "host"), [("--host", "192.0.2.1"), ("--metrics-host", "x" * 64)])
-def test_a_process_refuses_an_address_of_another_machine(flag: str, host: str) -> None:
-    """A host without a local address is a wrong setting: the error has it, with the accepted values."""
-    assert_refused(start("--port", "0", "--metrics-port", "0", flag, host), f"{flag}:", host, ADDRESS)
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+def test_a_process_refuses_an_unknown_host(flag: str) -> None:
+    """A name that cannot exist is a wrong setting: the error has it, with the accepted values."""
+    assert_refused(start("--port", "0", "--metrics-port", "0", flag, "x" * 64), f"{flag}:", "xxx", ADDRESS)
+
+
+# Addresses for documentation (RFC 5737 and 3849), which no machine has.
+@pytest.mark.parametrize("flag", ["--host", "--metrics-host"])
+@pytest.mark.parametrize("host", ["203.0.113.1", "2001:db8::1"])
+def test_a_process_may_try_again_for_an_address_that_is_not_there_yet(flag: str, host: str) -> None:
+    """An address that the machine does not have gives one line, and exit status 1: it may come later."""
+    status, text = start("--port", "0", "--metrics-port", "0", flag, host)
+    shown = f"[{host}]" if ":" in host else host
+    assert status == 1
+    reason = "this machine does not have the address, or not yet"
+    assert text == f"triojam: cannot listen on {shown}:0: {reason}\n"
+
+
+def test_check_names_every_host_that_serving_refuses(run: Run) -> None:
+    """`check` listens on a free port of each host, and names the settings whose hosts cannot be used."""
+    status, text = run("check", "--host", "203.0.113.1", TRIOJAM_METRICS_HOST="x" * 64)
+    first, second = text.splitlines()
+    assert status == 2
+    assert first == (
+        f"triojam: invalid value '203.0.113.1' for --host: expected {ADDRESS}"
+        " (this machine does not have the address, or not yet)"
+    )
+    assert second == f"triojam: invalid value '{'x' * 64}' for TRIOJAM_METRICS_HOST: expected {ADDRESS}"
+
+
+def test_check_shows_a_bad_host_beside_a_bad_file(run: Run) -> None:
+    """A host and a file that cannot be used are two lines."""
+    status, text = run("check", "--host", "203.0.113.1", "--metrics-passwords", "/no/such/file")
+    assert (status, text.count("\n")) == (2, 2)
+    assert "--host" in text
+    assert "--metrics-passwords" in text
+
+
+def test_check_needs_no_host_for_a_listener_that_is_off(run: Run) -> None:
+    """The metrics host does not matter without a metrics port."""
+    assert run("check", "--metrics-host", "203.0.113.1", "--metrics-port", "none")[0] == 0
 
 
 @pytest.mark.parametrize("flag", ["--port", "--metrics-port"])

@@ -20,9 +20,10 @@ from tests.helpers.bad_servers import (
     start_bad,
     tells,
 )
+from tests.helpers.resolver import Resolver
 from tests.helpers.servers import NOW, settings_for_test, start_tcp, start_tls, trusting
 from triojam.client.render import format_offset
-from triojam.client.session import DEFAULT_PORT, Target
+from triojam.client.session import DEFAULT_PORT, Target, certified_name
 from triojam.client.time_of_day import fold, second_of_day
 
 
@@ -165,6 +166,28 @@ async def test_tls_needs_a_trusted_certificate(nursery: trio.Nursery) -> None:
         await triojam.ask("localhost", port, tls=ssl.create_default_context())
     with pytest.raises(triojam.StrangerError, match="does not speak TLS"):
         await triojam.ask(*await start_bad(nursery, says(b"ERROR bad_terminator: x\r\n")), tls=trusting())
+
+
+async def test_the_name_in_tls_has_no_dot_at_its_end(nursery: trio.Nursery) -> None:
+    """The name of the certificate, and of SNI, is without the dot of the root (RFC 6066, section 3)."""
+    server = await start_tls(nursery)
+    assert server.server is not None
+    port = int(server.server.tls_addresses[0][1])
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1"))
+    assert (await triojam.ask("localhost.", port, tls=trusting())).time == "12:34:56"
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("time.example.org.", "time.example.org"),
+        ("time.example.org", "time.example.org"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
+def test_a_certificate_knows_neither_dot_nor_zone(host: str, name: str) -> None:
+    """A name ends without a dot, and an address without its interface."""
+    assert certified_name(host) == name
 
 
 def test_the_second_of_the_day_depends_on_the_zone() -> None:

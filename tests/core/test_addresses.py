@@ -1,5 +1,7 @@
 """Socket addresses as text."""
 
+from socket import if_nametoindex
+
 import pytest
 
 from triojam.core.addresses import describe_ports, format_address, reachable
@@ -12,10 +14,13 @@ from triojam.core.addresses import describe_ports, format_address, reachable
         (("::1", 45000, 0, 0), "[::1]:45000"),
         (("::ffff:192.0.2.1", 45000, 0, 0), "192.0.2.1:45000"),
         (("localhost", 1), "localhost:1"),
+        (("fe80::1", 45000, 0, if_nametoindex("lo")), "[fe80::1%lo]:45000"),
+        (("fe80::1%lo", 45000), "[fe80::1%lo]:45000"),
+        (("fe80::1", 45000, 0, 2**31 - 1), f"[fe80::1%{2**31 - 1}]:45000"),
     ],
 )
 def test_an_address_is_host_and_port(address: tuple[object, ...], text: str) -> None:
-    """An IPv6 address has brackets, and an IPv4-mapped one is that of IPv4."""
+    """An IPv6 address has brackets and its interface; an IPv4-mapped one is that of IPv4."""
     assert format_address(address) == text
 
 

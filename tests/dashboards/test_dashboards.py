@@ -278,5 +278,5 @@ def test_the_container_image_is_complete() -> None:
             assert f"!{source}" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     (user,) = re.findall(r"^USER (\d+)", text, re.MULTILINE)
     assert int(user) > 0
-    assert "/healthz" in text
+    assert "HEALTHCHECK" in text
     assert text.endswith('ENTRYPOINT ["triojam"]\n')

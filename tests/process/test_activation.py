@@ -18,7 +18,7 @@ from triojam.process.systemd import take_sockets
 ME = 4242
 PASSING = (sys.executable, "-m", "tests.helpers.pass_sockets")
 # These addresses are not this machine's: a server that opens its own port fails.
-ELSEWHERE = ("--host", "192.0.2.1", "--port", "1", "--metrics-host", "192.0.2.1", "--metrics-port", "1")
+ELSEWHERE = ("--host", "192.0.2.1", "--port", "1", "--metrics-host", "192.0.2.1", "--metrics-port", "2")
 
 
 def environ(count: str, names: str | None = None, pid: int = ME) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tests.helpers.program import COMMAND, FREE_PORTS, Program, environment, ser
 from tests.helpers.servers import PATIENCE, Events, receive_all, receive_exactly, settings_for_test, until
 from tests.helpers.service_manager import Told
 from triojam import Server
+from triojam.core.counters import Counters
 from triojam.process import self_check
 from triojam.process.self_check import ask_itself
 from triojam.process.systemd import ServiceManager
@@ -272,7 +273,9 @@ async def test_only_the_time_is_an_answer_to_the_probe(
 
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, serve, [listener])
-    found = await ask_itself([listener.socket.getsockname()], own)
+    counters = Counters()
+    found = await ask_itself([listener.socket.getsockname()], own, counters)
+    assert counters.self_checks == 1
     assert found is None if failure is None else found is not None and found.endswith(failure)
     assert own == set()
     nursery.cancel_scope.cancel()
@@ -287,5 +290,5 @@ async def test_the_probe_uses_ipv4_if_ipv6_is_switched_off(
         settings_for_test(), make_logger=Events().make_logger, log_messages_dropped=int
     )
     await nursery.start(server.run)
-    assert await ask_itself([("::", server.addresses[0][1])], set()) is None
+    assert await ask_itself([("::", server.addresses[0][1])], set(), server.counters) is None
     nursery.cancel_scope.cancel()

@@ -1,14 +1,19 @@
 """The portable listener."""
 
 import errno
+import os
 import socket
+import stat
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.helpers.servers import FailingListener, make_service
+from tests.conftest import Start
+from tests.helpers.program import descriptors
+from tests.helpers.servers import FailingListener, assert_answered, make_service, raw
 from triojam.core.addresses import format_address
 from triojam.serving.listeners import ACCEPT_PAUSE, ACCEPTS_AT_ONCE, ClientListener
 
@@ -27,6 +32,27 @@ async def test_accept_errors_are_counted_and_survived(autojump_clock: MockClock)
         sock.close()
     assert service.counters.accept_errors == {"EMFILE": 2, "ENFILE": 1, "ECONNABORTED": 1, "other": 1}
     assert trio.current_time() - began == 4 * ACCEPT_PAUSE
+
+
+async def test_a_vanished_peer_is_noticed(start_socket: Start) -> None:
+    """The kernel probes each accepted connection after 60 s, and closes it after another minute."""
+    server = await start_socket(idle_timeout=0.0)
+    client = await server.connect()
+    await assert_answered(client)
+    ours = raw(client).socket.getsockname()
+    found = []
+    for descriptor in descriptors(os.getpid()):
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as sock:
+                if sock.getpeername() == ours:
+                    found.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+                    found += [
+                        sock.getsockopt(socket.IPPROTO_TCP, option)
+                        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                    ]
+    assert found == [1, 60, 15, 4]
 
 
 async def test_an_accept_error_does_not_delay_admitted_clients(autojump_clock: MockClock) -> None:

@@ -60,8 +60,9 @@ def test_ports_that_do_not_collide_are_taken(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["burst_per_source", "max_connections", "error_budget", "max_line_bytes"])
 def test_a_number_beyond_any_use_is_refused(name: str) -> None:
     """A number of 22 digits is an error of the setting, and not one of arithmetic later."""
+    given: dict[str, Any] = {name: 10**22}
     with pytest.raises(SettingError):
-        Settings(**{name: 10**22})
+        Settings(**given)
 
 
 def test_a_rate_too_small_to_count_with_is_refused() -> None:

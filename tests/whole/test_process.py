@@ -5,13 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trio
 
-from tests.helpers.program import COMMAND, FREE_PORTS, Program, launched, serving
+from tests.helpers.program import COMMAND, FREE_PORTS, Program, environment, launched, serving
 from tests.helpers.scrape import fetch
-from tests.helpers.servers import PATIENCE, receive_all, receive_exactly
+from tests.helpers.servers import PATIENCE, receive_all, receive_exactly, until
 from tests.helpers.sockets import JAM_BYTES
 
 
@@ -145,6 +146,59 @@ async def test_server_without_web_listener_does_not_import_its_libraries() -> No
         assert await program.ended() == 0
         assert process.stdout is not None
         assert await receive_all(process.stdout) == b"[]\n"
+
+
+@pytest.mark.parametrize("lane", ["--fast-lane", "--no-fast-lane"])
+async def test_an_idle_connection_is_probed(lane: str) -> None:
+    """The kernel's timer of an accepted connection is that of keep-alive, and ends within a minute."""
+    async with serving(lane, "--idle-timeout", "0") as program, await program.connect() as client:
+        await client.send_all(b"TIME\r\n")
+        assert len(await receive_exactly(client, JAM_BYTES)) == JAM_BYTES
+        ours, theirs = (f":{each[1]:04X}" for each in (client.socket.getsockname(), program.address))
+
+        def timer() -> list[str]:
+            rows = [row.split() for row in Path("/proc/net/tcp").read_text("ascii").splitlines()]
+            (row,) = (each for each in rows if each[1].endswith(theirs) and each[2].endswith(ours))
+            return row[5].split(":")  # which one, and when it ends (proc(5))
+
+        await until(lambda: timer()[0] != "01")  # the client's kernel has acknowledged the answer
+        which, ends_in = timer()
+        assert which == "02"
+        assert int(ends_in, 16) <= 60 * os.sysconf("SC_CLK_TCK")
+
+
+async def test_a_rejected_line_has_its_peer() -> None:
+    """At debug level, the log says which client sent a bad line."""
+    async with serving("--log-level", "debug") as program, await program.connect() as client:
+        await client.send_all(b"HELLO\r\n")
+        host, port = client.socket.getsockname()
+        assert (await program.logged("request rejected"))["peer"] == f"{host}:{port}"
+
+
+@pytest.mark.parametrize("command", ["", "ask", "lab"])
+@pytest.mark.parametrize("columns", ["0", "1", "2", "9" * 11, "9" * 5000, "\u00b2"])
+def test_help_fits_any_width(command: str, columns: str) -> None:
+    """`--help` neither fails nor hangs nor fills the memory, whatever COLUMNS says."""
+    ended = subprocess.run(
+        [*COMMAND, *command.split(), "--help"],
+        env=environment(COLUMNS=columns), capture_output=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.startswith(b"Usage: triojam")
+    assert len(ended.stdout) < 1_000_000
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", "| true"])
+def test_a_system_without_dev_null_gives_no_traceback(redirection: str) -> None:
+    """A command whose output is lost ends with one line at most, also in a sandbox without devices."""
+    script = (
+        "import os, sys; os.devnull = '/no/such/file'\n"
+        "from triojam.cli.main import main\n"
+        "sys.exit(main(['check']))\n"
+    )
+    command = f"{shlex.join([sys.executable, '-c', script])} {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr in ("", "triojam: No space left on device\n")
 
 
 @pytest.mark.parametrize("word", ["check", "--help"])

@@ -71,6 +71,16 @@ async def test_signal_closes_idle_clients(signum: signal.Signals) -> None:
     assert sent_and_lost(program) == (1, 0)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM])
+async def test_other_signals_keep_their_default_action(signum: signal.Signals) -> None:
+    """A signal that triojam does not use ends the process at once, as the system's default is."""
+    async with serving("--grace", FOREVER) as program, await program.connect() as client:
+        assert len(await ask(client)) == JAM_BYTES
+        program.process.send_signal(signum)
+        assert await program.ended() == -signum
+    assert [entry["event"] for entry in program.log] == ["serving"]
+
+
 async def test_not_ready_before_it_refuses_and_refuses_before_it_ends() -> None:
     """First /readyz says draining, then clients are refused, and the web listener ends last."""
     async with serving("--lame-duck", "1", "--grace", FOREVER) as program, await program.connect() as client:

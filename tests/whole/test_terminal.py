@@ -63,6 +63,23 @@ async def test_log_on_a_terminal_has_colours_unless_it_is_json(log_format: str) 
     assert {line.startswith("{") for line in terminal.text.splitlines()} == {log_format == "json"}
 
 
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [
+        ({"NO_COLOR": "1"}, False),
+        ({"NO_COLOR": ""}, True),  # as if it were not set (no-color.org)
+        ({"TERM": "dumb"}, False),
+    ],
+)
+async def test_a_terminal_may_be_without_colours(variables: dict[str, str], *, coloured: bool) -> None:
+    """NO_COLOR and TERM=dumb leave the log without escape sequences."""
+    async with on_terminal(*FREE_PORTS, **variables) as terminal:
+        await terminal.shows("serving")
+        terminal.process.terminate()
+        await terminal.shows(r"stopped.*\n")
+    assert ("\x1b" in terminal.raw) is coloured
+
+
 async def test_the_start_is_one_line_in_local_time() -> None:
     """The first line says the version, the ports, the page and how to stop, and has no microseconds."""
     async with on_terminal(*FREE_PORTS, TZ="Asia/Jakarta") as terminal:

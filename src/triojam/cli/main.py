@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from triojam.errors import ConfigurationError, OperatorError
@@ -21,6 +22,9 @@ CLIENT_COMMANDS = ("ask", "watch", "load")
 LAB_COMMAND = "lab"
 CHECK_COMMAND = "check"  # shows every error, not only the first
 
+# In characters. A table for one column never ends, and one for COLUMNS=999999999 fills the memory.
+NARROWEST, WIDEST = 40, 999
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own, and return the exit status.
@@ -29,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stderr; 3: a load and its server's counters do not balance; 130: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
+    _limit_width()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without ± is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -42,11 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return READER_GONE
     except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
         return FAILED
     except OperatorError as exc:
@@ -55,6 +59,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"triojam: {each}", file=sys.stderr)
         return exc.exit_status
     return status
+
+
+def _limit_width() -> None:
+    """Set the variable COLUMNS if the terminal, or that variable, is too narrow or too wide for a table."""
+    text = os.environ.get("COLUMNS", "")
+    width: int | None = None  # not known
+    if text.isdigit():  # as the library of the tables decides whether it reads the variable
+        width = int(text) if text.isascii() and len(text) <= len(str(WIDEST)) else WIDEST + 1
+    else:
+        for descriptor in range(3):
+            with suppress(OSError):
+                width = width or os.get_terminal_size(descriptor).columns or None
+    if width is not None and not NARROWEST <= width <= WIDEST:
+        os.environ["COLUMNS"] = str(min(max(width, NARROWEST), WIDEST))
+
+
+def _drop_output() -> None:
+    """Let the flush at exit succeed: Python would complain once more about a broken stdout."""
+    _, writing = os.pipe()  # there may be no /dev/null
+    os.dup2(writing, sys.stdout.fileno())
 
 
 def _run(words: Sequence[str]) -> int:

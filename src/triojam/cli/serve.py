@@ -10,6 +10,7 @@ from cyclopts.config import Env
 from triojam.cli import client, lab
 from triojam.cli.common import unwrapped
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
+from triojam.errors import all_of
 from triojam.settings.fields import SettingError, Settings
 from triojam.settings.sources import PREFIX
 from triojam.version import __version__
@@ -70,13 +71,17 @@ def make_app() -> App:
         invocation: Annotated[Invocation, Parameter(parse=False)],
     ) -> int:
         """Validate the settings, and print each with where it came from."""
+        from triojam.process.sockets import find_unusable_hosts  # noqa: PLC0415  # as above
         from triojam.settings.files import load_files  # noqa: PLC0415  # as above
 
         reading = invocation.read()
+        found = find_unusable_hosts(reading.settings)
         try:
             load_files(reading.settings)
         except SettingError as exc:
-            raise invocation.blame(exc) from exc
+            found.append(exc)
+        if found:
+            raise all_of([invocation.blame(each) for each in found])
         rows = [
             (
                 each.name,

@@ -117,7 +117,7 @@ class Session:
 
     def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
         self.socket_address = socket_address
-        self.address = _with_scope(socket_address)
+        self.address = format_address(socket_address)
         self._stream = stream
         self._received = b""
 
@@ -182,7 +182,8 @@ async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext 
             with _as_ask_errors():
                 address = tcp.socket.getpeername()
                 if tls is not None:
-                    stream = trio.SSLStream(tcp, tls, server_hostname=target.host, https_compatible=True)
+                    name = certified_name(target.host)
+                    stream = trio.SSLStream(tcp, tls, server_hostname=name, https_compatible=True)
                     await stream.do_handshake()
         except BaseException:
             await trio.aclose_forcefully(tcp)
@@ -206,11 +207,9 @@ def read_answer(line: bytes) -> int:
     raise StrangerError(f"answered with something else: {_shown(line)}")
 
 
-def _with_scope(address: tuple[str | int, ...]) -> str:
-    """Render a socket address; a link-local one with the name of its interface."""
-    host, port, *more = address
-    scope = int(more[1]) if len(more) > 1 else 0
-    return format_address((f"{host}%{socket.if_indextoname(scope)}" if scope else host, port))
+def certified_name(host: str) -> str:
+    """Return the name to send and to verify: without the dot of the root (RFC 6066, 3), without a zone."""
+    return host.partition("%")[0].removesuffix(".")
 
 
 def _is_ipv6(text: str) -> bool:

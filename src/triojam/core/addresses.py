@@ -1,15 +1,29 @@
 """Socket addresses as text."""
 
 from collections.abc import Sequence
+from socket import if_indextoname
 from typing import Any
 
 # A socket for both families shows an IPv4 client with this prefix (RFC 4291, 2.5.5.2).
 MAPPED = "::ffff:"
 
 
+def host_and_port(address: tuple[Any, ...]) -> tuple[str, int]:
+    """Return host and port of a socket address; a link-local host has its interface, as in fe80::1%eth0."""
+    host, port, *more = address
+    scope = more[1] if len(more) > 1 else 0
+    if not scope or "%" in host:
+        return host, port
+    try:
+        zone = if_indextoname(scope)
+    except OSError:  # the interface is gone
+        zone = str(scope)
+    return f"{host}%{zone}", port
+
+
 def format_address(address: tuple[Any, ...]) -> str:
     """Render a socket address as host:port. IPv6 hosts are in brackets; IPv4-mapped ones become IPv4."""
-    host, port = address[:2]
+    host, port = host_and_port(address)
     if "." in host:
         host = host.removeprefix(MAPPED)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -85,6 +85,7 @@ class Counters:
         "request_receive",
         "requests",
         "responses",
+        "self_checks",
         "send_errors",
         "web_rejected",
     )
@@ -102,6 +103,7 @@ class Counters:
         self.accept_errors = _zeros(AcceptError)
         self.handovers = _zeros(HandoverCause)
         self.internal_errors = 0
+        self.self_checks = 0  # requests for the watchdog, one a connection; the other counters have them, too
         self.auth_failures = _zeros(AuthFailure)
         self.web_rejected = _zeros(WebRejection)
         self.clock_steps = 0

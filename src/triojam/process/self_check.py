@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import trio
 
 from triojam.core.addresses import MAPPED, format_address
+from triojam.core.counters import Counters
 from triojam.core.protocol import REQUEST, read_jam
 
 _JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
@@ -15,7 +16,9 @@ _JAM_SIZE = len(b"JAM hh:mm:ss\r\n")
 _LOOPBACK = {"0.0.0.0": ["127.0.0.1"], "::": ["::1", "127.0.0.1"]}  # noqa: S104  # to connect, not to listen
 
 
-async def ask_itself(listening: Iterable[tuple[str, int]], own: set[tuple[str, int]]) -> str | None:
+async def ask_itself(
+    listening: Iterable[tuple[str, int]], own: set[tuple[str, int]], counters: Counters
+) -> str | None:
     """Ask each listening address for the time; return a description of the first failure, or None.
 
     own: contains the probe's address while it asks. A server that is full, or that denies its own machine,
@@ -23,6 +26,7 @@ async def ask_itself(listening: Iterable[tuple[str, int]], own: set[tuple[str, i
     """
     for host, port in listening:
         try:
+            counters.self_checks += 1
             answer = await _ask(_LOOPBACK.get(host, [host]), port, own)
         except OSError as exc:
             return f"{format_address((host, port))}: {exc.strerror or exc}"
@@ -41,8 +45,8 @@ async def _ask(hosts: list[str], port: int, own: set[tuple[str, int]]) -> bytes:
             if others and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 return await _ask(others, port, own)
             raise
-        source = sock.getsockname()[1]
-        seen_as = {(host, source), (MAPPED + host, source)}  # a socket for :: shows the latter
+        seen, source = sock.getsockname()[:2]  # without the zone that a link-local host has
+        seen_as = {(seen, source), (MAPPED + seen, source)}  # a socket for :: shows the latter
         own |= seen_as
         try:
             await sock.connect((host, port))

@@ -42,24 +42,29 @@ async def watch_clock(counters: Counters, now: Callable[[], float]) -> None:
 async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLogger]) -> None:
     """Log the totals, and their growth since the last line, while there is traffic.
 
+    The server's own requests for the watchdog are no traffic; these figures are without them.
     log: returns the present logger; a reload replaces it.
     """
     before, connections, accept_errors = Counters().totals(), 0, 0
     while True:
         await trio.sleep(REPORT_INTERVAL)
+        # A self-check is counted when it begins, so a check in flight never looks like traffic.
         totals = counters.totals()
-        if (totals["requests"], counters.connections) != (before["requests"], connections):
+        totals["requests"] -= counters.self_checks
+        totals["responses"] -= counters.self_checks
+        accepted = counters.connections - counters.self_checks
+        if totals["requests"] > before["requests"] or accepted > connections:
             new = {name: totals[name] - before[name] for name in totals if name != "connections"}
             log().info(
                 "traffic",
                 **totals,
                 **{f"new_{name}": number for name, number in new.items()},
-                new_connections=counters.connections - connections,
+                new_connections=accepted - connections,
                 sentence=f"traffic: {new['requests']:,} requests in {REPORT_INTERVAL:g} s "
                 f"({new['rejected']:,} rejected, {new['send_errors']:,} send errors), "
                 f"{totals['requests']:,} in all; {totals['connections']:,} connections open",
             )
-            before, connections = totals, counters.connections
+            before, connections = totals, accepted
         if (failed := sum(counters.accept_errors.values())) != accept_errors:
             log().warning("accepting failed", errors=failed - accept_errors)
             accept_errors = failed

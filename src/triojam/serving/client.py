@@ -181,7 +181,7 @@ class Client(trio.abc.AsyncResource):
                 service.counters.rejected[reason] += 1
             if service.log.is_enabled_for(logging.DEBUG):
                 for reason, line in rejected:
-                    service.log.debug("request rejected", reason=reason, line=printable(line))
+                    service.log.debug("request rejected", peer=self.peer, reason=reason, line=printable(line))
 
     def _deliver(self, times: int) -> None:
         counters = self._service.counters

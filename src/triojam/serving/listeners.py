@@ -37,6 +37,11 @@ LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
 
 NOTSENT_BYTES = 16 * 1024
 
+# The kernel probes a silent peer after 60 s, and closes the connection after four probes in another minute
+# without an answer: the peer's machine is gone, and without an idle timeout nothing else would close it. A
+# system without one of these options uses its own times.
+KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
 # How many bytes that a refused client has sent are read and dropped.
 _UNREAD_BYTES = 4096
 
@@ -78,6 +83,10 @@ def prepare(sock: socket.socket) -> None:
     sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
     # Without Nagle's algorithm, each answer is sent at once.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        with suppress(AttributeError, OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     if sys.platform != "win32":
         # The same value as for Trio's streams: answers that a client does not take must not fill the kernel.
         with suppress(OSError):
