@@ -11,6 +11,7 @@ import triojam
 from tests.fuzz.files import KINDS, TARGETS, good_files, try_one
 from tests.helpers.servers import settings_for_test
 from triojam.core.admission import parse_networks
+from triojam.core.reasons import Reload
 from triojam.errors import ConfigurationError
 from triojam.settings import files, reading
 
@@ -73,5 +74,5 @@ async def test_whatever_a_reload_meets_the_server_serves_on(
 
     with pytest.raises(ConfigurationError, match="the settings and their files cannot be read"):
         await server.reload_from(read)
-    assert server.counters.config_reloads["failure"] == 1
+    assert server.counters.config_reloads[Reload.FAILURE] == 1
     server.drain()
