@@ -28,7 +28,7 @@ from tests.helpers.web import Web, get, parse
 from tests.web.conftest import StartWeb
 from tests.web.test_http_connection import H2_PREFACE
 from triojam.core.reasons import WebRejection
-from triojam.web import http_connection, http_server
+from triojam.web import http_server
 from triojam.web.http_server import GRACEFUL_SECONDS, MOST_A_SOURCE, MOST_CONNECTIONS
 from triojam.web.routes import MOST_STREAMS
 
@@ -95,12 +95,8 @@ async def test_half_a_request_gives_way(start_web: StartWeb) -> None:
 
 
 @pytest.mark.parametrize("number", [MOST_CONNECTIONS, 100])
-async def test_silent_connections_do_not_lock_out_scrapes(
-    number: int, start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_silent_connections_do_not_lock_out_scrapes(number: int, start_web: StartWeb) -> None:
     """While silent connections come again and again, every scrape is answered."""
-    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
-    monkeypatch.setattr(http_connection, "FIRST_SECONDS", 0.1)
     web = await start_web()
 
     async def come_again() -> None:
