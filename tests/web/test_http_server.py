@@ -210,16 +210,17 @@ async def test_a_handshake_has_a_deadline(
     sent: bytes, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handshake that does not end, or is none, ends the connection without a traceback."""
-    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
     web = Web(tls=True)
     await nursery.start(web.serve)
-    for end in (False, True):
-        async with await web.connect_tcp() as client:
-            await client.send_all(sent)
-            if end:
-                await client.send_eof()
-            with suppress(trio.BrokenResourceError):
-                assert not (await receive_all(client)).startswith(b"HTTP")
+    with monkeypatch.context() as patch:
+        patch.setattr(http_server, "FIRST_SECONDS", 0.1)
+        for end in (False, True):
+            async with await web.connect_tcp() as client:
+                await client.send_all(sent)
+                if end:
+                    await client.send_eof()
+                with suppress(trio.BrokenResourceError):
+                    assert not (await receive_all(client)).startswith(b"HTTP")
     await web.at_rest()
     web.stop.set()
 
