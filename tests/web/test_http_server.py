@@ -28,7 +28,7 @@ from tests.helpers.web import Web, get, parse
 from tests.web.conftest import StartWeb
 from tests.web.test_http_connection import H2_PREFACE
 from triojam.core.reasons import WebRejection
-from triojam.web import http_connection, http_server
+from triojam.web import http_server
 from triojam.web.http_server import GRACEFUL_SECONDS, MOST_A_SOURCE, MOST_CONNECTIONS
 from triojam.web.routes import MOST_STREAMS
 
@@ -95,12 +95,8 @@ async def test_half_a_request_gives_way(start_web: StartWeb) -> None:
 
 
 @pytest.mark.parametrize("number", [MOST_CONNECTIONS, 100])
-async def test_silent_connections_do_not_lock_out_scrapes(
-    number: int, start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_silent_connections_do_not_lock_out_scrapes(number: int, start_web: StartWeb) -> None:
     """While silent connections come again and again, every scrape is answered."""
-    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
-    monkeypatch.setattr(http_connection, "FIRST_SECONDS", 0.1)
     web = await start_web()
 
     async def come_again() -> None:
@@ -214,16 +210,17 @@ async def test_a_handshake_has_a_deadline(
     sent: bytes, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handshake that does not end, or is none, ends the connection without a traceback."""
-    monkeypatch.setattr(http_server, "FIRST_SECONDS", 0.1)
     web = Web(tls=True)
     await nursery.start(web.serve)
-    for end in (False, True):
-        async with await web.connect_tcp() as client:
-            await client.send_all(sent)
-            if end:
-                await client.send_eof()
-            with suppress(trio.BrokenResourceError):
-                assert not (await receive_all(client)).startswith(b"HTTP")
+    with monkeypatch.context() as patch:
+        patch.setattr(http_server, "FIRST_SECONDS", 0.1)
+        for end in (False, True):
+            async with await web.connect_tcp() as client:
+                await client.send_all(sent)
+                if end:
+                    await client.send_eof()
+                with suppress(trio.BrokenResourceError):
+                    assert not (await receive_all(client)).startswith(b"HTTP")
     await web.at_rest()
     web.stop.set()
 

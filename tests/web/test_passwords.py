@@ -10,7 +10,7 @@ from tests.cli.test_settings import assert_refused, start
 from tests.helpers.servers import until
 from triojam.settings.fields import PASSWORDS, SettingError
 from triojam.settings.files import load_hashes
-from triojam.web.passwords import Passwords
+from triojam.web.passwords import MOST_WAITING, Passwords
 
 KEY = bytes(32)
 
@@ -108,6 +108,34 @@ async def test_a_user_removed_during_hashing_is_refused() -> None:
         passwords.replace({})
     assert right == [False, False]
     assert not passwords.remembers(b"alice", b"secret")
+
+
+@pytest.mark.parametrize(("password", "right"), [(b"secret", True), (b"x", False)])
+async def test_equal_passwords_wait_for_one_hash(
+    password: bytes,
+    right: bool,  # noqa: FBT001  # a parameter of the test
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A password that comes again while its hash is computed costs no other hash, right or wrong."""
+    hashings: list[bytes] = []
+    checkpw = bcrypt.checkpw
+
+    def check(password: bytes, hashed: bytes) -> bool:
+        hashings.append(password)
+        return checkpw(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", check)
+    passwords = Passwords({b"alice": hashed("secret").encode()}, key=KEY)
+    results: list[bool] = []
+
+    async def verify() -> None:
+        results.append(await passwords.verify(b"alice", password))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(MOST_WAITING * 2):
+            nursery.start_soon(verify)
+    assert results == [right] * MOST_WAITING * 2
+    assert hashings == [password]
 
 
 async def test_a_reload_during_hashing_does_not_share_the_old_result() -> None:

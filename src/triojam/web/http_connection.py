@@ -173,7 +173,7 @@ class HttpConnection:
     def _check(self, head: h11.Request) -> None:
         """Refuse a request that h11 accepts, and this server does not."""
         if not head.http_version.startswith(b"1."):  # an HTTP/2 preface, for example
-            raise _RefusedError(505, "HTTP/1.1, please", WebRejection.BAD_REQUEST)
+            raise _RefusedError(505, "this server speaks HTTP/1.1", WebRejection.BAD_REQUEST)
         names = [name for name, _ in head.headers]
         chunked = b"transfer-encoding" in names
         if chunked and b"content-length" in names:  # RFC 9112, 6.1: an attack or a mistake

@@ -29,7 +29,7 @@ LINGER_SECONDS, LINGER_BYTES = 1.0, 256 * 1024
 # The pause of accepting after an error such as EMFILE, and the number of clients that it accepts in one turn:
 # a new connection has some turns to send its request before enough others have come to take its place.
 ACCEPT_PAUSE = 0.1
-ACCEPTS_AT_ONCE = 4
+ACCEPTS_AT_ONCE = 2
 
 
 @dataclass(eq=False, slots=True)
