@@ -89,7 +89,7 @@ async def test_a_watchdog_on_an_idle_server_logs_nothing(autojump_clock: MockClo
             await trio.sleep(15)
         assert not events
         counters.connections, counters.requests, counters.responses = 6, 7, 7
-        await trio.sleep(10)
+        await trio.sleep(15)
         (event,) = events
         assert (event["requests"], event["responses"], event["new_requests"]) == (2, 2, 2)
         assert event["new_connections"] == 1
