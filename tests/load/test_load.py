@@ -318,7 +318,9 @@ async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
         await stream.send_all(JAM * 1000)
         reset(stream)
 
-    tally = await tally_of(nursery, answers_and_resets, seconds=0.1, pipeline=600_000, patience=25.0, connections=1)
+    tally = await tally_of(
+        nursery, answers_and_resets, seconds=0.1, pipeline=600_000, patience=25.0, connections=1
+    )
     assert tally.answered >= 1000
     assert tally.failed["reset"] > 0
 
