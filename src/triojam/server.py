@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -48,6 +48,15 @@ from triojam.web.passwords import Passwords
 READ_SECONDS = 10.0
 # A client may cause the same line again and again.
 LOG_SECONDS = 10.0
+
+
+class _Change(NamedTuple):
+    """What a reload applies. ignored: settings that differ, and need a restart."""
+
+    settings: Settings
+    files: Files
+    policy: Policy
+    ignored: list[str]
 
 
 class Server:
@@ -103,7 +112,6 @@ class Server:
             kernel_clock=read_kernel_clock,
             version=__version__,
         )
-        self._ignored: list[str] = []  # what the last reload would have changed, and cannot
         self._web_failures = Seldom(LOG_SECONDS)
         self._drain_asked = trio.Event()
         self._accept_no_more = trio.Event()
@@ -145,7 +153,7 @@ class Server:
         try:
             with trio.fail_after(READ_SECONDS):
                 change = await trio.to_thread.run_sync(lambda: self._prepare(read()), abandon_on_cancel=True)
-            self._apply(*change)
+            self._apply(change)
         except Exception as exc:
             # Whatever stands in a file, and whatever kind of file it is, the server serves on.
             failure = exc if isinstance(exc, ConfigurationError) else cannot_be_read(exc)
@@ -158,28 +166,31 @@ class Server:
 
         Raises ConfigurationError for a file that cannot be used; then nothing has changed.
         """
-        self._apply(*self._prepare(settings))
+        self._apply(self._prepare(settings))
 
-    def _prepare(self, settings: Settings) -> tuple[Settings, Files, Policy]:
-        """Read the files of new settings; settings that cannot change while serving stay as they are."""
+    def _prepare(self, settings: Settings) -> _Change:
+        """Read the files of new settings; settings that cannot change while serving stay as they are.
+
+        It changes nothing, so that it may run in a thread, and be given up.
+        """
         kept: dict[str, Any] = {
             name: self._value(name) for name, each in FIELDS.items() if not each.metadata["reloads"]
         }
-        self._ignored = [name for name, value in kept.items() if getattr(settings, name) != value]
+        ignored = [name for name, value in kept.items() if getattr(settings, name) != value]
         settings = replace(settings, **kept)
-        files = load_files(settings)
-        if files.zone is None:
-            reload_system_zone()
-        return settings, files, make_policy(settings)
+        return _Change(settings, load_files(settings), make_policy(settings), ignored)
 
-    def _apply(self, settings: Settings, files: Files, policy: Policy) -> None:
+    def _apply(self, change: _Change) -> None:
+        settings, files = change.settings, change.files
         changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
         self._settings = settings
         self._contexts = files.contexts
         self._passwords.replace(files.hashes)
+        if files.zone is None:
+            reload_system_zone()
         self._clock.set_zone(files.zone)
         self._service.log = self._make_logger(settings.log_level)
-        self._service.apply(settings, policy)
+        self._service.apply(settings, change.policy)
         self._handler.settings_changed()
         if self._service.admission.limits_sources:
             self._handler.enter_sources()
@@ -187,7 +198,7 @@ class Server:
                 self._lane.enter_sources()
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
-        self._log.info("settings reloaded", changed=changed, need_restart=self._ignored)
+        self._log.info("settings reloaded", changed=changed, need_restart=change.ignored)
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""

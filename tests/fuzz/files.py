@@ -21,7 +21,7 @@ from triojam.errors import ConfigurationError
 from triojam.settings.fields import Settings
 from triojam.settings.files import load_files
 from triojam.settings.sources import read_settings_file
-from triojam.settings.zones import reload_system_zone
+from triojam.settings.zones import SYSTEM_ZONE, load_zone
 
 # bcrypt of "x", at the lowest cost.
 USER = b"alice:$2y$04$zU6/t75iT5Ba4XDWqxZtD.BQEtoDD3aAD1z7gmWsC8nCTvr6GsULG\n"
@@ -87,7 +87,7 @@ def _read_all(paths: dict[str, Path]) -> str:
     except ConfigurationError as exc:
         return str(exc)
     try:
-        reload_system_zone()
+        load_zone(SYSTEM_ZONE)
     except ValueError as exc:
         return str(exc)
     return ""

@@ -1,6 +1,8 @@
 """What a reload reads, how often, and where."""
 
+import os
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -75,4 +77,14 @@ async def test_whatever_a_reload_meets_the_server_serves_on(
     with pytest.raises(ConfigurationError, match="the settings and their files cannot be read"):
         await server.reload_from(read)
     assert server.counters.config_reloads[Reload.FAILURE] == 1
+    server.drain()
+
+
+async def test_a_reload_that_is_given_up_has_changed_nothing(nursery: trio.Nursery) -> None:
+    """What a reload does in its thread changes neither the server nor the process: it may end much later."""
+    server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(timezone="system"))
+    before = (dict(os.environ), time.localtime(0), vars(server).copy())
+    await trio.to_thread.run_sync(server._prepare, settings_for_test(timezone="Asia/Jakarta", grace=9.0))
+    await trio.to_thread.run_sync(server._prepare, settings_for_test(timezone="system", port=1))
+    assert (dict(os.environ), time.localtime(0), vars(server)) == before
     server.drain()

@@ -63,11 +63,12 @@ def test_the_systems_zone_is_read_anew(
         for content, hours in ((good_files()["zone"], 2), (jakarta.read_bytes(), 7)):
             local.unlink(missing_ok=True)
             local.write_bytes(content)
+            assert load_zone(SYSTEM_ZONE) is None
             reload_system_zone()
             assert time.localtime(SUMMER).tm_gmtoff == hours * 3600
         local.write_bytes(content[:-1])
         with pytest.raises(ValueError, match="cut off"):
-            reload_system_zone()
+            load_zone(SYSTEM_ZONE)
         assert os.environ["TZ"] == variable.format(local)
         assert time.localtime(SUMMER).tm_gmtoff == 7 * 3600
     finally:

@@ -17,8 +17,15 @@ _MAGIC = b"TZif"
 
 
 def load_zone(name: str) -> tzinfo | None:
-    """Read the zone of an IANA name anew; None for the system's. Raises ValueError that says why not."""
+    """Read the zone of an IANA name anew; None for the system's, whose file is looked at.
+
+    Raises ValueError that says why not. The C library would serve UTC for a bad file, without an error.
+    """
     if name == SYSTEM_ZONE:
+        variable = os.environ.get("TZ")
+        file = Path(_LOCAL if variable is None else variable.removeprefix(":"))
+        if file.is_absolute() and file.exists():
+            _parse(_bytes_of(file), str(file))
         return None
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or {"..", "."} & set(path.parts) or "\0" in name:
@@ -27,16 +34,10 @@ def load_zone(name: str) -> tzinfo | None:
 
 
 def reload_system_zone() -> None:
-    """Let the C library read the system's zone anew. Raises ValueError if the file is no zone.
-
-    The C library would serve UTC then, without an error.
-    """
-    variable = os.environ.get("TZ")
-    file = Path(_LOCAL if variable is None else variable.removeprefix(":"))
-    if file.is_absolute() and file.exists():
-        _parse(_bytes_of(file), str(file))
+    """Let the C library read the system's zone anew. No other thread may render a local time meanwhile."""
     if hasattr(time, "tzset"):  # Windows has none
         # While the value of TZ stays the same, tzset() need not look at the file.
+        variable = os.environ.get("TZ")
         os.environ["TZ"] = "UTC0"
         time.tzset()
         del os.environ["TZ"]
