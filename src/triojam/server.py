@@ -112,6 +112,7 @@ class Server:
             kernel_clock=read_kernel_clock,
             version=__version__,
         )
+        self._reading = trio.CapacityLimiter(1)  # threads that read the files of a reload
         self._web_failures = Seldom(LOG_SECONDS)
         self._drain_asked = trio.Event()
         self._accept_no_more = trio.Event()
@@ -151,15 +152,23 @@ class Server:
         Raises ConfigurationError, whatever goes wrong: the old settings stay. That is logged and counted.
         """
         try:
-            with trio.fail_after(READ_SECONDS):
-                change = await trio.to_thread.run_sync(lambda: self._prepare(read()), abandon_on_cancel=True)
-            self._apply(change)
-        except Exception as exc:
-            # Whatever stands in a file, and whatever kind of file it is, the server serves on.
-            failure = exc if isinstance(exc, ConfigurationError) else cannot_be_read(exc)
-            self.counters.config_reloads[Reload.FAILURE] += 1
-            self._log.error("settings not reloaded, the old ones stay", reason=str(failure))
-            raise failure from exc
+            # A thread that has not ended in time keeps its place: no second one comes beside it.
+            with trio.move_on_after(READ_SECONDS) as reading:
+                change = await trio.to_thread.run_sync(
+                    lambda: self._prepare(read()), abandon_on_cancel=True, limiter=self._reading
+                )
+            if not reading.cancelled_caught:
+                self._apply(change)
+                return
+            why = f"the settings and their files were not read within {READ_SECONDS:g} s"
+            failure = ConfigurationError(why)
+        except ConfigurationError as exc:
+            failure = exc
+        except Exception as exc:  # noqa: BLE001  # whatever stands in a file, and whatever kind it is of
+            failure = cannot_be_read(exc)
+        self.counters.config_reloads[Reload.FAILURE] += 1
+        self._log.error("settings not reloaded, the old ones stay", reason=str(failure))
+        raise failure
 
     def reload(self, settings: Settings) -> None:
         """Apply settings, and the files that they name, to lines, waits and handshakes to come.
@@ -290,7 +299,7 @@ class Server:
             not_ready=self.not_ready,
             page=self._live_page,
             stop=may_stop,
-            names=routes.own_names(self._settings.metrics_names),
+            names=routes.own_names(f"{self._settings.metrics_host},{self._settings.metrics_names}"),
         )
         guarded = auth.BasicAuth(
             answers.answer, passwords=self._passwords, counters=self.counters, log=lambda: self._log

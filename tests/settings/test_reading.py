@@ -10,12 +10,14 @@ import pytest
 import trio
 
 import triojam
+import triojam.server
 from tests.fuzz.files import KINDS, TARGETS, good_files, try_one
 from tests.helpers.servers import settings_for_test
 from triojam.core.admission import parse_networks
 from triojam.core.reasons import Reload
 from triojam.errors import ConfigurationError
 from triojam.settings import files, reading
+from triojam.settings.sources import MOST_PROBLEMS, read_settings_file
 
 
 @pytest.mark.parametrize("target", range(len(TARGETS)), ids=TARGETS)
@@ -88,3 +90,51 @@ async def test_a_reload_that_is_given_up_has_changed_nothing(nursery: trio.Nurse
     await trio.to_thread.run_sync(server._prepare, settings_for_test(timezone="system", port=1))
     assert (dict(os.environ), time.localtime(0), vars(server)) == before
     server.drain()
+
+
+async def test_a_reload_that_does_not_end_is_refused_and_so_is_the_next(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a thread still reads, no second one comes beside it; when it has ended, a reload works again."""
+    monkeypatch.setattr(triojam.server, "READ_SECONDS", 0.05)
+    server: triojam.Server = await nursery.start(triojam.serve, settings_for_test())
+    may_end, began = threading.Event(), []
+
+    def never_ends() -> triojam.Settings:
+        began.append(True)
+        may_end.wait()
+        return settings_for_test()
+
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match=r"were not read within 0\.05 s"):
+            await server.reload_from(never_ends)
+    assert len(began) == 1
+    may_end.set()
+    monkeypatch.setattr(triojam.server, "READ_SECONDS", 60.0)
+    await server.reload_from(settings_for_test)
+    server.drain()
+
+
+@pytest.mark.parametrize("text", ["a" + ".a" * 400_000 + " = 1\n", "[" + "a." * 1000 + "a]\n"])
+def test_a_key_of_too_many_parts_is_refused_before_it_is_parsed(text: str, tmp_path: Path) -> None:
+    """Such a key would keep the parser busy for minutes."""
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match="a key of too many parts"):
+        read_settings_file(str(file), "--config")
+
+
+def test_lists_of_networks_are_no_keys(tmp_path: Path) -> None:
+    """A line of addresses has many dots, and is taken."""
+    file = tmp_path / "t.toml"
+    file.write_text("deny = [\n" + ", ".join(f'"10.1.{number}.0/24"' for number in range(60)) + "\n]\n")
+    assert read_settings_file(str(file), "--config")["deny"].count("/24") == 60
+
+
+def test_the_errors_of_a_file_are_as_many_as_a_person_reads(tmp_path: Path) -> None:
+    """Of 90,000 unknown keys, the first hundred are errors."""
+    file = tmp_path / "t.toml"
+    file.write_text("".join(f"k{number} = 1\n" for number in range(90_000)))
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings_file(str(file), "--config")
+    assert len(caught.value.more) == MOST_PROBLEMS - 1

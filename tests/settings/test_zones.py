@@ -1,9 +1,12 @@
 """Time zones from files that may be anything."""
 
+import importlib.resources
 import os
+import struct
 import time
 import zoneinfo
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,53 @@ def test_a_zone_file_that_is_cut_off_is_an_error(kept: int, zones: Path) -> None
     (zones / "Test" / "Zone").write_bytes(good_files()["zone"][:kept])
     with pytest.raises(ValueError, match=r"cut off|not a file of a time zone|damaged"):
         load_zone("Test/Zone")
+
+
+def make_zone(*, times: int = 1, index: int = 0, body: bytes = b"", end: bytes = b"\nUTC0\n") -> bytes:
+    """Make a zone file of version 2 (RFC 8536, section 3), perhaps a bad one."""
+    head = b"TZif2" + bytes(15)
+    first = head + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + struct.pack(">lBB", 0, 0, 0) + b"UTC\0"
+    second = (
+        head
+        + struct.pack(">6l", 0, 0, 0, times, 1, 4)
+        + struct.pack(">q", 0) * times
+        + bytes([index]) * times
+    )
+    return first + second + struct.pack(">lBB", 0, 0, 0) + b"UTC\0" + body + end
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (make_zone(index=1), "damaged"),  # a type behind the last one
+        (make_zone(index=255), "damaged"),
+        (make_zone(end=b""), "cut off"),
+        (make_zone(end=b"\n"), "cut off"),  # the newline before the footer, and no footer
+        (make_zone(end=b"\nUTC0"), "cut off"),
+        (make_zone()[:-12], "cut off"),
+        (make_zone(times=40_000)[:60], "cut off"),
+        (b"TZif" + bytes(40), "damaged"),  # no type at all
+        (b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, -1, 1, 4), "damaged"),
+    ],
+)
+def test_a_damaged_zone_file_is_an_error(content: bytes, why: str, zones: Path) -> None:
+    """Counts and indices are checked: otherwise Python's readers never end, or use memory beyond a table."""
+    (zones / "Test" / "Zone").write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        load_zone("Test/Zone")
+
+
+def test_a_small_zone_file_is_taken(zones: Path) -> None:
+    """The smallest good file of version 2 is a zone."""
+    (zones / "Test" / "Zone").write_bytes(make_zone())
+    zone = load_zone("Test/Zone")
+    assert datetime.fromtimestamp(0, zone).hour == 0
+
+
+def test_every_zone_of_the_package_is_taken() -> None:
+    """The checks refuse no zone that there is."""
+    for name in importlib.resources.files("tzdata").joinpath("zones").read_text().split():
+        assert load_zone(name) is not None
 
 
 @pytest.mark.parametrize("variable", ["{}", ":{}"])

@@ -94,6 +94,17 @@ async def test_half_a_request_gives_way(start_web: StartWeb) -> None:
     await web.scrapes()
 
 
+async def test_connections_that_have_had_their_last_answer_give_way(start_web: StartWeb) -> None:
+    """A refused request is answered, and a client that then stays silent has no place that another needs."""
+    web = await start_web()
+    clients = []
+    for _ in range(MOST_A_SOURCE):
+        clients.append(await web.connect())
+        await clients[-1].send_all(b"x\r\n\r\n")
+        assert (await clients[-1].receive_some()).startswith(b"HTTP/1.1 400")
+    await web.scrapes()
+
+
 @pytest.mark.parametrize("number", [MOST_CONNECTIONS, 100])
 async def test_silent_connections_do_not_lock_out_scrapes(number: int, start_web: StartWeb) -> None:
     """While silent connections come again and again, every scrape is answered."""

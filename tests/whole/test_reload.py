@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.fuzz.files import good_files
-from tests.helpers.program import COMMAND, FREE_PORTS, Program, launched, serving
-from tests.helpers.servers import receive_exactly
+from tests.helpers.program import COMMAND, FREE_PORTS, Program, environment, launched, serving
+from tests.helpers.servers import PATIENCE, receive_exactly
 from tests.helpers.sockets import JAM_BYTES
 from triojam.cli.main import main
 
@@ -122,3 +123,24 @@ def test_a_client_blames_the_file_of_keys(
     monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/log")
     assert main(["ask", "--tls", "127.0.0.1:1"]) == 2
     assert "for SSLKEYLOGFILE: expected a file that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "--tls-port=0"], ["--tls-port=0"], ["ask", "--tls", "127.0.0.1:1"]]
+)
+async def test_a_fifo_for_keys_is_refused(words: list[str], tmp_path: Path) -> None:
+    """Opening a FIFO would wait for its reader for ever, and no signal would end that."""
+    os.mkfifo(tmp_path / "keys")
+    (tmp_path / "c.pem").write_bytes(good_files()["tls_certificate"] + good_files()["tls_key"])
+    if words[0] != "ask":
+        words = [*words, f"--tls-certificate={tmp_path}/c.pem"]
+    with trio.fail_after(PATIENCE):
+        ended = await trio.run_process(
+            [*COMMAND, *words],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=environment(SSLKEYLOGFILE=str(tmp_path / "keys")),
+        )
+    assert ended.returncode == 2
+    assert b"for SSLKEYLOGFILE: expected a file that can be written (not a regular file)" in ended.stderr

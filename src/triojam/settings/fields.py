@@ -254,7 +254,8 @@ def wrong_value(name: str, value: object) -> SettingError:
 
 
 def _contradictions(values: Mapping[str, Any]) -> Iterator[SettingError]:
-    if not set(parse_networks(values["allow"])).isdisjoint(parse_networks(values["deny"])):
+    allow, deny = parse_networks(values["allow"]), parse_networks(values["deny"])
+    if allow and not set(allow).isdisjoint(deny):
         yield SettingError("deny", values["deny"], OTHER_NETWORKS)
     ports = [("port", values["host"]), ("tls_port", values["host"]), ("metrics_port", values["metrics_host"])]
     for place, (name, host) in enumerate(ports):

@@ -74,7 +74,8 @@ def load_files(settings: Settings) -> Files:
 
 def cannot_be_read(exc: Exception) -> ConfigurationError:
     """Make the error for what was not foreseen while files were read."""
-    return ConfigurationError(f"the settings and their files cannot be read: {type(exc).__name__}: {exc}")
+    said = f"{type(exc).__name__}: {exc}".removesuffix(": ")
+    return ConfigurationError(f"the settings and their files cannot be read: {said}")
 
 
 def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -> Contexts:
@@ -132,14 +133,17 @@ def new_context(purpose: ssl.Purpose, trusted: str | None = None) -> ssl.SSLCont
 
     Raises ConfigurationError if the environment keeps Python from it, and ssl.SSLError for bad certificates.
     """
+    name = "SSLKEYLOGFILE"  # Python opens that file in each context, to write keys for debuggers of traffic
+    file = os.environ.get(name, "")
+    if file and Path(file).exists() and not Path(file).is_file():  # opening a FIFO would wait for its reader
+        raise invalid_value(file, name, "a file that can be written (not a regular file)")
     try:
         return ssl.create_default_context(purpose, cadata=trusted)
     except ssl.SSLError:
         raise
-    except OSError as exc:  # Python opens that file in each context, to write keys for debuggers of traffic
-        name = "SSLKEYLOGFILE"
+    except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
-        raise invalid_value(os.environ.get(name), name, f"a file that can be written ({reason})") from exc
+        raise invalid_value(file, name, f"a file that can be written ({reason})") from exc
 
 
 def _make_context(chain: bytes, private: bytes, key: str) -> ssl.SSLContext:

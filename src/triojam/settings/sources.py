@@ -7,6 +7,7 @@ one line that names the key or variable and says what is expected.
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal, get_origin
 
 from triojam.errors import ConfigurationError, all_of, invalid_value, unknown
@@ -15,6 +16,11 @@ from triojam.settings.reading import read_bounded
 
 PREFIX = "TRIOJAM_"
 CONFIG_VARIABLE = "TRIOJAM_CONFIG"
+
+# No setting is a table: a key has one part.
+_DEEP_KEY = re.compile(r"""^[ \t\[]*(?:[\w"'-]+[ \t]*\.[ \t]*){20}""", re.MULTILINE)
+# More lines than a person reads.
+MOST_PROBLEMS = 100
 
 NONE = "none"
 # Whole numbers of TOML have 64 bits (TOML 1.0, "Integer"); Python's parser takes any.
@@ -47,13 +53,17 @@ def read_settings_file(path: str, named_by: str, *, again: bool = False) -> dict
     except ValueError as exc:
         raise invalid_value(path, named_by, f"{expected} ({exc})") from exc
     try:
-        data = tomllib.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        # The parser takes a time that grows with the square of the parts of a key.
+        data = tomllib.loads("" if (deep := _DEEP_KEY.search(text)) else text)
     except (ValueError, RecursionError) as exc:  # no UTF-8, no TOML, too many digits, or too deep
         raise invalid_value(path, named_by, f"{expected} ({exc})") from exc
     for key in _LISTS & data.keys():
         if isinstance(data[key], list) and all(isinstance(each, str) for each in data[key]):
             data[key] = ",".join(data[key])
-    found = list(_problems(data, path))
+    if deep:
+        raise invalid_value(path, named_by, f"{expected} (a key of too many parts)")
+    found = list(islice(_problems(data, path), MOST_PROBLEMS))
     if found:
         raise all_of(found)
     return data

@@ -3,6 +3,7 @@
 import importlib.resources
 import io
 import os
+import struct
 import time
 import zoneinfo
 from datetime import tzinfo
@@ -14,6 +15,7 @@ SYSTEM_ZONE = "system"
 # Where the C library finds the system's zone, unless TZ names another file (tzset(3)).
 _LOCAL = "/etc/localtime"
 _MAGIC = b"TZif"
+_HEADER = 44  # bytes
 
 
 def load_zone(name: str) -> tzinfo | None:
@@ -72,11 +74,30 @@ def _parse(content: bytes, name: str) -> tzinfo:
     """Make a zone of a file's content (RFC 8536)."""
     if not content.startswith(_MAGIC):
         raise ValueError("not a file of a time zone")
-    # From version 2 on, the last line of the file is a footer. Without its end, Python's reader never ends.
-    if content[4:5] != b"\0" and not content.endswith(b"\n"):
-        raise ValueError("the file of the zone is cut off")
     try:
-        return zoneinfo.ZoneInfo.from_file(io.BytesIO(content + b"\n"), key=name)
-    except Exception as exc:
-        # struct.error, IndexError and more: it was made for files that are right.
-        raise ValueError("the file of the zone is damaged") from exc
+        end = _end_of_block(content, 0, 4)
+        if content[4:5] != b"\0":  # from version 2 on, a second block and a footer follow
+            end = _end_of_block(content, end, 8)
+            if content[end : end + 1] != b"\n" or b"\n" not in content[end + 1 :]:
+                raise ValueError("the file of the zone is cut off")
+        return zoneinfo.ZoneInfo.from_file(io.BytesIO(content), key=name)
+    except struct.error as exc:
+        raise ValueError("the file of the zone is cut off") from exc
+
+
+def _end_of_block(content: bytes, start: int, size: int) -> int:
+    """Return where a header with its data ends. size: of a time, in bytes.
+
+    Python's readers take all of this for granted: one reads on for ever where a line does not end, the other
+    uses the memory behind its table of types.
+    """
+    counts: tuple[int, ...] = struct.unpack(">6l", content[start + 20 : start + _HEADER])
+    utc, standard, leaps, times, types, letters = counts
+    indices = content[start + _HEADER + times * size :][:times] if times >= 0 else b""
+    bad_index = any(each >= types for each in indices)
+    if min(utc, standard, leaps, times, letters) < 0 or types < 1 or bad_index:
+        raise ValueError("the file of the zone is damaged")
+    end = start + _HEADER + times * (size + 1) + types * 6 + letters + leaps * (size + 4) + standard + utc
+    if len(indices) != times or end > len(content):
+        raise ValueError("the file of the zone is cut off")
+    return end

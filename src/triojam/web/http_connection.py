@@ -81,8 +81,8 @@ class HttpConnection:
     """Serves one connection.
 
     waits: is called with True when the connection begins to wait for a request, and with False when it has a
-    whole one. reject: counts a refused request. failed: is called while an exception of `answer` is handled.
-    longest_body: of a request, in bytes.
+    whole one. sends: the same, for the client to take a piece of an answer. reject: counts a refused request.
+    failed: is called while an exception of `answer` is handled. longest_body: of a request, in bytes.
     """
 
     def __init__(  # noqa: PLR0913  # what a connection needs of its server
@@ -92,6 +92,7 @@ class HttpConnection:
         answer: Answer,
         *,
         waits: Callable[[bool], None],
+        sends: Callable[[bool], None],
         reject: Callable[[WebRejection], None],
         failed: Callable[[], None],
         longest_body: int,
@@ -100,6 +101,7 @@ class HttpConnection:
         self._source = source
         self._answer = answer
         self._waits = waits
+        self._sends = sends
         self._reject = reject
         self._failed = failed
         self._longest_body = longest_body
@@ -233,8 +235,10 @@ class HttpConnection:
         return self._http.send(event) or b""
 
     async def _send_all(self, data: bytes) -> None:
+        self._sends(True)  # noqa: FBT003  # its only argument
         with trio.move_on_after(SEND_SECONDS) as sending:
             await self._stream.send_all(data)
+        self._sends(False)  # noqa: FBT003  # as above
         if sending.cancelled_caught:
             self._reject(WebRejection.TIMEOUT)
             raise trio.BrokenResourceError("the client does not take its answer")

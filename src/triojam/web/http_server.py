@@ -34,15 +34,25 @@ ACCEPTS_AT_ONCE = 2
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """A connection. waits_since: when it began to wait for a request; None while a request is answered."""
+    """A connection.
+
+    waits_since: when it began to wait for its client, and may give way to another; None while it is served.
+    idle: whether it waits for a request.
+    """
 
     host: str
     source: Source
     waits_since: float | None
+    idle: bool = True
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def waits(self, begins: bool) -> None:  # noqa: FBT001  # the only argument
         """Note that the connection begins or ends to wait for a request."""
+        self.idle = begins
+        self.sends(begins)
+
+    def sends(self, begins: bool) -> None:  # noqa: FBT001  # the only argument
+        """Note that the connection begins or ends to wait for its client in another way."""
         self.waits_since = trio.current_time() if begins else None
 
 
@@ -92,7 +102,7 @@ class HttpServer:
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = trio.current_time() + GRACEFUL_SECONDS
             for place in self._places:
-                if place.waits_since is not None:
+                if place.idle:
                     place.scope.cancel()
 
     async def _accept(self, listening: socket.socket, connections: trio.Nursery) -> None:
@@ -181,11 +191,13 @@ class HttpServer:
             place.host,
             answer,
             waits=place.waits,
+            sends=place.sends,
             reject=self._reject,
             failed=self._failed,
             longest_body=self._longest_body,
         )
         await connection.run()
+        place.sends(True)  # noqa: FBT003  # the last answer is sent: from now on it may give way
         if tls is not None:
             await _end_tls(tls)
         await _linger(tcp)
