@@ -126,7 +126,7 @@ async def test_silent_connections_do_not_lock_out_scrapes(number: int, start_web
 
 
 async def test_busy_places_do_not_give_way(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Event streams and unread answers keep their places; the host of the last scrape has one more."""
+    """Event streams keep their places; the host of the last scrape has one more."""
     monkeypatch.setattr("triojam.web.routes.MOST_STREAMS", MOST_CONNECTIONS)
     web = await start_web()
     await web.scrapes()
