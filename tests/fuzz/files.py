@@ -10,6 +10,7 @@ import tempfile
 import zoneinfo
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ TARGETS = (
 )
 KINDS = ("file", "empty", "folder", "missing", "fifo", "device", "socket", "dangling", "loop")
 LONGEST_LINE = 1000
+MOMENTS = (0, 1_000_000_000, 2**31, 2**33)
 
 
 @cache
@@ -83,7 +85,9 @@ def _read_all(paths: dict[str, Path]) -> str:
     named = {name: str(path) for name, path in paths.items() if name.startswith(("tls", "metrics"))}
     try:
         given: dict[str, Any] = read_settings_file(str(paths["settings"]), "--config", again=True)
-        load_files(Settings(**given | named, tls_port=0, metrics_tls=True, timezone=ZONE))
+        zone = load_files(Settings(**given | named, tls_port=0, metrics_tls=True, timezone=ZONE)).zone
+        for moment in MOMENTS:  # a bad zone may only show when it is used
+            datetime.fromtimestamp(moment, zone)
     except ConfigurationError as exc:
         return str(exc)
     try:
