@@ -134,7 +134,7 @@ async def test_a_bad_server_fails_requests_by_cause(
 
 async def resets_at_the_first_piece(stream: trio.abc.Stream) -> None:
     """Reset a connection in the middle of its first line."""
-    assert await stream.receive_some() == b"TI"
+    assert await stream.receive_some(2) == b"TI"
     reset(stream)
 
 
@@ -147,9 +147,9 @@ async def resets_when_idle(stream: trio.abc.Stream) -> None:
 
 
 async def answers_slowly(stream: trio.abc.Stream) -> None:
-    """Send 600 answers in 0.6 seconds."""
+    """Send 600 answers in 1.2 seconds."""
     for _ in range(60):
-        await trio.sleep(0.01)
+        await trio.sleep(0.02)
         await stream.send_all(JAM * 10)
     await stream.receive_some()
 
@@ -175,7 +175,7 @@ SPLIT = Mix.parse("split:1")
         # Answers to lines that are not sent completely end the connection, not the load.
         (says(JAM * 2), {"requests": 20, "pipeline": 2, "mix": SPLIT}, 20, {}),
         # Requests that were sent before the end may finish after it, while answers arrive.
-        (answers_slowly, {"seconds": 0.05, "pipeline": 600, "patience": 0.3}, 600, {}),
+        (answers_slowly, {"seconds": 0.05, "pipeline": 600, "patience": 1.0}, 600, {}),
     ],
 )
 async def test_outcomes_are_exact(
