@@ -70,7 +70,7 @@ async def test_a_reload_works_outside_of_the_event_loop(nursery: trio.Nursery) -
 async def test_whatever_a_reload_meets_the_server_serves_on(
     failure: Exception, nursery: trio.Nursery
 ) -> None:
-    """An error that nobody listed is a reload that has failed."""
+    """Any unforeseen error is a reload that has failed."""
     server: triojam.Server = await nursery.start(triojam.serve, settings_for_test())
 
     def read() -> triojam.Settings:

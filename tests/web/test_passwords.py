@@ -30,7 +30,7 @@ def test_each_hash_version_is_accepted(version: str, tmp_path: Path) -> None:
     """Each bcrypt version is accepted; comments, empty lines, CRLF and a BOM are ignored; names are UTF-8."""
     line = f"jürgen:${version}${hashed('grün')[4:]}"
     file = tmp_path / "passwords"
-    file.write_bytes(f"\ufeff# who may scrape\r\n\r\n  {line}  \r\n#bob:x\r\n".encode())
+    file.write_bytes(f"\ufeff# users\r\n\r\n  {line}  \r\n#bob:x\r\n".encode())
     ((user, hash_),) = load_hashes(str(file)).items()
     assert user == "jürgen".encode()
     assert bcrypt.checkpw("grün".encode(), hash_)
