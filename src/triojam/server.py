@@ -10,7 +10,7 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -21,7 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from triojam.core.addresses import describe_ports, format_address, reachable
 from triojam.core.admission import Policy
-from triojam.core.reasons import Reload, WebRejection
+from triojam.core.reasons import Listener, Reload, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
 from triojam.process.logs import LoggerFactory, make_library_logger
@@ -89,7 +89,7 @@ class Server:
         self._handler = Handler(self._service)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
-        self._contexts = files.contexts
+        self._files = files
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
         self._shared = shared  # the listeners whose sockets another process also has
         self._manager = manager
@@ -101,6 +101,7 @@ class Server:
             kernel_clock=read_kernel_clock,
             log_messages_dropped=log_messages_dropped,
             client_table_evictions=lambda: self._service.admission.evictions,
+            certificate_ends=self.certificate_ends,
             version=__version__,
         )
         self._registry = make_registry(collector)
@@ -193,7 +194,7 @@ class Server:
         settings, files = change.settings, change.files
         changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
         self._settings = settings
-        self._contexts = files.contexts
+        self._files = files
         self._passwords.replace(files.hashes)
         if files.zone is None:
             reload_system_zone()
@@ -214,6 +215,10 @@ class Server:
         if self.counters.draining:
             return "draining"
         return None if self.counters.ready else "starting"
+
+    def certificate_ends(self) -> Mapping[Listener, float]:
+        """Return when the certificate of each listener that uses TLS ends, in seconds since the epoch."""
+        return self._files.certificate_ends()
 
     async def _serve_clients(self, probes: trio.Nursery, task_status: trio.TaskStatus["Server"]) -> None:
         async with trio.open_nursery() as clients:
@@ -266,7 +271,7 @@ class Server:
             TlsListener(
                 # A refused client of TLS gets no text: that would need a handshake, which costs too much.
                 ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
-                lambda: cast(ssl.SSLContext, self._contexts.time),
+                lambda: cast(ssl.SSLContext, self._files.contexts.time),
                 turn,
             )
             for sock in self._sockets.tls
@@ -289,7 +294,7 @@ class Server:
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         from triojam.web import auth, http_server, routes  # noqa: PLC0415  # not for those without it
 
-        in_clear = self._contexts.web is None and not all(
+        in_clear = self._files.contexts.web is None and not all(
             ip_address(address[0]).is_loopback for address in self.metrics_addresses
         )
         if self._passwords and in_clear:
@@ -305,7 +310,10 @@ class Server:
             answers.answer, passwords=self._passwords, counters=self.counters, log=lambda: self._log
         )
         web = http_server.HttpServer(
-            guarded.answer, reject=self._reject_web, failed=self._web_failed, tls=lambda: self._contexts.web
+            guarded.answer,
+            reject=self._reject_web,
+            failed=self._web_failed,
+            tls=lambda: self._files.contexts.web,
         )
         await web.serve([_plain(sock) for sock in self._sockets.web], stop=may_stop, task_status=task_status)
 

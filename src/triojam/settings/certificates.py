@@ -1,0 +1,62 @@
+"""What is known of a certificate: its name, its fingerprint, and when it is valid."""
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# A name is shown in a log line; a certificate may have hundreds.
+LONGEST_NAME = 100
+
+
+class Certificate(NamedTuple):
+    """The server's certificate, with those between it and the root.
+
+    name: the names that it is for, or its subject. fingerprint: SHA-256, in hexadecimal.
+    not_before, not_after: when all certificates of the chain are valid, in seconds since the epoch.
+    ends_first: the name of the certificate that ends first, if it is not the server's own.
+    """
+
+    name: str
+    fingerprint: str
+    not_before: float
+    not_after: float
+    ends_first: str = ""
+
+
+def read_certificate(chain: bytes) -> Certificate | None:
+    """Describe the first certificate of a PEM file, and the validity of all; None if that cannot be read.
+
+    OpenSSL takes some certificates that this library does not.
+    """
+    # A server without TLS does not need the library, which takes some megabytes.
+    from cryptography import x509  # noqa: PLC0415  # see above
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415  # see above
+
+    try:
+        with warnings.catch_warnings():  # a serial number of 0, for example
+            warnings.simplefilter("ignore")
+            own, *others = certificates = x509.load_pem_x509_certificates(chain)
+            first = min(certificates, key=lambda each: each.not_valid_after_utc)
+            return Certificate(
+                name=_name(own),
+                fingerprint=own.fingerprint(SHA256()).hex(),
+                not_before=max(each.not_valid_before_utc.timestamp() for each in certificates),
+                not_after=first.not_valid_after_utc.timestamp(),
+                ends_first=_name(first) if first in others else "",
+            )
+    except Exception:  # noqa: BLE001  # each library has its own idea of a bad certificate
+        return None
+
+
+def _name(certificate: "x509.Certificate") -> str:
+    from cryptography import x509  # noqa: PLC0415  # see above
+
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        text = ", ".join(str(each.value) for each in names)
+    except Exception:  # noqa: BLE001  # there are none, or they cannot be read
+        text = certificate.subject.rfc4514_string()
+    text = "".join(each if each.isprintable() else "?" for each in text)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
