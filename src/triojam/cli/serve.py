@@ -1,6 +1,8 @@
 """The server's side of the command line: one command each, no logic."""
 
 import os
+import sys
+import time
 from dataclasses import fields
 from typing import Annotated
 
@@ -76,12 +78,15 @@ def make_app() -> App:
 
         reading = invocation.read()
         found = find_unusable_hosts(reading.settings)
+        concern = None
         try:
-            load_files(reading.settings)
+            concern = load_files(reading.settings).certificate_concern(time.time())
         except SettingError as exc:
             found.append(exc)
         if found:
             raise all_of([invocation.blame(each) for each in found])
+        if concern is not None:  # the server serves it
+            print(f"triojam: warning: {concern.sentence}", file=sys.stderr)
         rows = [
             (
                 each.name,

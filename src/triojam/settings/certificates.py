@@ -1,6 +1,7 @@
 """What is known of a certificate: its name, its fingerprint, and when it is valid."""
 
 import warnings
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -8,6 +9,20 @@ if TYPE_CHECKING:
 
 # A name is shown in a log line; a certificate may have hundreds.
 LONGEST_NAME = 100
+# Time to renew a certificate by hand, or to find out why it was not renewed.
+SOON_DAYS = 14
+DAY = 86_400.0  # seconds
+
+
+class Concern(NamedTuple):
+    """What is wrong with a certificate. event: its name in the log. sentence: for people."""
+
+    event: str
+    sentence: str
+
+
+# OpenSSL takes some certificates that the library does not.
+UNKNOWN_END = Concern("tls certificate's end is unknown", "the end of the TLS certificate cannot be read")
 
 
 class Certificate(NamedTuple):
@@ -24,12 +39,33 @@ class Certificate(NamedTuple):
     not_after: float
     ends_first: str = ""
 
+    @property
+    def ends(self) -> str:
+        """The end in UTC, as in ISO 8601."""
+        return _iso(self.not_after)
+
+    def days_left(self, now: float) -> float:
+        """Return the days until the end, to one decimal; below 0 after the end."""
+        return round((self.not_after - now) / DAY, 1)
+
+    def concern(self, now: float) -> Concern | None:
+        """Return what is wrong with the certificate at a moment, in seconds since the epoch."""
+        subject = f"the TLS certificate for {self.name}"
+        if now < self.not_before:
+            begins = _iso(self.not_before)
+            return Concern("tls certificate is not yet valid", f"{subject} is not valid before {begins}")
+        days = self.days_left(now)
+        if self.ends_first:
+            subject = f"{self.ends_first}, in the chain of {subject},"
+        if now > self.not_after:
+            return Concern("tls certificate has ended", f"{subject} ended at {self.ends}, {-days:g} days ago")
+        if days <= SOON_DAYS:
+            return Concern("tls certificate ends soon", f"{subject} ends at {self.ends}, in {days:g} days")
+        return None
+
 
 def read_certificate(chain: bytes) -> Certificate | None:
-    """Describe the first certificate of a PEM file, and the validity of all; None if that cannot be read.
-
-    OpenSSL takes some certificates that this library does not.
-    """
+    """Describe the first certificate of a PEM file, and the validity of all; None if that cannot be read."""
     # A server without TLS does not need the library, which takes some megabytes.
     from cryptography import x509  # noqa: PLC0415  # see above
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415  # see above
@@ -59,4 +95,8 @@ def _name(certificate: "x509.Certificate") -> str:
     except Exception:  # noqa: BLE001  # there are none, or they cannot be read
         text = certificate.subject.rfc4514_string()
     text = "".join(each if each.isprintable() else "?" for each in text)
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
+    return f"{text[:LONGEST_NAME]}…" if len(text) > LONGEST_NAME else text or "(no name)"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
