@@ -24,8 +24,8 @@ from triojam.errors import ConfigurationError
 from triojam.process.announcements import (
     announce_reload,
     announce_start,
-    warn_of_certificate,
-    watch_certificate,
+    warn_of_certificates,
+    watch_certificates,
 )
 from triojam.process.logs import LoggerFactory, make_library_logger
 from triojam.process.self_check import ask_itself
@@ -128,7 +128,7 @@ class Server:
                     probes.start_soon(report_traffic, self.counters, lambda: self._log)
                     probes.start_soon(give_back_memory, self.counters)
                     probes.start_soon(self._handler.keep_time)
-                    probes.start_soon(watch_certificate, self._look_at_certificate)
+                    probes.start_soon(watch_certificates, self._look_at_certificates)
                     await self._serve_clients(probes, task_status)
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
@@ -196,7 +196,7 @@ class Server:
         announce_reload(
             self._log, change.changed, change.need_restart, files, self.counters.connections_limit
         )
-        self._look_at_certificate()
+        self._look_at_certificates()
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""
@@ -229,7 +229,7 @@ class Server:
                     connections_limit=self.counters.connections_limit,
                     version=__version__,
                 )
-                self._look_at_certificate()
+                self._look_at_certificates()
                 task_status.started(self)
                 self._manager.ready()
                 probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
@@ -313,8 +313,8 @@ class Server:
         if failures := self._web_failures.count(trio.current_time()):
             self._log.exception("web request failed", failures=failures)
 
-    def _look_at_certificate(self) -> None:
-        warn_of_certificate(self._files, self._clock.now(), self._log)
+    def _look_at_certificates(self) -> None:
+        warn_of_certificates(self._files, self._clock.now(), self._log)
 
     @property
     def _log(self) -> FilteringBoundLogger:

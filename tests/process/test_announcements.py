@@ -10,7 +10,7 @@ import trio.testing
 
 from tests.conftest import Start, _starter
 from tests.helpers.servers import Events, authority, settings_for_test, start_tls
-from triojam.process.announcements import warn_of_certificate, watch_certificate
+from triojam.process.announcements import warn_of_certificates, watch_certificates
 from triojam.settings.certificates import DAY
 from triojam.settings.files import load_files
 
@@ -70,14 +70,29 @@ async def test_a_running_server_looks_at_its_certificate_each_day(
     log = events.make_logger("info")
 
     def look() -> None:
-        warn_of_certificate(files, TODAY.timestamp() + trio.current_time() - began, log)
+        warn_of_certificates(files, TODAY.timestamp() + trio.current_time() - began, log)
 
     began = trio.current_time()
     with trio.move_on_after(16.5 * DAY):
-        await watch_certificate(look)
+        await watch_certificates(look)
     left = [each["days_left"] for each in events.named("tls certificate ends soon")]
     assert left == [13.5 - days for days in range(14)]
     assert [each["event"] for each in events[len(left) :]] == ["tls certificate has ended"]
+
+
+async def test_a_client_ca_that_ends_is_a_warning(tls: Start, tmp_path: Path) -> None:
+    """The log warns when the last certificate of tls_client_ca ends: no client could connect then."""
+    file = tmp_path / "authority.pem"
+    write_certificate(file, days=-1)
+    old = file.read_bytes()
+    running = await tls(tls_client_ca=str(file), now=TODAY.timestamp)
+    (event,) = running.events.named("tls client ca has ended")
+    assert (event["level"], event["days_left"]) == ("warning", -1)
+    write_certificate(file, days=90)
+    file.write_bytes(old + file.read_bytes())
+    running.reload()
+    assert running.events.named("settings reloaded")[0]["changed"] == ["tls_client_ca"]
+    assert len([each for each in running.events if each["level"] == "warning"]) == 1
 
 
 async def test_an_unreadable_end_is_a_warning(tls: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +113,7 @@ async def test_a_chain_names_the_certificate_that_ends_first(tmp_path: Path) -> 
     file.write_bytes(file.read_bytes() + other.read_bytes())
     files = load_files(settings_for_test(tls_port=0, tls_certificate=str(file)))
     events = Events()
-    warn_of_certificate(files, TODAY.timestamp(), events.make_logger("info"))
+    warn_of_certificates(files, TODAY.timestamp(), events.make_logger("info"))
     (event,) = events.named("tls certificate has ended")
     assert event["ends_first"] == "localhost"
 

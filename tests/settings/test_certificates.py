@@ -14,7 +14,7 @@ from tests.helpers.requirements import require_program
 from tests.helpers.servers import settings_for_test
 from triojam.core.reasons import Listener
 from triojam.settings import files
-from triojam.settings.certificates import DAY, LONGEST_NAME, UNKNOWN_END, read_certificate
+from triojam.settings.certificates import DAY, LONGEST_NAME, UNKNOWN_END, read_certificate, read_client_ca
 
 ENDS = dt.datetime(2030, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 EARLIER = dt.datetime(2029, 1, 1, tzinfo=dt.UTC)
@@ -75,7 +75,7 @@ def test_a_certificate_causes_concern_before_and_near_and_after(
     if event is None:
         assert concern is None
     else:
-        assert concern == (event, f"the TLS certificate for x {said}")
+        assert concern == (event, f"the TLS certificate for x {said}", found)
 
 
 def made_by_openssl(folder: Path, *words: str) -> bytes:
@@ -118,13 +118,14 @@ def test_a_certificate_of_another_format_has_an_unknown_end(tmp_path: Path) -> N
     assert loaded.contexts.time is not None
     assert loaded.certificate is None
     assert loaded.certificate_ends() == {}
-    assert loaded.certificate_concern(0.0) == UNKNOWN_END
+    assert loaded.concerns(0.0) == [UNKNOWN_END]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff", b"-----BEGIN CERTIFICATE-----\n"])
 def test_what_is_no_certificate_has_no_description(content: bytes) -> None:
     """The reader of certificates raises nothing."""
     assert read_certificate(content) is None
+    assert read_client_ca(content) is None
 
 
 @pytest.mark.parametrize(

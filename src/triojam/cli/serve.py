@@ -13,6 +13,7 @@ from triojam.cli import client, lab
 from triojam.cli.common import unwrapped
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
 from triojam.errors import all_of
+from triojam.settings.certificates import Concern
 from triojam.settings.fields import SettingError, Settings
 from triojam.settings.sources import PREFIX
 from triojam.version import __version__
@@ -78,14 +79,14 @@ def make_app() -> App:
 
         reading = invocation.read()
         found = find_unusable_hosts(reading.settings)
-        concern = None
+        concerns: list[Concern] = []
         try:
-            concern = load_files(reading.settings).certificate_concern(time.time())
+            concerns = load_files(reading.settings).concerns(time.time())
         except SettingError as exc:
             found.append(exc)
         if found:
             raise all_of([invocation.blame(each) for each in found])
-        if concern is not None:  # the server serves it
+        for concern in concerns:  # the server serves nevertheless
             print(f"triojam: warning: {concern.sentence}", file=sys.stderr)
         rows = [
             (

@@ -7,7 +7,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from triojam.core.addresses import describe_ports, format_address, reachable
-from triojam.settings.certificates import DAY
+from triojam.settings.certificates import DAY, Certificate
 from triojam.settings.files import Files
 
 Addresses = Sequence[tuple[str, int]]
@@ -37,7 +37,7 @@ def announce_start(  # noqa: PLR0913  # each is a field of the event
         metrics=[format_address(address) for address in metrics],
         connections_limit=connections_limit,
         version=version,
-        **_fields(files),
+        **(_fields(files.certificate) if any(files.contexts) else {}),
         sentence=f"{said}{_clause(files)} — Ctrl-C to stop",
     )
 
@@ -58,40 +58,35 @@ def announce_reload(
         changed=changed,
         need_restart=need_restart,
         connections_limit=connections_limit,
-        **_fields(files),
+        **(_fields(files.certificate) if any(files.contexts) else {}),
         sentence=said + _clause(files),
     )
 
 
-def warn_of_certificate(files: Files, now: float, log: FilteringBoundLogger) -> None:
-    """Log what is wrong with the certificate, if anything is. now: in seconds since the epoch."""
-    if (concern := files.certificate_concern(now)) is None:
-        return
-    fields = _fields(files)
-    if files.certificate is not None:
-        fields["days_left"] = files.certificate.days_left(now)
-        if files.certificate.ends_first:
-            fields["ends_first"] = files.certificate.ends_first
-    log.warning(concern.event, **fields, sentence=concern.sentence)
+def warn_of_certificates(files: Files, now: float, log: FilteringBoundLogger) -> None:
+    """Log what is wrong with the certificates. now: in seconds since the epoch."""
+    for event, sentence, certificate in files.concerns(now):
+        fields = _fields(certificate)
+        if certificate is not None:
+            fields["days_left"] = certificate.days_left(now)
+            if certificate.ends_first:
+                fields["ends_first"] = certificate.ends_first
+        log.warning(event, **fields, sentence=sentence)
 
 
-async def watch_certificate(look: Callable[[], None]) -> None:
-    """Look at the certificate once a day, beside the looks at the start and at a reload."""
+async def watch_certificates(look: Callable[[], None]) -> None:
+    """Look at the certificates once a day, beside the looks at the start and at a reload."""
     while True:
         await trio.sleep(DAY)
         look()
 
 
-def _fields(files: Files) -> dict[str, Any]:
-    """Return the fields that say which certificate is in force, if a listener uses TLS."""
-    if not any(files.contexts):
-        return {}
-    if (certificate := files.certificate) is None:
-        return {"certificate": None, "certificate_ends": None}
+def _fields(certificate: Certificate | None) -> dict[str, Any]:
+    """Return the fields that say which certificate an event is about. None: what it says cannot be read."""
     return {
-        "certificate": certificate.name,
-        "certificate_fingerprint": certificate.fingerprint,
-        "certificate_ends": certificate.ends,
+        "certificate": certificate and certificate.name,
+        "certificate_fingerprint": certificate and certificate.fingerprint,
+        "certificate_ends": certificate and certificate.ends,
     }
 
 

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from triojam.core.reasons import Listener
 from triojam.errors import ConfigurationError, invalid_value
-from triojam.settings.certificates import UNKNOWN_END, Certificate, Concern, read_certificate
+from triojam.settings.certificates import UNKNOWN_END, Certificate, Concern, read_certificate, read_client_ca
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
 from triojam.settings.reading import read_bounded
 from triojam.settings.zones import read_zone
@@ -47,13 +47,15 @@ class Files(NamedTuple):
     """The content of the files.
 
     hashes: of each user's password. zone: None = the system's. certificate: None if no listener uses TLS, or
-    if the certificate's validity cannot be read. digests: of the content, by the setting that names the file.
+    if its validity cannot be read. client_ca: in the same way, the authority of the clients that ends last.
+    digests: of the content, by the setting that names the file.
     """
 
     contexts: Contexts
     hashes: Mapping[bytes, bytes]
     zone: tzinfo | None
     certificate: Certificate | None
+    client_ca: Certificate | None
     digests: Mapping[str, bytes]
 
     def certificate_ends(self) -> dict[Listener, float]:
@@ -63,11 +65,11 @@ class Files(NamedTuple):
         contexts = {Listener.TIME: self.contexts.time, Listener.METRICS: self.contexts.web}
         return {name: self.certificate.not_after for name, context in contexts.items() if context is not None}
 
-    def certificate_concern(self, now: float) -> Concern | None:
-        """Return what is wrong with the certificate at a moment, in seconds since the epoch."""
-        if self.certificate is not None:
-            return self.certificate.concern(now)
-        return UNKNOWN_END if any(self.contexts) else None
+    def concerns(self, now: float) -> list[Concern]:
+        """Return what is wrong with the certificates at a moment, in seconds since the epoch."""
+        known = [each.concern(now) for each in (self.certificate, self.client_ca) if each is not None]
+        unknown = any(self.contexts) and self.certificate is None
+        return [each for each in [*known, UNKNOWN_END if unknown else None] if each is not None]
 
 
 class _PassphraseError(Exception):
@@ -116,8 +118,11 @@ def load_files(settings: Settings) -> Files:
         hashes = load_hashes(settings.metrics_passwords, read=read)
         zone, contents["timezone"] = read_zone(settings.timezone)
         certificate = read_certificate(contents["tls_certificate"]) if any(contexts) else None
+        client_ca = (
+            read_client_ca(contents["tls_client_ca"]) if contexts.time and settings.tls_client_ca else None
+        )
         digests = {setting: sha256(content).digest() for setting, content in contents.items()}
-        return Files(contexts, hashes, zone, certificate, digests)
+        return Files(contexts, hashes, zone, certificate, client_ca, digests)
     except ConfigurationError:
         raise
     except Exception as exc:
