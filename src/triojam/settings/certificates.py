@@ -41,7 +41,7 @@ class Certificate(NamedTuple):
 
     def days_left(self, now: float) -> float:
         """Return the days until the end, to one decimal; below 0 after the end."""
-        return round((self.not_after - now) / DAY, 1)
+        return round((self.not_after - now) / DAY, 1) + 0.0  # no -0.0
 
     def concern(self, now: float) -> "Concern | None":
         """Return what is wrong with the certificate at a moment, in seconds since the epoch."""
