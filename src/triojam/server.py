@@ -10,20 +10,23 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from triojam.core.addresses import describe_ports, format_address, reachable
-from triojam.core.admission import Policy
-from triojam.core.reasons import Reload, WebRejection
+from triojam.core.reasons import Listener, Reload, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
+from triojam.process.announcements import (
+    announce_reload,
+    announce_start,
+    warn_of_certificates,
+    watch_certificates,
+)
 from triojam.process.logs import LoggerFactory, make_library_logger
 from triojam.process.self_check import ask_itself
 from triojam.process.sockets import Sockets, addresses, connection_limit, open_sockets
@@ -33,9 +36,9 @@ from triojam.serving.clock import Clock
 from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
 from triojam.serving.handler import Handler
 from triojam.serving.listeners import ClientListener, DrainingListener, accept_until
-from triojam.serving.service import Service, make_policy
+from triojam.serving.service import Change, Service, prepare_change
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
-from triojam.settings.fields import FIELDS, Settings
+from triojam.settings.fields import Settings
 from triojam.settings.files import Files, cannot_be_read, load_files
 from triojam.settings.zones import reload_system_zone
 from triojam.version import __version__
@@ -48,15 +51,6 @@ from triojam.web.passwords import Passwords
 READ_SECONDS = 10.0
 # A client may cause the same line again and again.
 LOG_SECONDS = 10.0
-
-
-class _Change(NamedTuple):
-    """What a reload applies. ignored: settings that differ, and need a restart."""
-
-    settings: Settings
-    files: Files
-    policy: Policy
-    ignored: list[str]
 
 
 class Server:
@@ -89,7 +83,7 @@ class Server:
         self._handler = Handler(self._service)
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self._sockets = sockets
-        self._contexts = files.contexts
+        self._files = files
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
         self._shared = shared  # the listeners whose sockets another process also has
         self._manager = manager
@@ -101,6 +95,7 @@ class Server:
             kernel_clock=read_kernel_clock,
             log_messages_dropped=log_messages_dropped,
             client_table_evictions=lambda: self._service.admission.evictions,
+            certificate_ends=self.certificate_ends,
             version=__version__,
         )
         self._registry = make_registry(collector)
@@ -133,6 +128,7 @@ class Server:
                     probes.start_soon(report_traffic, self.counters, lambda: self._log)
                     probes.start_soon(give_back_memory, self.counters)
                     probes.start_soon(self._handler.keep_time)
+                    probes.start_soon(watch_certificates, self._look_at_certificates)
                     await self._serve_clients(probes, task_status)
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
@@ -177,23 +173,13 @@ class Server:
         """
         self._apply(self._prepare(settings))
 
-    def _prepare(self, settings: Settings) -> _Change:
-        """Read the files of new settings; settings that cannot change while serving stay as they are.
+    def _prepare(self, settings: Settings) -> Change:
+        return prepare_change(settings, self._settings, self._files)
 
-        It changes nothing, so that it may run in a thread, and be given up.
-        """
-        kept: dict[str, Any] = {
-            name: self._value(name) for name, each in FIELDS.items() if not each.metadata["reloads"]
-        }
-        ignored = [name for name, value in kept.items() if getattr(settings, name) != value]
-        settings = replace(settings, **kept)
-        return _Change(settings, load_files(settings), make_policy(settings), ignored)
-
-    def _apply(self, change: _Change) -> None:
+    def _apply(self, change: Change) -> None:
         settings, files = change.settings, change.files
-        changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
         self._settings = settings
-        self._contexts = files.contexts
+        self._files = files
         self._passwords.replace(files.hashes)
         if files.zone is None:
             reload_system_zone()
@@ -207,13 +193,20 @@ class Server:
                 self._lane.enter_sources()
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
-        self._log.info("settings reloaded", changed=changed, need_restart=change.ignored)
+        announce_reload(
+            self._log, change.changed, change.need_restart, files, self.counters.connections_limit
+        )
+        self._look_at_certificates()
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""
         if self.counters.draining:
             return "draining"
         return None if self.counters.ready else "starting"
+
+    def certificate_ends(self) -> Mapping[Listener, float]:
+        """Return when the certificate of each listener that uses TLS ends, in seconds since the epoch."""
+        return self._files.certificate_ends()
 
     async def _serve_clients(self, probes: trio.Nursery, task_status: trio.TaskStatus["Server"]) -> None:
         async with trio.open_nursery() as clients:
@@ -227,15 +220,16 @@ class Server:
                 if self._lane is not None:
                     probes.start_soon(self._lane.watch)
                 self.counters.ready = True
-                self._log.info(
-                    "serving",
-                    addresses=[format_address(address) for address in self.addresses],
-                    tls=[format_address(address) for address in self.tls_addresses],
-                    metrics=[format_address(address) for address in self.metrics_addresses],
+                announce_start(
+                    self._log,
+                    time=self.addresses,
+                    tls=self.tls_addresses,
+                    metrics=self.metrics_addresses,
+                    files=self._files,
                     connections_limit=self.counters.connections_limit,
                     version=__version__,
-                    sentence=self._start_sentence(),
                 )
+                self._look_at_certificates()
                 task_status.started(self)
                 self._manager.ready()
                 probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
@@ -266,7 +260,7 @@ class Server:
             TlsListener(
                 # A refused client of TLS gets no text: that would need a handshake, which costs too much.
                 ClientListener(_plain(sock), self._service, tell=False, shared="tls" in self._shared),
-                lambda: cast(ssl.SSLContext, self._contexts.time),
+                lambda: cast(ssl.SSLContext, self._files.contexts.time),
                 turn,
             )
             for sock in self._sockets.tls
@@ -289,7 +283,7 @@ class Server:
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         from triojam.web import auth, http_server, routes  # noqa: PLC0415  # not for those without it
 
-        in_clear = self._contexts.web is None and not all(
+        in_clear = self._files.contexts.web is None and not all(
             ip_address(address[0]).is_loopback for address in self.metrics_addresses
         )
         if self._passwords and in_clear:
@@ -305,7 +299,10 @@ class Server:
             answers.answer, passwords=self._passwords, counters=self.counters, log=lambda: self._log
         )
         web = http_server.HttpServer(
-            guarded.answer, reject=self._reject_web, failed=self._web_failed, tls=lambda: self._contexts.web
+            guarded.answer,
+            reject=self._reject_web,
+            failed=self._web_failed,
+            tls=lambda: self._files.contexts.web,
         )
         await web.serve([_plain(sock) for sock in self._sockets.web], stop=may_stop, task_status=task_status)
 
@@ -316,23 +313,12 @@ class Server:
         if failures := self._web_failures.count(trio.current_time()):
             self._log.exception("web request failed", failures=failures)
 
-    def _start_sentence(self) -> str:
-        """Say where everything is, in one line for a person at a terminal."""
-        said = f"triojam {__version__}: serving on {describe_ports(self.addresses)}"
-        if self.tls_addresses:
-            said += f", over TLS on {describe_ports(self.tls_addresses)}"
-        if self.metrics_addresses:
-            scheme = "https" if self._settings.metrics_tls else "http"
-            where = format_address(reachable(self.metrics_addresses[0]))
-            said += f"; metrics and live page at {scheme}://{where}/"
-        return f"{said} — Ctrl-C to stop"
+    def _look_at_certificates(self) -> None:
+        warn_of_certificates(self._files, self._clock.now(), self._log)
 
     @property
     def _log(self) -> FilteringBoundLogger:
         return self._service.log
-
-    def _value(self, name: str) -> object:
-        return getattr(self._settings, name)
 
 
 def _plain(sock: trio.socket.SocketType) -> socket.socket:

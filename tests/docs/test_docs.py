@@ -27,6 +27,7 @@ from triojam.cli import client, main
 from triojam.cli.lab import FaultName
 from triojam.core.counters import Counters
 from triojam.core.protocol import Connection, Outcome, Rules
+from triojam.core.reasons import Listener
 from triojam.errors import ConfigurationError, ListenError
 from triojam.web.kernel_clock import KernelClock
 from triojam.web.metrics import CountersCollector
@@ -118,6 +119,7 @@ def live_metrics() -> list[Metric]:
         kernel_clock=lambda: KernelClock(synchronized=True, max_error=0, offset=0, leap_state=0),
         log_messages_dropped=lambda: 0,
         client_table_evictions=lambda: 0,
+        certificate_ends=lambda: dict.fromkeys(Listener, 0.0),
         version=triojam.__version__,
     )
     return list(collector.collect())

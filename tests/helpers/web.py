@@ -127,6 +127,7 @@ class Web:
             kernel_clock=lambda: None,
             log_messages_dropped=int,
             client_table_evictions=int,
+            certificate_ends=dict,
             version="0",
         )
         self.routes = Routes(

@@ -7,8 +7,10 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from time import thread_time
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +22,7 @@ from tests.conftest import Start, _starter
 from tests.helpers.pages import block, commands
 from tests.helpers.program import COMMAND, environment, serving
 from tests.helpers.requirements import require_program
-from tests.helpers.scrape import Address
+from tests.helpers.scrape import Address, scrape
 from tests.helpers.servers import (
     JAM,
     PATIENCE,
@@ -484,7 +486,7 @@ def test_a_bad_file_is_an_error_that_names_its_setting(
 ) -> None:
     """An error about the files names the setting, and the expected value."""
     paths = write(tmp_path)
-    given = {
+    given: dict[str, Any] = {
         name: str(paths[files[name]]) if name in files else "" for name in ("certificate", "key", "client_ca")
     }
     for time in (True, False):
@@ -501,6 +503,24 @@ def test_key_and_certificate_may_share_a_file() -> None:
     assert contexts.time is not None
     assert contexts.web is None
     assert load_contexts(certificate="", key="", client_ca="", time=False, web=False) == (None, None)
+
+
+async def test_the_metric_follows_the_certificate(tls: Start, tmp_path: Path) -> None:
+    """A scrape has the end of the certificate in force, for each listener that uses TLS."""
+    name = "triojam_tls_certificate_not_after_seconds"
+    file = tmp_path / "server.pem"
+    file.write_bytes(certificate().private_key_and_cert_chain_pem.bytes())
+    running = await tls(metrics_port=0, tls_certificate=str(file))
+    assert running.server is not None
+    (address,) = running.server.metrics_addresses
+    before = await scrape(address)
+    assert [sample.labels for sample in before.samples if sample.name == name] == [{"listener": "time"}]
+    ends = datetime(2031, 1, 1, tzinfo=UTC)
+    renewed = authority().issue_cert("localhost", not_after=ends)
+    file.write_bytes(renewed.private_key_and_cert_chain_pem.bytes())
+    assert (await scrape(address)).total(name) == before.total(name) != ends.timestamp()
+    running.reload()
+    assert (await scrape(address)).total(name, listener="time") == ends.timestamp()
 
 
 async def get(address: Address, path: str) -> bytes:

@@ -95,3 +95,10 @@ class Reload(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+
+
+class Listener(StrEnum):
+    """A listener that can use TLS."""
+
+    TIME = "time"
+    METRICS = "metrics"

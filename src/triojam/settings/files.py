@@ -7,16 +7,19 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import tzinfo
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from triojam.core.reasons import Listener
 from triojam.errors import ConfigurationError, invalid_value
+from triojam.settings.certificates import UNKNOWN_END, Certificate, Concern, read_certificate, read_client_ca
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
 from triojam.settings.reading import read_bounded
-from triojam.settings.zones import load_zone
+from triojam.settings.zones import read_zone
 
 # Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
 # the server compute for 150 ms (CVE-2022-40735).
@@ -41,15 +44,55 @@ class Contexts(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The content of the files. hashes: of each user's password. zone: None = the system's."""
+    """The content of the files.
+
+    hashes: of each user's password. zone: None = the system's. certificate: None if no listener uses TLS, or
+    if its validity cannot be read. client_ca: in the same way, the authority of the clients that ends last.
+    digests: of the content, by the setting that names the file.
+    """
 
     contexts: Contexts
     hashes: Mapping[bytes, bytes]
     zone: tzinfo | None
+    certificate: Certificate | None
+    client_ca: Certificate | None
+    digests: Mapping[str, bytes]
+
+    def certificate_ends(self) -> dict[Listener, float]:
+        """Return when the certificate of each listener that uses TLS ends, in seconds since the epoch."""
+        if self.certificate is None:
+            return {}
+        contexts = {Listener.TIME: self.contexts.time, Listener.METRICS: self.contexts.web}
+        return {name: self.certificate.not_after for name, context in contexts.items() if context is not None}
+
+    def concerns(self, now: float) -> list[Concern]:
+        """Return what is wrong with the certificates at a moment, in seconds since the epoch."""
+        known = [each.concern(now) for each in (self.certificate, self.client_ca) if each is not None]
+        unknown = any(self.contexts) and self.certificate is None
+        return [each for each in [*known, UNKNOWN_END if unknown else None] if each is not None]
 
 
 class _PassphraseError(Exception):
     """The key is protected by a passphrase."""
+
+
+def _read(setting: str, path: str, expected: str) -> bytes:
+    try:
+        return read_bounded(path)
+    except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError
+        raise _fault(setting, path, expected, exc) from exc
+
+
+def _fault(setting: str, path: str, expected: str, why: Exception | str) -> SettingError:
+    if isinstance(why, ssl.SSLError):
+        why = (why.reason or "not PEM").replace("_", " ").lower()
+    elif isinstance(why, OSError):
+        why = (why.strerror or str(why)).lower()
+    return SettingError(setting, path, f"{expected} ({why})" if path and str(why) else expected)
+
+
+# Returns the content of the file that a setting names: its name, the path, and what the setting takes.
+Read = Callable[[str, str, str], bytes]
 
 
 def load_files(settings: Settings) -> Files:
@@ -57,6 +100,12 @@ def load_files(settings: Settings) -> Files:
 
     Raises ConfigurationError, whatever goes wrong.
     """
+    contents: dict[str, bytes] = {}
+
+    def read(setting: str, path: str, expected: str) -> bytes:
+        contents[setting] = _read(setting, path, expected)
+        return contents[setting]
+
     try:
         contexts = load_contexts(
             certificate=settings.tls_certificate,
@@ -64,8 +113,16 @@ def load_files(settings: Settings) -> Files:
             client_ca=settings.tls_client_ca,
             time=settings.tls_port is not None,
             web=settings.metrics_tls and settings.metrics_port is not None,
+            read=read,
         )
-        return Files(contexts, load_hashes(settings.metrics_passwords), load_zone(settings.timezone))
+        hashes = load_hashes(settings.metrics_passwords, read=read)
+        zone, contents["timezone"] = read_zone(settings.timezone)
+        certificate = read_certificate(contents["tls_certificate"]) if any(contexts) else None
+        client_ca = (
+            read_client_ca(contents["tls_client_ca"]) if contexts.time and settings.tls_client_ca else None
+        )
+        digests = {setting: sha256(content).digest() for setting, content in contents.items()}
+        return Files(contexts, hashes, zone, certificate, client_ca, digests)
     except ConfigurationError:
         raise
     except Exception as exc:
@@ -78,39 +135,40 @@ def cannot_be_read(exc: Exception) -> ConfigurationError:
     return ConfigurationError(f"the settings and their files cannot be read: {said}")
 
 
-def load_contexts(*, certificate: str, key: str, client_ca: str, time: bool, web: bool) -> Contexts:
+def load_contexts(  # noqa: PLR0913  # each is a setting
+    *, certificate: str, key: str, client_ca: str, time: bool, web: bool, read: Read = _read
+) -> Contexts:
     """Read the files and make the contexts that are asked for.
 
     certificate, key, client_ca: paths; no key = it stands in the certificate's file, no client_ca = clients
-        of the time port need no certificate.
+        of the time port need no certificate. read: returns the content of a file.
 
     Raises SettingError.
     """
     if not (time or web):
         return Contexts()
-    chain = _read("tls_certificate", certificate, CERTIFICATE)
+    chain = read("tls_certificate", certificate, CERTIFICATE)
     _check_certificates(certificate, chain)
-    private = _read("tls_key", key, KEY) if key else chain
+    private = read("tls_key", key, KEY) if key else chain
     time_context = _make_context(chain, private, key)
     # Not with the time port's client authority: a scraper is not one of its clients.
     web_context = _make_context(chain, private, key)
     web_context.set_alpn_protocols(["http/1.1"])
     if client_ca:
-        _trust(
-            time_context, "tls_client_ca", client_ca, CLIENT_CA, _read("tls_client_ca", client_ca, CLIENT_CA)
-        )
+        trusted = read("tls_client_ca", client_ca, CLIENT_CA)
+        _trust(time_context, "tls_client_ca", client_ca, CLIENT_CA, trusted)
         time_context.verify_mode = ssl.CERT_REQUIRED
     return Contexts(time_context if time else None, web_context if web else None)
 
 
-def load_hashes(path: str) -> dict[bytes, bytes]:
+def load_hashes(path: str, *, read: Read = _read) -> dict[bytes, bytes]:
     """Read the password file: the bcrypt hash of each user. No path, no users.
 
     Raises SettingError, which says what is wrong with which line, and never shows the line.
     """
     if not path:
         return {}
-    content = _read("metrics_passwords", path, PASSWORDS)
+    content = read("metrics_passwords", path, PASSWORDS)
     try:
         text = content.decode("utf-8-sig")
     except ValueError as exc:
@@ -193,21 +251,6 @@ def _trust(context: ssl.SSLContext, setting: str, path: str, expected: str, cont
             context.load_verify_locations(cafile=copy)
     except ssl.SSLError as exc:
         raise _fault(setting, path, expected, exc) from exc
-
-
-def _read(setting: str, path: str, expected: str) -> bytes:
-    try:
-        return read_bounded(path)
-    except (OSError, ValueError) as exc:  # a path with a NUL is a ValueError
-        raise _fault(setting, path, expected, exc) from exc
-
-
-def _fault(setting: str, path: str, expected: str, why: Exception | str) -> SettingError:
-    if isinstance(why, ssl.SSLError):
-        why = (why.reason or "not PEM").replace("_", " ").lower()
-    elif isinstance(why, OSError):
-        why = (why.strerror or str(why)).lower()
-    return SettingError(setting, path, f"{expected} ({why})" if path and str(why) else expected)
 
 
 def _refuse_passphrase() -> str:

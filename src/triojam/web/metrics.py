@@ -1,6 +1,7 @@
 """Turns the counters into Prometheus samples, at scrape time.
 
-Names follow the Prometheus naming rules. Every series exists from the start, at 0.
+Names follow the Prometheus naming rules. Every series exists from the start, at 0. A gauge whose value is not
+known has no series, because 0 would be a value.
 """
 
 import platform
@@ -21,19 +22,25 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from triojam.core.counters import Counters, Histogram
+from triojam.core.reasons import Listener
 from triojam.web.kernel_clock import KernelClock
 
-Value = float | Mapping[Any, int] | Histogram
+Value = float | Mapping[Any, float] | Histogram
 
 
 class Moment(NamedTuple):
-    """What one scrape reads. clock: the served time, in seconds since the epoch."""
+    """What one scrape reads.
+
+    clock: the served time, in seconds since the epoch. certificate_ends: when the certificate of each
+    listener that uses TLS ends, in the same way.
+    """
 
     counters: Counters
     clock: float
     kernel: KernelClock | None
     log_messages_dropped: int
     client_table_evictions: int
+    certificate_ends: Mapping[Listener, float]
 
 
 class Row(NamedTuple):
@@ -105,6 +112,8 @@ TABLE = (
         "Connections and requests that the metrics port turned away, by reason."),
     Row("client_table_evictions", COUNTER, "", lambda m: m.client_table_evictions,
         "Sources forgotten because the table of sources was full."),
+    Row("tls_certificate_not_after_seconds", GAUGE, "listener", lambda m: m.certificate_ends or None,
+        "When the certificate of a TLS listener ends, or an earlier one of its chain, since the epoch."),
 )  # fmt: skip
 
 
@@ -114,7 +123,7 @@ class CountersCollector(Collector):
 
     clock: the served time in seconds since the epoch. kernel_clock: the state of the kernel's, or None.
     log_messages_dropped, client_table_evictions: how many log lines and sources were dropped so far.
-    version: of triojam, for `build_info`.
+    certificate_ends: see Moment. version: of triojam, for `build_info`.
     """
 
     counters: Counters
@@ -123,6 +132,7 @@ class CountersCollector(Collector):
     kernel_clock: Callable[[], KernelClock | None]
     log_messages_dropped: Callable[[], int]
     client_table_evictions: Callable[[], int]
+    certificate_ends: Callable[[], Mapping[Listener, float]]
     version: str
 
     def __post_init__(self) -> None:
@@ -150,6 +160,7 @@ class CountersCollector(Collector):
             self.kernel_clock(),
             self.log_messages_dropped(),
             self.client_table_evictions(),
+            self.certificate_ends(),
         )
         for row, family in zip(TABLE, self._families, strict=True):
             if (value := row.read(moment)) is not None:
