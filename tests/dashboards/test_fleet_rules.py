@@ -66,7 +66,6 @@ def firing(alert: str, severity: str, **labels: str) -> str:
     return "ALERTS{" + ", ".join(f'{name}="{value}"' for name, value in listed.items()) + "}"
 
 
-
 class Fleet:
     """Courses of the targets of a job, and the alerts that are expected at some scrapes."""
 
