@@ -212,8 +212,8 @@ def test_a_server_that_vanished_is_a_ticket(fleet: Fleet, lost: str) -> None:
     """A server that is no target any more, or answers as another program, is absent."""
     fleet.add(SERVES * HOUR, "s00")
     fleet.add((SERVES * 20 * MINUTE).ljust(HOUR, lost), "s01")
-    fleet.expect(at=minutes(5, 25))
-    fleet.expect(firing("TriojamAbsent", "ticket", job="time", instance="s01"), at=minutes(26, 39))
+    fleet.expect(at=minutes(5, 30))
+    fleet.expect(firing("TriojamAbsent", "ticket", job="time", instance="s01"), at=minutes(32, 39))
     fleet.check()
 
 
@@ -222,8 +222,8 @@ def test_a_job_that_vanished_is_a_page(fleet: Fleet) -> None:
     fleet.add((SERVES * 20 * MINUTE).ljust(HOUR, GONE), "s00")
     fleet.add((SERVES * 20 * MINUTE).ljust(HOUR, GONE), "s01")
     fleet.add(SERVES * HOUR, "s02", job="other")
-    fleet.expect(at=minutes(5, 25))
-    fleet.expect(firing("TriojamAbsent", "page", job="time"), at=minutes(26, 59))
+    fleet.expect(at=minutes(5, 30))
+    fleet.expect(firing("TriojamAbsent", "page", job="time"), at=minutes(32, 59))
     fleet.check()
 
 
@@ -238,7 +238,7 @@ def test_a_renamed_job_fires_nothing(fleet: Fleet) -> None:
 def test_a_server_that_was_never_scraped_is_absent(fleet: Fleet) -> None:
     """A Prometheus that never reached its only server fires TriojamAbsent, not TriojamDown."""
     fleet.add(DEAD * HOUR)
-    fleet.expect(firing("TriojamAbsent", "page"), at=minutes(6, 59))
+    fleet.expect(firing("TriojamAbsent", "page"), at=minutes(11, 59))
     fleet.check()
 
 
