@@ -48,9 +48,9 @@ def groups() -> list[dict[str, Any]]:
 
 RULES = [rule for group in groups() for rule in group["rules"]]
 RECORDINGS = {rule["record"]: rule for rule in RULES if "record" in rule}
-# An alert is a name and a severity: a dead server is a page or a ticket.
-ALERTS = {(rule["alert"], rule["labels"]["severity"]): rule for rule in RULES if "alert" in rule}
-NAMES = list(dict.fromkeys(name for name, _ in ALERTS))
+# A name may have a rule for each severity: a dead server is a page or a ticket.
+BY_SEVERITY = {(rule["alert"], rule["labels"]["severity"]): rule for rule in RULES if "alert" in rule}
+ALERTS = {name: [rule for rule in RULES if rule.get("alert") == name] for name, _ in BY_SEVERITY}
 TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
 
@@ -63,8 +63,10 @@ def checks() -> Iterator[dict[str, Any]]:
 
 def expressions() -> str:
     """Return the expressions of all rules, and the texts of the alerts."""
-    asked = [rule["expr"] for rule in (*ALERTS.values(), *RECORDINGS.values())]
-    return "\n".join(asked + [text for alert in ALERTS.values() for text in alert["annotations"].values()])
+    asked = [rule["expr"] for rule in RULES]
+    return "\n".join(
+        asked + [text for alert in BY_SEVERITY.values() for text in alert["annotations"].values()]
+    )
 
 
 def inputs() -> str:
@@ -93,7 +95,7 @@ def test_promtool_accepts_the_configuration() -> None:
     output = run_promtool("check", "config", PROMETHEUS / "prometheus.yml")
     assert f"{len(list((PROMETHEUS / 'rules').iterdir()))} rule files found" in output
     found = sum(int(number) for number in re.findall(r"(\d+) rules found", output))
-    assert found == len(RULES) == len(ALERTS) + len(RECORDINGS)
+    assert found == len(RULES) == len(BY_SEVERITY) + len(RECORDINGS)
     assert not re.search("warning|duplicate|does not exist", output, re.IGNORECASE), output
 
 
@@ -122,10 +124,10 @@ def test_promtool_evaluates_the_groups_in_their_order(path: Path) -> None:
     assert load(path)["group_eval_order"] == [group["name"] for group in groups()]
 
 
-@pytest.mark.parametrize(("name", "severity"), ALERTS)
+@pytest.mark.parametrize(("name", "severity"), BY_SEVERITY)
 def test_an_alert_is_complete(name: str, severity: str) -> None:
     """It has a severity, a summary, a description with the instance or the job, and a link to its runbook."""
-    alert = ALERTS[name, severity]
+    alert = BY_SEVERITY[name, severity]
     assert re.fullmatch(r"Triojam(?:[A-Z][a-z]+)+", name)
     assert alert["labels"].keys() == {"severity"}
     assert severity in SEVERITIES
@@ -151,14 +153,16 @@ def test_the_command_in_the_docs_sets_the_address_of_the_runbooks(tmp_path: Path
     assert copy.read_text("utf-8") == before.replace(RUNBOOK_BASE, address)
     found = [rule for group in load(copy)["groups"] for rule in group["rules"]]
     assert [rule["annotations"]["runbook_url"] for rule in found] == [
-        f"{address}#{name.lower()}" for name, _ in ALERTS
+        f"{address}#{name.lower()}" for name, _ in BY_SEVERITY
     ]
 
 
 def test_descriptions_have_the_value() -> None:
     """Only the descriptions of yes-or-no alerts have no value."""
     silent = {
-        name for (name, _), alert in ALERTS.items() if "$value" not in alert["annotations"]["description"]
+        name
+        for (name, _), alert in BY_SEVERITY.items()
+        if "$value" not in alert["annotations"]["description"]
     }
     assert silent == {"TriojamDown", "TriojamAbsent", "TriojamClockUnsynchronized", "TriojamReloadFailed"}
 
@@ -167,7 +171,7 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
     """The sections are the alerts in their order, each with its three parts."""
     head, *sections = re.split(r"^## ", RUNBOOKS, flags=re.MULTILINE)
     assert head.startswith("# Runbooks\n")
-    assert [section.partition("\n")[0] for section in sections] == NAMES
+    assert [section.partition("\n")[0] for section in sections] == list(ALERTS)
     for section in sections:
         assert re.findall(r"^\*\*(.*?)\*\*", section, re.MULTILINE) == ["Means.", "See it.", "Do."], section
 
@@ -180,8 +184,8 @@ def test_each_alert_has_promtool_tests() -> None:
         for alert in check["exp_alerts"]
     }
     silent = {check["alertname"] for check in checks() if not check["exp_alerts"]}
-    assert fires == set(ALERTS)
-    assert silent == set(NAMES)
+    assert fires == set(BY_SEVERITY)
+    assert silent == set(ALERTS)
 
 
 @pytest.mark.parametrize("text", [expressions(), inputs(), RUNBOOKS], ids=["rules", "tests", "runbooks"])
