@@ -238,7 +238,8 @@ async def test_a_signal_ends_the_lab_during_its_start(programs: None, temporary:
 async def test_faults_fire_alerts(programs: None, temporary: Path) -> None:
     """Each fault fires its alerts, which resolve after it; the lab prints both."""
     faults = [word for name in FIRED for word in ("--fault", name)]
-    words = [*faults, "--fault-after", "3", "--fault-for", "20", "--speed", str(SPEED)]
+    # Prometheus scrapes new targets after 5 s. A server that was never scraped is not known to the rules.
+    words = [*faults, "--fault-after", "10", "--fault-for", "20", "--speed", str(SPEED)]
     async with running(temporary, *words) as lab:
         await lab.started()
         fired: dict[str, set[str]] = {name: set() for name in ["", *FIRED]}
