@@ -3,7 +3,7 @@
 import json
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from triojam.errors import LabError
 from triojam.lab.network import LOOPBACK
 from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import HttpServer
+from triojam.web.kernel_clock import KernelClock, read_kernel_clock
 
+CLOCK_ALERT = "TriojamClockUnsynchronized"
 PATH = "/alerts"
 LONGEST_ALERTS = 4 * 1024 * 1024
 
@@ -55,29 +57,41 @@ class Alert:
         return f"{state:8} {'  '.join(filter(None, (self.name, self.severity, self.summary)))}"
 
 
+class UnkeptClock:
+    """Whether nothing has kept this machine's clock since the start of the lab."""
+
+    def __init__(self, read: Callable[[], KernelClock | None] = read_kernel_clock) -> None:
+        self._read = read
+        self.lasts = True
+        self._look()
+
+    def explains(self, alert: Alert) -> bool:
+        """Whether an alert says only this. It also resolves when the server vanishes from Prometheus."""
+        self._look()
+        return self.lasts and alert.name == CLOCK_ALERT
+
+    def _look(self) -> None:
+        clock = self._read()
+        self.lasts = self.lasts and clock is not None and not clock.synchronized
+
+
 class Inbox:
-    """Passes on each change of an alert once.
+    """Passes on each change of an alert once. known: whether an alert is no news."""
 
-    known: the names of alerts that fire from the start, and were explained. Their first firing is not news.
-    What follows is.
-    """
-
-    def __init__(self, tell: Callable[[Alert], Awaitable[None]], known: Iterable[str] = ()) -> None:
+    def __init__(
+        self, tell: Callable[[Alert], Awaitable[None]], known: Callable[[Alert], bool] = lambda _alert: False
+    ) -> None:
         self._tell = tell
-        self._known = set(known)
+        self._known = known
         self._seen: dict[str, tuple[bool, str]] = {}
 
     async def take(self, alert: Alert) -> None:
         """Pass on an alert if it has changed: Alertmanager sends alerts again, e.g. after a lost answer."""
         state = (alert.fires, alert.began)
-        if self._seen.get(alert.fingerprint) == state:
-            return
-        self._seen[alert.fingerprint] = state
-        if alert.name in self._known:
-            if alert.fires:
-                return
-            self._known.remove(alert.name)
-        await self._tell(alert)
+        if self._seen.get(alert.fingerprint) != state:
+            self._seen[alert.fingerprint] = state
+            if not self._known(alert):
+                await self._tell(alert)
 
 
 async def receive(inbox: Inbox, *, task_status: trio.TaskStatus[str]) -> None:

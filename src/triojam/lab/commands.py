@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import trio
 
-from triojam.errors import LabError, unknown
+from triojam.errors import LabError
 from triojam.lab.alerts import Alert
 from triojam.lab.cleaner import PREFIX
 from triojam.lab.faults import FAULTS, Fault, Target
@@ -67,8 +67,9 @@ class Injector:
         self._fired: list[str] = []
 
     def note(self, alert: Alert) -> None:
-        """Note an alert that is told while a mystery lasts."""
-        self._fired.append(str(alert))
+        """Note an alert, which is told again at the end of a mystery."""
+        if self._scope is not None:
+            self._fired.append(str(alert))
 
     async def cause(self, name: str) -> None:
         """Cause a fault when no other one lasts, and return after it."""
@@ -91,7 +92,7 @@ class Injector:
             case "stop":
                 return Reply(done=False, text="no fault lasts now")
             case name if name not in words:
-                return Reply(done=False, text=str(unknown("word", word, words)))
+                return Reply(done=False, text=f"unknown word {word!r}: expected one of {', '.join(words)}")
             case _ if self._scope is not None:
                 return Reply(done=False, text=f"{self._shown} still lasts; {STOP} ends it")
             case name:

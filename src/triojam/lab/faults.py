@@ -161,7 +161,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "flood": Fault(
         cause=flood,
-        alerts=["TriojamRefusing", "TriojamNearlyFull", "TriojamFailingFast"],
+        alerts=["TriojamRefusing", "TriojamNearlyFull", "TriojamFailingFast", "TriojamFailingSlowly"],
         query="triojam_connections_open / triojam_connections_limit",
     ),
     "clock": Fault(

@@ -180,7 +180,7 @@ class ServerProgram(Program):
     async def set_clock(self, ahead: float) -> None:
         """Set its clock this many seconds ahead of this machine's."""
         if self._process is not None and self._process.stdin is not None:
-            with suppress(trio.BrokenResourceError):  # it has ended, which `run` reports
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has ended, or ends
                 await self._process.stdin.send_all(f"{ahead!r}\n".encode())
 
     def send_signal(self, signum: int) -> None:

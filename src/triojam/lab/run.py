@@ -15,7 +15,7 @@ import trio
 
 from triojam.errors import LabError
 from triojam.lab import alerts, commands, pages
-from triojam.lab.alerts import Alert
+from triojam.lab.alerts import CLOCK_ALERT, Alert
 from triojam.lab.commands import INDENT, Injector
 from triojam.lab.configuration import make_alertmanager, make_grafana, make_prometheus, make_server
 from triojam.lab.faults import Target, run_load
@@ -34,7 +34,6 @@ from triojam.lab.programs import (
 )
 from triojam.load.plan import Mix, Plan
 from triojam.process import signals
-from triojam.web.kernel_clock import read_kernel_clock
 
 LINE_TIMEOUT = 2.0
 MAX_CONNECTIONS = 200
@@ -46,7 +45,6 @@ LOAD_PATIENCE = 2.0
 
 # More wait at Alertmanager, which sends them again.
 MOST_WAITING_ALERTS = 100
-CLOCK_ALERT = "TriojamClockUnsynchronized"
 
 Say = Callable[[str], None]
 
@@ -137,9 +135,9 @@ class _Lab:
         network = home.network
         server = make_server(home, SETTINGS)
         await nursery.start(server.run)
-        unsynchronized = (clock := read_kernel_clock()) is not None and not clock.synchronized
+        clock = alerts.UnkeptClock()
         changes, news = trio.open_memory_channel[Alert](MOST_WAITING_ALERTS)
-        inbox = alerts.Inbox(changes.send, {CLOCK_ALERT} if unsynchronized else ())
+        inbox = alerts.Inbox(changes.send, clock.explains)
         receiver = await nursery.start(alerts.receive, inbox)
         text = self._runbooks.read_text("utf-8")
         runbooks = await nursery.start(pages.serve_runbooks, text, network)
@@ -177,7 +175,7 @@ class _Lab:
             else "not on PATH; all else works without it",
         }
         lines = [f"{name:12}  {address}" for name, address in rows.items()]
-        self._tell("\n".join([*lines, *self._notes(unsynchronized=unsynchronized)]))
+        self._tell("\n".join([*lines, *self._notes(clock)]))
         nursery.start_soon(self._tell_alerts, news, links, prometheus.url, injector)
         nursery.start_soon(commands.read_keyboard, injector.obey, self._tell)
         load = Plan(
@@ -203,14 +201,14 @@ class _Lab:
         mysteries = random.Random(self._plan.seed)  # noqa: S311  # not a secret
         return Injector(target, self._event, links, nursery, mysteries)
 
-    def _notes(self, *, unsynchronized: bool) -> list[str]:
+    def _notes(self, clock: alerts.UnkeptClock) -> list[str]:
         """Return what else must be known at the start."""
         notes = []
         if self._network.is_open:
             notes.append(
                 f"Every machine that reaches {self._network.shown} can read all of it but Alertmanager."
             )
-        if unsynchronized:
+        if clock.lasts:
             notes.append(
                 f"Nothing keeps this machine's clock, so {CLOCK_ALERT} fires, rightly; only a change is told."
             )
