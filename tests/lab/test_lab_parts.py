@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
+from tests.helpers.pages import table
 from tests.helpers.requirements import require_program
 from tests.helpers.scrape import Scrape, scrape
 from tests.helpers.servers import PATIENCE
@@ -122,6 +123,13 @@ def test_every_fault_has_a_name_and_a_description() -> None:
     assert set(get_args(FaultName)) == set(FAULTS) == set(SIGNS)
     assert all(each.description for each in FAULTS.values())
     assert all(bool(each.alerts) != bool(each.instead) for each in FAULTS.values())
+
+
+def test_the_table_of_faults_has_their_alerts() -> None:
+    """The page names the alerts that the lab names, or gives a reason why none fires."""
+    rows = {name.strip("`"): alerts for name, _, alerts in table("dashboards/README.md", "The lab")}
+    for name, each in FAULTS.items():
+        assert rows[name] == ", ".join(each.alerts) if each.alerts else rows[name].startswith("none: ")
 
 
 def alert(status: str = "firing", **changed: Any) -> dict[str, Any]:
