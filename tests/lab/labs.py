@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -127,11 +127,18 @@ def is_empty(folder: Path) -> bool:
 
 @asynccontextmanager
 async def running(
-    temporary: Path, *words: str, stdin: int = subprocess.DEVNULL, **variables: str
+    temporary: Path,
+    *words: str,
+    stdin: int = subprocess.DEVNULL,
+    before: Sequence[str] = (),
+    **variables: str,
 ) -> AsyncIterator[Lab]:
-    """Run a lab. If it still runs at the end, it is killed, and its cleaner does the rest."""
+    """Run a lab. If it still runs at the end, it is killed, and its cleaner does the rest.
+
+    before: words in front of the command, of a program that executes it.
+    """
     environ = {"TMPDIR": str(temporary), **variables}
-    command = [*COMMAND, "lab", *words]
+    command = [*before, *COMMAND, "lab", *words]
     async with launched(command, environ, stdin=stdin, stdout=subprocess.PIPE) as process:
         yield Lab(process, temporary)
 

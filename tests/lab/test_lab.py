@@ -25,7 +25,7 @@ from tests.lab.labs import (
     lives,
     running,
 )
-from triojam.lab.alerts import CLOCK_ALERT, UnkeptClock
+from triojam.lab.alerts import CLOCK_ALERT, UnsynchronizedClock
 from triojam.lab.faults import FAULTS
 from triojam.lab.run import find_dashboards
 
@@ -105,7 +105,7 @@ async def test_faults_fire_their_alerts(programs: None, temporary: Path) -> None
     # The last one first: a flood makes the event loop late, too.
     faults = [name for name, each in reversed(FAULTS.items()) if each.alerts]
     words = [word for name in faults for word in ("--fault", name)]
-    clock = UnkeptClock()
+    clock = UnsynchronizedClock()
     async with running(temporary, *words, "--fault-after", "3", "--fault-for", "20", *FAST) as lab:
         await lab.started()
         assert (CLOCK_ALERT in "".join(lab.printed)) == clock.lasts
@@ -145,7 +145,7 @@ async def test_some_faults_fire_no_alert(programs: None, temporary: Path) -> Non
         for name in silent:
             await lab.says(f"fault    {name} for 15 s")
             told = await lab.says(".*")
-            assert told[0].strip() == f"fires no alert: {FAULTS[name].instead}"
+            assert told[0].strip() == f"no alert fires for it: {FAULTS[name].instead}"
             where = await lab.says("^ +see (http.*)$")
             assert (await get(where[1])).status == 200
             await lab.says(f"fault    {name} is over")

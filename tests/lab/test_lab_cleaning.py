@@ -111,6 +111,15 @@ def test_no_temporary_folder_at_all_is_one_line(monkeypatch: pytest.MonkeyPatch)
         parent_folder()
 
 
+async def test_a_nearly_full_disk_is_one_line(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus would run without its data, so the lab does not start."""
+    monkeypatch.setattr("triojam.lab.programs.LEAST_FREE_BYTES", 10**21)
+    with pytest.raises(LabError, match=f"lab: {temporary} has [0-9]+ MB of free space, less than 10+ MB"):
+        async with make_home(temporary, Network()):
+            pass
+    assert is_empty(temporary)
+
+
 def test_a_full_disk_is_one_line(programs: None, temporary: Path) -> None:
     """If a file cannot be written, the line names the folder and the reason; nothing is left."""
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,16 @@ from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import HttpServer
 
 WORDS = ", ".join([*FAULTS, MYSTERY, STOP, "list", "help"])
+# As a shell does with `command &`: it runs in a process group that does not have the terminal.
+BACKGROUND = """
+import os, signal, sys
+command = os.fork()
+if command == 0:
+    os.setpgid(0, 0)
+    os.execvp(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: os.kill(command, signal.SIGTERM))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]))
+"""
 FAKES = ("prometheus", "prometheus-alertmanager")
 
 
@@ -92,14 +103,30 @@ async def test_words_come_from_a_pipe(fake_programs: str, temporary: Path) -> No
 
 
 async def test_words_come_from_a_terminal(fake_programs: str, temporary: Path) -> None:
-    """The lab says that words may be typed, and does what is typed."""
+    """The lab says that words may be typed, and does what is typed; Ctrl-C ends it."""
     with terminal() as (keyboard, stdin):
-        async with running(temporary, stdin=stdin, PATH=fake_programs) as lab:
+        new_session = ["setsid", "--ctty"]
+        async with running(temporary, stdin=stdin, before=new_session, PATH=fake_programs) as lab:
             await lab.started()
             assert "Type the name of a fault to cause it, or help." in lab.printed
             os.write(keyboard, b"resets\n")
             await lab.says("^resets begins$")
-            assert await lab.ends(signal.SIGINT) == 130
+            os.write(keyboard, b"\x03")
+            assert await lab.ends() == 130
+
+
+async def test_a_lab_in_the_background_leaves_the_keyboard_alone(fake_programs: str, temporary: Path) -> None:
+    """The kernel would stop a background process that reads from its terminal."""
+    with terminal() as (keyboard, stdin):
+        in_background = ["setsid", "--ctty", sys.executable, "-c", BACKGROUND]
+        async with running(temporary, stdin=stdin, before=in_background, PATH=fake_programs) as lab:
+            await lab.started()
+            os.write(keyboard, b"resets\n")
+            assert (await inject(temporary, "clock")).stdout == "clock begins\n"
+            await lab.says("fault    clock for 40 s")
+            assert "resets begins" not in lab.printed
+            os.killpg(os.getpgid(lab.process.pid), signal.SIGTERM)
+            assert await lab.ends() == 143
 
 
 async def test_a_closed_stdin_is_no_keyboard(fake_programs: str, temporary: Path) -> None:

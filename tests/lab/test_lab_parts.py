@@ -23,7 +23,16 @@ from tests.helpers.servers import PATIENCE
 from tests.helpers.waiting import eventually
 from triojam.cli.lab import FaultName
 from triojam.errors import LabError
-from triojam.lab.alerts import CLOCK_ALERT, Alert, Inbox, UnkeptClock, parse, receive, speed_up, write_sped_up
+from triojam.lab.alerts import (
+    CLOCK_ALERT,
+    Alert,
+    Inbox,
+    UnsynchronizedClock,
+    parse,
+    receive,
+    speed_up,
+    write_sped_up,
+)
 from triojam.lab.configuration import make_server
 from triojam.lab.faults import FAULTS, Target
 from triojam.lab.network import LOOPBACK, Network
@@ -187,7 +196,7 @@ async def test_the_receiver_tells_each_change_once(nursery: trio.Nursery) -> Non
     ],
 )
 def test_the_clock_is_news_only_after_a_change(states: list[bool | None], told: list[bool]) -> None:
-    """An alert about the clock is no news while nothing has kept the clock since the start."""
+    """An alert about the clock is no news while the clock has been unsynchronized since the start."""
     left = iter(states)
 
     def read() -> KernelClock | None:
@@ -198,15 +207,15 @@ def test_the_clock_is_news_only_after_a_change(states: list[bool | None], told: 
             else KernelClock(synchronized=state, max_error=0.0, offset=0.0, leap_state=0)
         )
 
-    clock = UnkeptClock(read)
+    clock = UnsynchronizedClock(read)
     changes = [parse(alert(labels={"alertname": CLOCK_ALERT})) for _ in told]
     assert [not clock.explains(each) for each in changes] == told
 
 
 def test_other_alerts_are_news() -> None:
-    """An unkept clock explains no other alert."""
-    unkept = KernelClock(synchronized=False, max_error=0.0, offset=0.0, leap_state=0)
-    assert not UnkeptClock(lambda: unkept).explains(parse(alert()))
+    """An unsynchronized clock explains no other alert."""
+    clock = KernelClock(synchronized=False, max_error=0.0, offset=0.0, leap_state=0)
+    assert not UnsynchronizedClock(lambda: clock).explains(parse(alert()))
 
 
 def test_an_alert_needs_only_a_name() -> None:

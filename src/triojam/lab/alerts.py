@@ -57,8 +57,8 @@ class Alert:
         return f"{state:8} {'  '.join(filter(None, (self.name, self.severity, self.summary)))}"
 
 
-class UnkeptClock:
-    """Whether nothing has kept this machine's clock since the start of the lab."""
+class UnsynchronizedClock:
+    """Whether the kernel has called its clock unsynchronized since the start of the lab."""
 
     def __init__(self, read: Callable[[], KernelClock | None] = read_kernel_clock) -> None:
         self._read = read

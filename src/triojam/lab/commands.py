@@ -130,7 +130,7 @@ class Injector:
     def _explain(self, fault: Fault) -> list[str]:
         """Say which alerts a fault can fire, or why it fires none, and where it shows."""
         alerts = ", ".join(fault.alerts)
-        effect = f"can fire {alerts}" if alerts else f"fires no alert: {fault.instead}"
+        effect = f"can fire {alerts}" if alerts else f"no alert fires for it: {fault.instead}"
         return [f"{INDENT}{effect}", f"{INDENT}see {self._links.query(fault.query)}"]
 
 

@@ -28,6 +28,8 @@ POLL_SECONDS = 0.05
 ANSWER_SECONDS = 1.0
 CLEAN_SECONDS = 8.0  # the cleaner itself gives up earlier
 LONGEST_COMPLAINT = 400
+MEGABYTE = 1_000_000
+LEAST_FREE_BYTES = 50 * MEGABYTE
 
 # The names of each program; the first is also the name of its Debian package.
 PROMETHEUS = ("prometheus",)
@@ -79,6 +81,10 @@ def parent_folder() -> Path:
 @asynccontextmanager
 async def make_home(parent: Path, network: Network) -> AsyncIterator[Home]:
     """Make a temporary folder. At the end, or when the lab is killed, a cleaner ends all and removes it."""
+    space = shutil.disk_usage(parent)
+    if space.total and space.free < LEAST_FREE_BYTES:  # Prometheus would run, and keep nothing
+        free, wanted = space.free // MEGABYTE, LEAST_FREE_BYTES // MEGABYTE
+        raise LabError(f"lab: {parent} has {free} MB of free space, less than {wanted} MB")
     process = await trio.lowlevel.open_process(
         # Isolated: modules in the working directory must not take the place of Python's own.
         [sys.executable, "-I", str(cleaner.__file__), str(parent)],

@@ -135,7 +135,7 @@ class _Lab:
         network = home.network
         server = make_server(home, SETTINGS)
         await nursery.start(server.run)
-        clock = alerts.UnkeptClock()
+        clock = alerts.UnsynchronizedClock()
         changes, news = trio.open_memory_channel[Alert](MOST_WAITING_ALERTS)
         inbox = alerts.Inbox(changes.send, clock.explains)
         receiver = await nursery.start(alerts.receive, inbox)
@@ -201,7 +201,7 @@ class _Lab:
         mysteries = random.Random(self._plan.seed)  # noqa: S311  # not a secret
         return Injector(target, self._event, links, nursery, mysteries)
 
-    def _notes(self, clock: alerts.UnkeptClock) -> list[str]:
+    def _notes(self, clock: alerts.UnsynchronizedClock) -> list[str]:
         """Return what else must be known at the start."""
         notes = []
         if self._network.is_open:
@@ -210,7 +210,7 @@ class _Lab:
             )
         if clock.lasts:
             notes.append(
-                f"Nothing keeps this machine's clock, so {CLOCK_ALERT} fires, rightly; only a change is told."
+                f"This machine's clock is not synchronized: {CLOCK_ALERT} fires. Only a change is told."
             )
         if self._plan.speed != 1:
             notes.append(f"The rules are faster: one minute in them is {60 / self._plan.speed:.2g} s here.")
