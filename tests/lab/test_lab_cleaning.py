@@ -12,7 +12,7 @@ import trio
 
 from tests.helpers.program import environment
 from tests.helpers.servers import PATIENCE
-from tests.lab.labs import LAB_PATIENCE, STUBBORN, descendants, fake, is_empty, lives, running
+from tests.lab.labs import LAB_PATIENCE, STUBBORN, command_of, descendants, fake, is_empty, lives, running
 from triojam.errors import ConfigurationError, LabError
 from triojam.lab import cleaner
 from triojam.lab.network import Network, choose_network
@@ -56,7 +56,8 @@ async def test_the_end_of_the_cleaner_ends_the_lab(fakes: Path, temporary: Path)
     fake(fakes, STUBBORN, *NAMES[:2])
     async with running(temporary, PATH=f"{fakes}:{SYSTEM}") as lab:
         await lab.started()
-        first, *others = descendants(lab.process.pid)
+        others = list(descendants(lab.process.pid))
+        first = next(each for each in others if "cleaner.py" in command_of(each))
         os.kill(first, signal.SIGKILL)
         with trio.fail_after(LAB_PATIENCE):
             assert await lab.process.wait() == 1

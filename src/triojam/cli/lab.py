@@ -31,7 +31,12 @@ def lab(
         ),
     ] = (),
     mystery: Annotated[
-        bool, Parameter(negative="", help="Cause a random fault, after the others, and name it at its end.")
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Cause a random fault, after the others, and name it at its end.",
+        ),
     ] = False,
     inject: Annotated[
         Word | None,
@@ -102,6 +107,6 @@ _COMMANDS: Commands = {
     lab: (
         "",
         "--fault slow-clients --fault clock --fault-for 20",
-        "--bind 0.0.0.0 --metrics-port 45001 --prometheus-port 9090 --mystery",
+        "--mystery --bind 0.0.0.0 --prometheus-port 9090",
     ),
 }
