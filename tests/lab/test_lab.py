@@ -33,8 +33,8 @@ from triojam.lab.run import find_dashboards
 FAST = ("--speed", "60")
 # It looks back six hours, so at this speed it resolves after six minutes.
 SLOW = "TriojamFailingSlowly"
-# On a busy machine they fire during any fault.
-BUSY = {"TriojamDown", "TriojamEventLoopLag", "TriojamSlow", "TriojamFlapping", SLOW}
+# On a busy machine these fire during any fault. At this speed, TriojamAbsent fires before the first scrape.
+BUSY = {"TriojamAbsent", "TriojamDown", "TriojamEventLoopLag", "TriojamFlapping", "TriojamSlow", SLOW}
 
 BROKEN = f"""#!{sys.executable}
 import sys

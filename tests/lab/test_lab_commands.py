@@ -25,7 +25,7 @@ from triojam.errors import LabError
 from triojam.lab.commands import CONTROL, MYSTERY, STOP, listen, send
 from triojam.lab.faults import FAULTS
 from triojam.lab.network import LOOPBACK, Network, choose_network
-from triojam.lab.pages import alertmanager_page, answering, find_links, serve_runbooks
+from triojam.lab.pages import Reply, alertmanager_page, answering, find_links, first_scrape, serve_runbooks
 from triojam.lab.run import find_dashboards
 from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import HttpServer
@@ -190,7 +190,7 @@ async def test_a_lab_that_does_not_answer_is_one_line(temporary: Path, nursery: 
 async def test_a_mystery_is_named_at_its_end(programs: None, temporary: Path) -> None:
     """The fault is chosen at random, and named at its end, with what the alerts said meanwhile."""
     seed = next(each for each in range(100) if random.Random(each).choice([*FAULTS]) == "clock")
-    words = ["--mystery", "--seed", str(seed), "--fault-after", "8", "--fault-for", "100", "--speed", "60"]
+    words = ["--mystery", "--seed", str(seed), "--fault-after", "1", "--fault-for", "100", "--speed", "60"]
     async with running(temporary, *words) as lab:
         await lab.says("fault    mystery for 100 s: which fault is it")
         await lab.says("FIRING   TriojamClockStepped")
@@ -281,6 +281,25 @@ async def test_links_lead_to_pages_that_answer(
     url = await serve(nursery, dict.fromkeys(found, (200, b"page")))
     seen = await find_links("", url)
     assert (seen.graphs, seen.alerts, seen.query("a > 1")) == (url + graphs, url + alerts, url + query)
+
+
+async def test_the_lab_waits_for_the_first_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault before Prometheus's first scrape would be seen late or never."""
+    bodies = [
+        b'{"data":{"result":[]}}',
+        b'{"data":{"result":[]}}',
+        b'{"data":{"result":[{"value":[1,"1"]}]}}',
+    ]
+    left = iter(bodies)
+
+    async def answer(_url: str) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return Reply(200, next(left))
+
+    monkeypatch.setattr("triojam.lab.pages.get", answer)
+    monkeypatch.setattr("triojam.lab.pages.POLL_SECONDS", 0)
+    await first_scrape("http://127.0.0.1:9090/")
+    assert list(left) == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import HttpServer
 
 ANSWER_SECONDS = 5.0
+# Prometheus starts to scrape after five to ten seconds.
+FIRST_SCRAPE_SECONDS, POLL_SECONDS = 30.0, 0.2
+_NO_RESULT = b'"result":[]'
 LONGEST_PAGE = 4 * 1024 * 1024
 RUNBOOKS = "/runbooks"
 
@@ -107,6 +110,13 @@ async def value_of(prometheus: str, labels: Mapping[str, str]) -> str | None:
         return next((f"{float(each['value']):.4g}" for each in alerts if each["labels"] == labels), None)
     except (ValueError, LookupError, TypeError):
         return None
+
+
+async def first_scrape(prometheus: str) -> None:
+    """Wait until a Prometheus has scraped its targets for the first time: before, it cannot see a fault."""
+    with trio.move_on_after(FIRST_SCRAPE_SECONDS):
+        while _NO_RESULT in (await get(f"{prometheus}api/v1/query?query=up")).body:  # noqa: ASYNC110  # another process sets no Event
+            await trio.sleep(POLL_SECONDS)
 
 
 async def alertmanager_page(url: str) -> str:

@@ -158,6 +158,7 @@ class _Lab:
                 self._grafana, home, dashboards=self._dashboards, prometheus=prometheus.url
             )
             await nursery.start(grafana.run)
+        await pages.first_scrape(prometheus.url)
         live_page = network.url(server.web[1])
         links = await pages.find_links(live_page, prometheus.url)
         injector = self._make_injector(server, links, nursery)
