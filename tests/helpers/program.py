@@ -97,6 +97,7 @@ async def launched(
     command: Sequence[str],
     variables: Mapping[str, str],
     *,
+    stdin: int = subprocess.DEVNULL,
     stdout: int | None = None,
     stderr: int = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
@@ -104,7 +105,7 @@ async def launched(
     """Start a process; at the end it is killed if it still runs. pass_fds: descriptors that it inherits."""
     process = await trio.lowlevel.open_process(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment(**variables),

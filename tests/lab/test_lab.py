@@ -2,185 +2,45 @@
 
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.helpers.program import COMMAND, launched
-from tests.helpers.requirements import require_program
-from tests.helpers.scrape import Address, fetch, scrape
+from tests.helpers.scrape import fetch, scrape
 from tests.helpers.servers import PATIENCE
 from tests.helpers.waiting import eventually
+from tests.lab.labs import (
+    LAB_PATIENCE,
+    STUBBORN,
+    command_of,
+    descendants,
+    fake,
+    get,
+    is_empty,
+    links,
+    lives,
+    running,
+)
+from triojam.lab.alerts import CLOCK_ALERT, UnsynchronizedClock
+from triojam.lab.faults import FAULTS
 from triojam.lab.run import find_dashboards
 
-# The lab starts three programs, which are slow on a busy machine.
-LAB_PATIENCE = 3 * PATIENCE
+# At this speed, half an hour in the rules is half a minute.
+FAST = ("--speed", "60")
+# It looks back six hours, so at this speed it resolves after six minutes.
+SLOW = "TriojamFailingSlowly"
+# On a busy machine these fire during any fault. At this speed, TriojamAbsent fires before the first scrape.
+BUSY = {"TriojamAbsent", "TriojamDown", "TriojamEventLoopLag", "TriojamFlapping", "TriojamSlow", SLOW}
 
-# The alerts that each of these faults must fire; at this speed, half an hour in the rules is half a minute.
-SPEED = 60
-FIRED = {
-    "pause": {"TriojamDown", "TriojamEventLoopLag"},
-    "clock": {"TriojamClockWrong", "TriojamClockStepped"},
-    "flood": {"TriojamRefusing", "TriojamNearlyFull", "TriojamFailingFast"},
-}
-
-# A program that is ready at once, ignores SIGTERM, as does its child, and serves its environment.
-STUBBORN = f"""#!{sys.executable}
-import http.server, json, os, re, signal, subprocess, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen(["sleep", "600"])
-words = " ".join(sys.argv)
-port = os.environ.get("GF_SERVER_HTTP_PORT") or re.search(r"listen-address=127.0.0.1:([0-9]+)", words)[1]
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(dict(os.environ)).encode())
-http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
-"""
 BROKEN = f"""#!{sys.executable}
 import sys
 print("first\\nthis cannot work", file=sys.stderr)
 sys.exit(3)
 """
-
-
-class Lab:
-    """A running lab. folder: where it makes its temporary directory. printed: the lines read so far."""
-
-    def __init__(self, process: trio.Process, folder: Path) -> None:
-        self.process = process
-        self.folder = folder
-        self.printed: list[str] = []
-        self._unread = b""
-
-    async def says(self, pattern: str) -> re.Match[str]:
-        """Return the next line that matches."""
-        with trio.fail_after(LAB_PATIENCE):
-            while (line := await self._line()) is not None:
-                if found := re.search(pattern, line):
-                    return found
-        raise AssertionError(f"no {pattern!r} in {self.printed} {await self.complaint()}")
-
-    async def started(self) -> None:
-        """Wait until all programs run."""
-        await self.says("^Ctrl-C")
-
-    def address(self, name: str) -> Address:
-        """Return an address from the printed table."""
-        (found,) = re.findall(rf"^{name}  .*?(127\.0\.0\.1):(\d+)", "\n".join(self.printed), re.MULTILINE)
-        return found[0], int(found[1])
-
-    async def ends(self, signum: int | None = None) -> int:
-        """Return the exit status, after sending a signal if one is given; no process or file may be left."""
-        left = list(descendants(self.process.pid))
-        if signum is not None:
-            assert len(left) >= 3
-            self.process.send_signal(signum)
-        with trio.fail_after(LAB_PATIENCE):
-            while await self._line() is not None:
-                pass
-            status = await self.process.wait()
-            while any(map(lives, left)):  # noqa: ASYNC110  # init reaps the orphans
-                await trio.sleep(0.01)
-        assert is_empty(self.folder)
-        return status
-
-    async def complaint(self) -> str:
-        """Return what the lab has written to stderr."""
-        assert self.process.stderr is not None
-        return b"".join([data async for data in self.process.stderr]).decode()
-
-    async def _line(self) -> str | None:
-        assert self.process.stdout is not None
-        while b"\n" not in self._unread:
-            data = await self.process.stdout.receive_some()
-            if not data:
-                return None
-            self._unread += data
-        line, self._unread = self._unread.split(b"\n", 1)
-        self.printed.append(line.decode())
-        return self.printed[-1]
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Yield the children of a process, and their children."""
-    children: dict[int, list[int]] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # the process has ended
-            # proc(5): the name in parentheses may contain any character; the state and the parent follow.
-            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(process.name))
-    found = list(children.get(pid, ()))
-    for each in found:
-        found += children.get(each, ())
-        yield each
-
-
-def lives(pid: int) -> bool:
-    """Whether the process exists."""
-    return Path(f"/proc/{pid}").exists()
-
-
-def command_of(pid: int) -> str:
-    """Return the command line of a process."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-
-
-def is_empty(folder: Path) -> bool:
-    """Whether nothing is in a folder."""
-    return not any(folder.iterdir())
-
-
-@pytest.fixture
-def temporary(tmp_path: Path) -> Path:
-    """Return the folder in which a lab makes its temporary directory."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def programs() -> None:
-    """Skip the test if a program that the lab needs is missing."""
-    require_program("prometheus", "prometheus")
-    require_program("prometheus-alertmanager", "prometheus-alertmanager")
-
-
-@pytest.fixture
-def fakes(tmp_path: Path) -> Path:
-    """Return an empty folder for fake programs."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    return folder
-
-
-@asynccontextmanager
-async def running(temporary: Path, *words: str, **variables: str) -> AsyncIterator[Lab]:
-    """Run a lab; if the test fails, it is killed with all its programs."""
-    environ = {"TMPDIR": str(temporary), **variables}
-    async with launched([*COMMAND, "lab", *words], environ, stdout=subprocess.PIPE) as process:
-        try:
-            yield Lab(process, temporary)
-        except BaseException:
-            for pid in [*descendants(process.pid)] if process.poll() is None else []:
-                os.kill(pid, signal.SIGKILL)
-            raise
-
-
-def fake(folder: Path, script: str, *names: str) -> None:
-    """Put a program into a folder, under each of the names."""
-    for name in names:
-        (folder / name).write_text(script)
-        (folder / name).chmod(0o755)
 
 
 async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
@@ -207,8 +67,13 @@ async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
         loaded = {Path(group["file"]).name for group in await ask_prometheus("/api/v1/rules", "groups")}
         shipped = (find_dashboards() / "prometheus" / "rules").glob("*.yml")
         assert loaded == {file.name for file in shipped}
-        for name, path in (("Alertmanager", "/-/healthy"), ("live page", "/")):
-            assert (await fetch(lab.address(name), path)).status == 200
+        await eventually(scraped)
+        printed = links(lab.printed)
+        assert len(printed) == 6  # the live page, metrics, Prometheus, alerts, Alertmanager, runbooks
+        for url in printed:
+            reply = await get(url)
+            assert reply.status == 200, url
+            assert "does not include a web" not in reply.text, url
         await eventually(bad_lines_were_sent)
         assert await lab.ends(signal.SIGINT) == 130
 
@@ -235,27 +100,58 @@ async def test_a_signal_ends_the_lab_during_its_start(programs: None, temporary:
 
 
 @pytest.mark.xdist_group("alerts")
-async def test_faults_fire_alerts(programs: None, temporary: Path) -> None:
-    """Each fault fires its alerts, which resolve after it; the lab prints both."""
-    faults = [word for name in FIRED for word in ("--fault", name)]
-    # Prometheus scrapes new targets after 5 s. A server that was never scraped is not known to the rules.
-    words = [*faults, "--fault-after", "10", "--fault-for", "20", "--speed", str(SPEED)]
-    async with running(temporary, *words) as lab:
+async def test_faults_fire_their_alerts(programs: None, temporary: Path) -> None:
+    """Each fault fires the alerts that the lab names, which resolve after it; each printed link answers."""
+    # The last one first: a flood makes the event loop late, too.
+    faults = [name for name, each in reversed(FAULTS.items()) if each.alerts]
+    words = [word for name in faults for word in ("--fault", name)]
+    clock = UnsynchronizedClock()
+    async with running(temporary, *words, "--fault-after", "3", "--fault-for", "20", *FAST) as lab:
         await lab.started()
-        fired: dict[str, set[str]] = {name: set() for name in ["", *FIRED]}
+        assert (CLOCK_ALERT in "".join(lab.printed)) == clock.lasts
+        fired: dict[str, set[str]] = {name: set() for name in ["", *FAULTS]}
         resolved: set[str] = set()
+        firing: set[str] = set()
         fault = ""
+        expected = {name for each in FAULTS.values() for name in each.alerts}
         with trio.fail_after(20 * PATIENCE):
-            while not resolved >= set().union(*FIRED.values()):
+            while not (resolved >= expected - {SLOW} and set().union(*fired.values()) >= expected):
                 line = await lab.says(r"^\d\d:\d\d:\d\d  (fault|FIRING|resolved) +(\S+)")
                 if line[1] == "fault":
                     fault = line[2]
+                    fired[fault] |= firing  # a busy machine may fire it earlier
                 elif line[1] == "FIRING":
                     fired[fault].add(line[2])
+                    firing.add(line[2])
+                    where = await lab.says("^ +(?:value [-+.e0-9]+  )?(http.*)  (http.*)$")
+                    assert (await get(where[1])).status == 200
+                    page, _, anchor = where[2].partition("#")
+                    assert anchor == line[2].lower()
+                    assert f'id="{anchor}"' in (await get(page)).text
                 else:
                     resolved.add(line[2])
-        assert {name: alerts & fired[name] for name, alerts in FIRED.items()} == FIRED
+                    firing.discard(line[2])
+        assert [name for name in faults if not fired[name] | {SLOW} >= set(FAULTS[name].alerts)] == []
+        if clock.lasts:
+            assert CLOCK_ALERT not in resolved.union(*fired.values())
         assert await lab.ends(signal.SIGTERM) == 143
+
+
+async def test_some_faults_fire_no_alert(programs: None, temporary: Path) -> None:
+    """The lab says at once that a fault fires no alert, and why; no alert fires."""
+    silent = [name for name, each in FAULTS.items() if not each.alerts]
+    words = [word for name in silent for word in ("--fault", name)]
+    async with running(temporary, *words, "--fault-after", "3", "--fault-for", "15", *FAST) as lab:
+        for name in silent:
+            await lab.says(f"fault    {name} for 15 s")
+            told = await lab.says(".*")
+            assert told[0].strip() == f"no alert fires for it: {FAULTS[name].instead}"
+            where = await lab.says("^ +see (http.*)$")
+            assert (await get(where[1])).status == 200
+            await lab.says(f"fault    {name} is over")
+        assert await lab.ends(signal.SIGTERM) == 143
+        fired = {line.split()[2] for line in lab.printed if "FIRING" in line}
+        assert fired <= BUSY
 
 
 @pytest.mark.parametrize(
@@ -301,7 +197,7 @@ async def test_the_end_of_a_program_ends_the_lab(fakes: Path, temporary: Path) -
         assert environ["GF_PATHS_DATA"].startswith(str(temporary))
         left = list(descendants(lab.process.pid))
         (server,) = [pid for pid in left if "triojam.lab.server" in command_of(pid)]
-        assert len(left) == 7
+        assert len(left) == 9
         os.kill(server, signal.SIGKILL)
         assert await lab.ends() == 1
         assert not any(map(lives, left))

@@ -16,17 +16,29 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
+from tests.helpers.pages import table
 from tests.helpers.requirements import require_program
 from tests.helpers.scrape import Scrape, scrape
 from tests.helpers.servers import PATIENCE
 from tests.helpers.waiting import eventually
 from triojam.cli.lab import FaultName
 from triojam.errors import LabError
-from triojam.lab.alerts import receive, render, speed_up, write_sped_up
-from triojam.lab.configuration import make_server, reserve_port
+from triojam.lab.alerts import (
+    CLOCK_ALERT,
+    Alert,
+    Inbox,
+    UnsynchronizedClock,
+    parse,
+    receive,
+    speed_up,
+    write_sped_up,
+)
+from triojam.lab.configuration import make_server
 from triojam.lab.faults import FAULTS, Target
-from triojam.lab.programs import LOOPBACK, Program, ServerProgram
-from triojam.lab.run import SETTINGS, describe, find_dashboards
+from triojam.lab.network import LOOPBACK, Network
+from triojam.lab.programs import Program, ServerProgram, make_home
+from triojam.lab.run import SETTINGS, find_dashboards
+from triojam.web.kernel_clock import KernelClock
 
 ROOT = Path(__file__).parents[2]
 LINE_TIMEOUT = 0.3
@@ -37,8 +49,8 @@ LIMIT = 30
 async def lab_server(folder: Path) -> AsyncIterator[ServerProgram]:
     """Run only the lab's server, with even lower limits."""
     settings = SETTINGS | {"line_timeout": LINE_TIMEOUT, "max_connections": LIMIT, "grace": 0.1}
-    server = make_server(folder, settings)
-    async with trio.open_nursery() as nursery:
+    async with make_home(folder, Network()) as home, trio.open_nursery() as nursery:
+        server = make_server(home, settings)
         with trio.fail_after(PATIENCE):
             await nursery.start(server.run)
         yield server
@@ -94,7 +106,7 @@ async def test_a_fault_changes_the_metrics(name: str, tmp_path: Path) -> None:
             return (await scrape(server.web)).total("triojam_connections_open") == 0
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(FAULTS[name], target)
+            nursery.start_soon(FAULTS[name].cause, target)
             await eventually(shows)
             nursery.cancel_scope.cancel()
         await eventually(over)
@@ -118,7 +130,15 @@ async def test_the_clock_can_be_set(tmp_path: Path) -> None:
 def test_every_fault_has_a_name_and_a_description() -> None:
     """The command accepts the names of all faults."""
     assert set(get_args(FaultName)) == set(FAULTS) == set(SIGNS)
-    assert all(describe(name).strip() for name in FAULTS)
+    assert all(each.description for each in FAULTS.values())
+    assert all(bool(each.alerts) != bool(each.instead) for each in FAULTS.values())
+
+
+def test_the_table_of_faults_has_their_alerts() -> None:
+    """The page names the alerts that the lab names, or gives a reason why none fires."""
+    rows = {name.strip("`"): alerts for name, _, alerts in table("dashboards/README.md", "The lab")}
+    for name, each in FAULTS.items():
+        assert rows[name] == ", ".join(each.alerts) if each.alerts else rows[name].startswith("none: ")
 
 
 def alert(status: str = "firing", **changed: Any) -> dict[str, Any]:
@@ -133,22 +153,27 @@ def alert(status: str = "firing", **changed: Any) -> dict[str, Any]:
     }
 
 
-async def test_the_receiver_prints_each_change_once(nursery: trio.Nursery) -> None:
-    """A repeated alert is printed once; it is printed again when it resolves or starts again."""
+async def test_the_receiver_tells_each_change_once(nursery: trio.Nursery) -> None:
+    """A repeated alert is told once; it is told again when it resolves or starts again."""
     said: list[str] = []
-    url = urlsplit(await nursery.start(receive, LOOPBACK, said.append))
+
+    async def tell(each: Alert) -> None:
+        await trio.lowlevel.checkpoint()
+        said.append(str(each))
+
+    url = urlsplit(await nursery.start(receive, Inbox(tell)))
 
     def post(body: bytes) -> int:
         with closing(http.client.HTTPConnection(url.netloc, timeout=PATIENCE)) as connection:
             connection.request("POST", url.path, body)
             return connection.getresponse().status
 
-    async def tell(body: object) -> int:
+    async def send(body: object) -> int:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await trio.to_thread.run_sync(post, data)
 
     for each in (alert(), alert(), alert("resolved"), alert("resolved"), alert(startsAt="later")):
-        assert await tell({"alerts": [each]}) == 200
+        assert await send({"alerts": [each]}) == 200
     assert said == [
         "FIRING   Down  page  no answer",
         "resolved Down  page  no answer",
@@ -156,13 +181,78 @@ async def test_the_receiver_prints_each_change_once(nursery: trio.Nursery) -> No
     ]
     bad: object
     for bad in (b"{", b"\xff", [], {}, {"alerts": [1]}, {"alerts": [{}]}):
-        assert await tell(bad) == 400
+        assert await send(bad) == 400
     assert len(said) == 3
 
 
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ([False, False, False], [False, False]),  # as at the start, e.g. while the server is paused
+        ([False, True, True], [True, True]),  # something keeps the clock now
+        ([False, True, False], [True, True]),  # and then nothing again
+        ([True, False, True], [True, True]),
+        ([None, False, True], [True, True]),  # the kernel could not be asked
+    ],
+)
+def test_the_clock_is_news_only_after_a_change(states: list[bool | None], told: list[bool]) -> None:
+    """An alert about the clock is no news while the clock has been unsynchronized since the start."""
+    left = iter(states)
+
+    def read() -> KernelClock | None:
+        state = next(left)
+        return (
+            None
+            if state is None
+            else KernelClock(synchronized=state, max_error=0.0, offset=0.0, leap_state=0)
+        )
+
+    clock = UnsynchronizedClock(read)
+    changes = [parse(alert(labels={"alertname": CLOCK_ALERT})) for _ in told]
+    assert [not clock.explains(each) for each in changes] == told
+
+
+def test_other_alerts_are_news() -> None:
+    """An unsynchronized clock explains no other alert."""
+    clock = KernelClock(synchronized=False, max_error=0.0, offset=0.0, leap_state=0)
+    assert not UnsynchronizedClock(lambda: clock).explains(parse(alert()))
+
+
 def test_an_alert_needs_only_a_name() -> None:
-    """An alert may have neither severity nor summary."""
-    assert render(alert(labels={"alertname": "Up"}, annotations={})) == "FIRING   Up"
+    """An alert may have neither severity, summary, query nor runbook."""
+    read = parse(alert(labels={"alertname": "Up"}, annotations={}))
+    assert str(read) == "FIRING   Up"
+    assert (read.expression, read.runbook) == ("", "")
+
+
+@pytest.mark.parametrize("key", ["runbook", "runbook_url"])
+def test_an_alert_has_its_query_and_its_runbook(key: str) -> None:
+    """The query is taken out of Prometheus's link, which leads nowhere in some builds."""
+    link = "http://127.0.0.1:9090/graph?g0.expr=up+%3D%3D+0&g0.tab=1"
+    read = parse(alert(generatorURL=link, annotations={key: "http://127.0.0.1:1/runbooks#down"}))
+    assert (read.expression, read.runbook) == ("up == 0", "http://127.0.0.1:1/runbooks#down")
+
+
+def test_an_alert_cannot_write_to_the_terminal() -> None:
+    """Control characters in an alert are not printed."""
+    assert str(parse(alert(annotations={"summary": "a\x1b[2Jb"}))) == "FIRING   Down  page  a [2Jb"
+
+
+@pytest.mark.parametrize(
+    "link", ["runbook: RUNBOOKS.md#down", "runbook_url: https://triojam.example/runbooks#down"]
+)
+def test_links_to_runbooks_lead_to_the_lab(link: str, tmp_path: Path) -> None:
+    """The rules of the lab have the address of the lab's own page of runbooks."""
+    (tmp_path / "a.yml").write_text(f"  {link}\n# see RUNBOOKS.md\n")
+    (written,) = write_sped_up(tmp_path, tmp_path / "faster", 15, "http://127.0.0.1:1/runbooks")
+    key = link.partition(":")[0]
+    assert written.read_text() == f"  {key}: http://127.0.0.1:1/runbooks#down\n# see RUNBOOKS.md\n"
+
+
+def test_missing_rules_are_an_error(tmp_path: Path) -> None:
+    """A lab without rules would never fire an alert."""
+    with pytest.raises(LabError, match="no rules in"):
+        write_sped_up(tmp_path, tmp_path / "faster", 15, "")
 
 
 @pytest.mark.parametrize(
@@ -188,9 +278,9 @@ def test_rules_become_faster(text: str, faster: str) -> None:
 def test_faster_rules_are_valid(tmp_path: Path) -> None:
     """Prometheus accepts the shipped rules as the lab changes them."""
     promtool = require_program("promtool", "prometheus")
-    shipped = sorted((find_dashboards() / "prometheus" / "rules").glob("*.yml"))
+    shipped = find_dashboards() / "prometheus" / "rules"
     for number, speed in enumerate((1.0, 15.0, 1000.0)):
-        files = write_sped_up(shipped, tmp_path / str(number), speed)
+        files = write_sped_up(shipped, tmp_path / str(number), speed, "http://127.0.0.1:1")
         checked = subprocess.run(
             [promtool, "check", "rules", *files], check=False, capture_output=True, text=True, timeout=60
         )
@@ -220,16 +310,18 @@ async def test_a_program_that_does_not_become_ready_is_an_error(
 ) -> None:
     """After its time the program is killed, and the error names it."""
     monkeypatch.setattr("triojam.lab.programs.START_SECONDS", 0.2)
-    sleeper = Program("Sleeper", ["sleep", "600"], tmp_path / "log", (LOOPBACK, reserve_port()))
-    with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery:
-            with pytest.raises(LabError, match=r"Sleeper is not ready after 0\.2 s$"):
-                await nursery.start(sleeper.run)
+    async with make_home(tmp_path, Network()) as home:
+        address = (LOOPBACK, home.network.reserve_port())
+        sleeper = Program("Sleeper", ["sleep", "600"], home, address)
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                with pytest.raises(LabError, match=r"Sleeper is not ready after 0\.2 s$"):
+                    await nursery.start(sleeper.run)
 
 
 def test_reserved_ports_differ() -> None:
     """No port is reserved twice."""
-    ports = [reserve_port() for _ in range(50)]
+    ports = [Network().reserve_port() for _ in range(50)]
     assert len(set(ports)) == len(ports)
 
 

@@ -40,9 +40,15 @@ def _not_negative(_type: type, value: float) -> None:
         raise ValueError("a number, 0 or more")
 
 
+def _port(_type: type, value: int) -> None:
+    if not 0 <= value <= 65535:
+        raise ValueError("a port from 0 to 65535")
+
+
 # cyclopts' own validators let NaN through.
 Positive = Parameter(validator=_positive)
 NotNegative = Parameter(validator=_not_negative)
+PortNumber = Parameter(validator=_port)
 
 
 def make_app_of(commands: Commands) -> App:

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from triojam.cli.common import Commands, NotNegative, Positive, make_app_of, register_all
+from triojam.cli.common import Commands, NotNegative, PortNumber, Positive, make_app_of, register_all
 
 # The names of faults.FAULTS, held together by a test: importing them here would slow down --help.
 FaultName = Literal["slow-clients", "garbage", "resets", "flood", "clock", "pause"]
+Word = Literal[FaultName, "mystery", "stop"]
 
 
 def make_app() -> App:
@@ -29,6 +30,18 @@ def lab(
             negative="", show_default=False, help="A fault to cause; several come one after the other."
         ),
     ] = (),
+    mystery: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Cause a random fault, after the others, and name it at its end.",
+        ),
+    ] = False,
+    inject: Annotated[
+        Word | None,
+        Parameter(help="Start nothing: cause a fault in a lab that already runs, or stop the one it has."),
+    ] = None,
     fault_after: Annotated[
         float,
         NotNegative,
@@ -42,23 +55,46 @@ def lab(
     speed: Annotated[
         float, Positive, Parameter(help="How many times faster the alert rules run; 1 is their own speed.")
     ] = 15.0,
+    bind: Annotated[
+        str, Parameter(help="Address to listen on; 0.0.0.0 shows the lab to other machines, too.")
+    ] = "127.0.0.1",
+    port: Annotated[int, PortNumber, Parameter(help="Port of the time service; 0 is any free port.")] = 0,
+    metrics_port: Annotated[int, PortNumber, Parameter(help="The same for live page and metrics.")] = 0,
+    prometheus_port: Annotated[int, PortNumber, Parameter(help="The same for Prometheus.")] = 0,
+    grafana_port: Annotated[int, PortNumber, Parameter(help="The same for Grafana.")] = 0,
+    runbooks_port: Annotated[int, PortNumber, Parameter(help="The same for the runbooks.")] = 0,
+    seed: Annotated[
+        int | None, Parameter(help="Choose the same mystery in each lab; without it, another one.")
+    ] = None,
 ) -> int:
     """Start a server with everything that watches it, and a gentle load.
 
     Starts Prometheus with the rules of triojam, Alertmanager, whose alerts are printed, and Grafana with the
     dashboards, if it is installed: all on free ports of loopback and in a temporary directory, which is
-    removed at the end. Exit status: 0 at the end of --duration, 1 if a program is missing or fails, 130 if
-    interrupted.
+    removed at the end. Typing the name of a fault causes it; `help` lists the words. Exit status: 0 at the
+    end of --duration, 1 if a program is missing or fails, 2 if a word is wrong, 130 if interrupted.
     """
-    from triojam.lab.run import LabPlan, run  # noqa: PLC0415  # --help is quicker without
+    from triojam.lab.run import LabPlan, run, tell  # noqa: PLC0415  # --help is quicker without
+
+    if inject is not None:
+        return tell(inject, _say)
 
     plan = LabPlan(
         seconds=inf if duration is None else duration,
-        faults=fault,
+        faults=(*fault, "mystery") if mystery else fault,
         fault_after=fault_after,
         fault_for=fault_for,
         rate=rate,
         speed=speed,
+        bind=bind,
+        ports={
+            "--port": port,
+            "--metrics-port": metrics_port,
+            "--prometheus-port": prometheus_port,
+            "--grafana-port": grafana_port,
+            "--runbooks-port": runbooks_port,
+        },
+        seed=seed,
     )
     return run(plan, _say)
 
@@ -70,7 +106,7 @@ def _say(text: str) -> None:
 _COMMANDS: Commands = {
     lab: (
         "",
-        "--fault slow-clients --fault clock",
-        "--duration 60 --fault pause --fault-after 5 --fault-for 20",
+        "--fault slow-clients --fault clock --fault-for 20",
+        "--mystery --bind 0.0.0.0 --prometheus-port 9090",
     ),
 }

@@ -1,26 +1,35 @@
 """The configuration of the lab's programs: command lines, files and environment variables."""
 
 import json
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from triojam.lab.programs import LOOPBACK, Address, Program, ServerProgram
+from triojam.lab.network import Network, in_url
+from triojam.lab.programs import Address, Home, Program, ServerProgram
 
 # Short, as a lab runs for minutes; 15 s is usual.
 SCRAPE_INTERVAL = "1s"
 
 
-def make_server(folder: Path, settings: Mapping[str, Any]) -> ServerProgram:
+def make_server(home: Home, settings: Mapping[str, Any]) -> ServerProgram:
     """Make the server."""
-    command = [sys.executable, "-m", "triojam.lab.server", json.dumps(dict(settings))]
-    return ServerProgram("the server", command, folder / "server.log")
+    network = home.network
+    everything = {
+        **settings,
+        "host": network.listens,
+        "port": network.ports.get("--port", 0),
+        "metrics_host": network.listens,
+        "metrics_port": network.ports.get("--metrics-port", 0),
+        "metrics_names": network.names,
+    }
+    command = [sys.executable, "-m", "triojam.lab.server", json.dumps(everything)]
+    return ServerProgram("the server", command, home, (network.shown, 0))
 
 
-def make_alertmanager(path: str, folder: Path, receiver: str) -> Program:
-    """Make Alertmanager. receiver: the URL to which it sends alerts."""
+def make_alertmanager(path: str, home: Home, receiver: str) -> Program:
+    """Make Alertmanager, on loopback: its page can silence alerts. receiver: the URL for its alerts."""
     configuration = {
         "route": {
             "receiver": "lab",
@@ -31,28 +40,32 @@ def make_alertmanager(path: str, folder: Path, receiver: str) -> Program:
         },
         "receivers": [{"name": "lab", "webhook_configs": [{"url": receiver, "send_resolved": True}]}],
     }
-    storage = f"--storage.path={folder / 'alertmanager'}"
-    return _make("Alertmanager", path, folder, configuration, [storage, "--cluster.listen-address="])
+    flags = [f"--storage.path={home.folder / 'alertmanager'}", "--cluster.listen-address="]
+    return _make("Alertmanager", [path, *flags], configuration, home, Network())
 
 
 def make_prometheus(
-    path: str, folder: Path, *, target: Address, alertmanager: Address, rules: Sequence[Path]
+    path: str, home: Home, *, targets: Sequence[Address], alertmanager: Address, rules: Sequence[Path]
 ) -> Program:
-    """Make Prometheus. target: the address that it scrapes. rules: the rule files."""
+    """Make Prometheus. targets: the addresses that it scrapes. rules: the rule files."""
     configuration = {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
         "rule_files": [str(rule) for rule in rules],
-        "alerting": {"alertmanagers": [_static(alertmanager)]},
-        "scrape_configs": [{"job_name": "triojam"} | _static(target)],
+        "alerting": {"alertmanagers": [_static([alertmanager])]},
+        "scrape_configs": [{"job_name": "triojam"} | _static(targets)],
     }
-    storage = f"--storage.tsdb.path={folder / 'prometheus'}"
-    # In its first seconds it does not know Alertmanager yet, and the alerts that it sends are lost.
-    return _make("Prometheus", path, folder, configuration, [storage, "--rules.alert.resend-delay=2s"])
+    flags = [
+        f"--storage.tsdb.path={home.folder / 'prometheus'}",
+        # In its first seconds it does not know Alertmanager yet, and the alerts that it sends are lost.
+        "--rules.alert.resend-delay=2s",
+    ]
+    return _make("Prometheus", [path, *flags], configuration, home, home.network)
 
 
-def make_grafana(path: str, folder: Path, *, dashboards: Path, prometheus: str) -> Program:
+def make_grafana(path: str, home: Home, *, dashboards: Path, prometheus: str) -> Program:
     """Make a Grafana that needs no login. prometheus: the URL of its data source."""
-    port = reserve_port()
+    network = home.network
+    port = network.port_of("Grafana")
     command = [path, "server"] if Path(path).name == "grafana" else [path]
     homes = [home for home in ("/usr/share/grafana", "/usr/local/share/grafana") if Path(home).is_dir()]
     command += [f"--homepath={home}" for home in homes[:1]]
@@ -61,10 +74,10 @@ def make_grafana(path: str, folder: Path, *, dashboards: Path, prometheus: str) 
         "PROMETHEUS_SCRAPE_INTERVAL": SCRAPE_INTERVAL,
         "GRAFANA_DASHBOARDS": str(dashboards / "grafana" / "dashboards"),
         "GF_PATHS_PROVISIONING": str(dashboards / "grafana" / "provisioning"),
-        "GF_PATHS_DATA": str(folder / "grafana"),
-        "GF_PATHS_LOGS": str(folder / "grafana" / "log"),
-        "GF_PATHS_PLUGINS": str(folder / "grafana" / "plugins"),
-        "GF_SERVER_HTTP_ADDR": LOOPBACK,
+        "GF_PATHS_DATA": str(home.folder / "grafana"),
+        "GF_PATHS_LOGS": str(home.folder / "grafana" / "log"),
+        "GF_PATHS_PLUGINS": str(home.folder / "grafana" / "plugins"),
+        "GF_SERVER_HTTP_ADDR": network.listens,
         "GF_SERVER_HTTP_PORT": str(port),
         "GF_AUTH_ANONYMOUS_ENABLED": "true",
         "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
@@ -74,39 +87,23 @@ def make_grafana(path: str, folder: Path, *, dashboards: Path, prometheus: str) 
         "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
         "GF_NEWS_NEWS_FEED_ENABLED": "false",
     }
-    return Program("Grafana", command, folder / "grafana.log", (LOOPBACK, port), "/api/health", variables)
-
-
-def reserve_port() -> int:
-    """Return a free port of loopback that the kernel assigns to no other socket for a minute.
-
-    The side of a connection that closes first keeps its port in TIME_WAIT. During that time the kernel does
-    not choose the port, but a listener may ask for it by number.
-    """
-    with socket.create_server((LOOPBACK, 0), backlog=1) as listener:
-        port: int = listener.getsockname()[1]
-        with socket.create_connection((LOOPBACK, port)) as client:
-            listener.accept()[0].close()
-            client.recv(1)
-    return port
+    return Program("Grafana", command, home, (network.shown, port), "api/health", variables)
 
 
 def _make(
-    name: str, path: str, folder: Path, configuration: Mapping[str, Any], flags: Sequence[str]
+    name: str, command: Sequence[str], configuration: Mapping[str, Any], home: Home, network: Network
 ) -> Program:
     """Write a configuration file, and make a program of the Prometheus family that reads it."""
-    port = reserve_port()
-    file = folder / f"{name.lower()}.yml"
+    port = network.port_of(name)
+    file = home.folder / f"{name.lower()}.yml"
     file.write_text(json.dumps(configuration, indent=2), "utf-8")  # JSON is valid YAML
-    command = [
-        path,
+    flags = [
         f"--config.file={file}",
-        f"--web.listen-address={LOOPBACK}:{port}",
-        f"--web.external-url=http://{LOOPBACK}:{port}/",
-        *flags,
+        f"--web.listen-address={in_url(network.listens)}:{port}",
+        f"--web.external-url={network.url(port)}",
     ]
-    return Program(name, command, folder / f"{name.lower()}.log", (LOOPBACK, port))
+    return Program(name, [*command, *flags], home, (network.shown, port))
 
 
-def _static(address: Address) -> dict[str, Any]:
-    return {"static_configs": [{"targets": [f"{address[0]}:{address[1]}"]}]}
+def _static(addresses: Sequence[Address]) -> dict[str, Any]:
+    return {"static_configs": [{"targets": [f"{in_url(host)}:{port}" for host, port in addresses]}]}

@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -125,13 +125,51 @@ async def pause(target: Target) -> None:
         target.send_signal(signal.SIGCONT)
 
 
-FAULTS: dict[str, Callable[[Target], Awaitable[None]]] = {
-    "slow-clients": slow_clients,
-    "garbage": garbage,
-    "resets": resets,
-    "flood": flood,
-    "clock": clock,
-    "pause": pause,
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault, and what a student sees of it.
+
+    alerts: those that it can fire. instead: why it fires none. query: what shows it in Prometheus.
+    """
+
+    cause: Callable[[Target], Awaitable[None]]
+    alerts: Sequence[str] = ()
+    instead: str = ""
+    query: str
+
+    @property
+    def description(self) -> str:
+        """What happens: the first line of its docstring."""
+        return (self.cause.__doc__ or "").split("\n")[0].rstrip(".")
+
+
+FAULTS: dict[str, Fault] = {
+    "slow-clients": Fault(
+        cause=slow_clients,
+        instead="timeouts end these clients",
+        query="sum by (reason) (rate(triojam_rejected_total[10s]))",
+    ),
+    "garbage": Fault(
+        cause=garbage,
+        instead="ERROR is the right answer to a bad line",
+        query="sum by (reason) (rate(triojam_rejected_total[10s]))",
+    ),
+    "resets": Fault(
+        cause=resets,
+        alerts=["TriojamSendErrors"],
+        query="sum by (reason) (rate(triojam_response_send_errors_total[10s]))",
+    ),
+    "flood": Fault(
+        cause=flood,
+        alerts=["TriojamRefusing", "TriojamNearlyFull", "TriojamFailingFast", "TriojamFailingSlowly"],
+        query="triojam_connections_open / triojam_connections_limit",
+    ),
+    "clock": Fault(
+        cause=clock,
+        alerts=["TriojamClockStepped", "TriojamClockWrong"],
+        query="triojam_clock_seconds - timestamp(triojam_clock_seconds)",
+    ),
+    "pause": Fault(cause=pause, alerts=["TriojamDown", "TriojamEventLoopLag"], query='up{job="triojam"}'),
 }
 
 

@@ -3,26 +3,33 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 import trio
 
-from triojam.errors import LabError
+from triojam.errors import LabError, invalid_value
+from triojam.lab import cleaner
+from triojam.lab.network import Network, in_url
+from triojam.lab.pages import get
 
 Address = tuple[str, int]
 
-LOOPBACK = "127.0.0.1"
 START_SECONDS = 60.0  # the first start of Grafana takes long
 STOP_SECONDS = 4.0
 KILLED_SECONDS = 2.0
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 1.0
+CLEAN_SECONDS = 8.0  # the cleaner itself gives up earlier
 LONGEST_COMPLAINT = 400
+MEGABYTE = 1_000_000
+LEAST_FREE_BYTES = 50 * MEGABYTE
 
 # The names of each program; the first is also the name of its Debian package.
 PROMETHEUS = ("prometheus",)
@@ -45,34 +52,85 @@ def find_all(*programs: Sequence[str]) -> list[str]:
     return [path for path in paths if path is not None]
 
 
-async def answers(address: Address, path: str) -> bool:
-    """Whether an HTTP server answers 200."""
-    with suppress(OSError, trio.BrokenResourceError), trio.move_on_after(ANSWER_SECONDS):
-        async with await trio.open_tcp_stream(*address) as stream:
-            await stream.send_all(f"GET {path} HTTP/1.0\r\nHost: {address[0]}\r\n\r\n".encode())
-            return (await stream.receive_some(64)).split()[1:2] == [b"200"]
-    return False
+@dataclass(frozen=True)
+class Home:
+    """Where a lab's programs live. group: the process group that they join."""
+
+    folder: Path
+    group: int
+    network: Network
+    cleaner: trio.Process
+
+    async def watch(self) -> None:
+        """Wait for the cleaner, which does not end before the lab. Raises LabError."""
+        status = await self.cleaner.wait()
+        raise LabError(f"lab: its cleaner has ended by itself, status {status}")
+
+
+def parent_folder() -> Path:
+    """Return the folder for temporary folders. Raises ConfigurationError or LabError if there is none."""
+    named = os.environ.get("TMPDIR")
+    if named and not (Path(named).is_dir() and os.access(named, os.W_OK | os.X_OK)):
+        raise invalid_value(named, "TMPDIR", "a folder to write to")
+    try:
+        return Path(named or tempfile.gettempdir()).absolute()
+    except OSError as exc:
+        raise LabError(f"lab: {exc.strerror}; set TMPDIR to a folder to write to") from None
+
+
+@asynccontextmanager
+async def make_home(parent: Path, network: Network) -> AsyncIterator[Home]:
+    """Make a temporary folder. At the end, or when the lab is killed, a cleaner ends all and removes it."""
+    space = shutil.disk_usage(parent)
+    if space.total and space.free < LEAST_FREE_BYTES:  # Prometheus would run, and keep nothing
+        free, wanted = space.free // MEGABYTE, LEAST_FREE_BYTES // MEGABYTE
+        raise LabError(f"lab: {parent} has {free} MB of free space, less than {wanted} MB")
+    process = await trio.lowlevel.open_process(
+        # Isolated: modules in the working directory must not take the place of Python's own.
+        [sys.executable, "-I", str(cleaner.__file__), str(parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        process_group=0,  # Ctrl-C must not reach it
+    )
+    folder: Path | None = None
+    try:
+        made = json.loads(await _read_line(process) or '{"error": "the cleaner has failed"}')
+        if "error" in made:
+            raise invalid_value(str(parent), "TMPDIR", f"a folder to write to: {made['error']}")
+        folder = Path(made["folder"])
+        yield Home(folder, made["group"], network, process)
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + CLEAN_SECONDS, shield=True):
+            await _close(process)
+            await process.wait()
+        if folder is not None:  # the cleaner may have been killed
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
 class Program:
     """A child process with a listener.
 
-    healthy: the path that answers 200 when the program is ready. log: the file for its output. variables: are
-    added to its environment.
+    healthy: the path below its URL that answers 200 when the program is ready. variables: are added to its
+    environment.
     """
 
     name: str
     command: Sequence[str]
-    log: Path
-    address: Address = (LOOPBACK, 0)
-    healthy: str = "/-/ready"
+    home: Home
+    address: Address
+    healthy: str = "-/ready"
     variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """The address of its web page."""
-        return f"http://{self.address[0]}:{self.address[1]}/"
+        return f"http://{in_url(self.address[0])}:{self.address[1]}/"
+
+    @property
+    def log(self) -> Path:
+        """The file of its output."""
+        return self.home.folder / f"{self.name.split()[-1].lower()}.log"
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run it until cancelled. Reports when it is ready; raises LabError if it ends by itself."""
@@ -91,19 +149,25 @@ class Program:
 
     async def _open(self, *, stdin: int = subprocess.DEVNULL, stdout: int | None = None) -> trio.Process:
         with self.log.open("wb") as log:
-            return await trio.lowlevel.open_process(
-                self.command,
-                stdin=stdin,
-                stdout=log.fileno() if stdout is None else stdout,
-                stderr=log.fileno(),
-                env=os.environ | self.variables,
-                cwd=self.log.parent,
-                process_group=0,  # Ctrl-C must reach only the lab, which then ends its programs in order
-            )
+            try:
+                return await trio.lowlevel.open_process(
+                    self.command,
+                    stdin=stdin,
+                    stdout=log.fileno() if stdout is None else stdout,
+                    stderr=log.fileno(),
+                    env=os.environ | self.variables,
+                    cwd=self.home.folder,
+                    # Ctrl-C must reach only the lab, and the cleaner must reach all of them.
+                    process_group=self.home.group,
+                )
+            except OSError as exc:
+                raise LabError(f"lab: {self.command[0]} cannot be started: {exc.strerror}") from None
 
     async def _ready(self, process: trio.Process) -> None:
         """Wait until the program is ready or has ended."""
-        while process.poll() is None and not await answers(self.address, self.healthy):  # noqa: ASYNC110  # another process sets no Event
+        while process.poll() is None:
+            if (await get(f"{self.url}{self.healthy}", ANSWER_SECONDS)).status == HTTPStatus.OK:
+                return
             await trio.sleep(POLL_SECONDS)
 
     def _complaint(self) -> str:
@@ -116,13 +180,13 @@ class Program:
 class ServerProgram(Program):
     """The lab's triojam server, `triojam.lab.server`. web: the address of its metrics."""
 
-    web: Address = (LOOPBACK, 0)
+    web: Address = ("", 0)
     _process: trio.Process | None = None
 
     async def set_clock(self, ahead: float) -> None:
         """Set its clock this many seconds ahead of this machine's."""
         if self._process is not None and self._process.stdin is not None:
-            with suppress(trio.BrokenResourceError):  # it has ended, which `run` reports
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it has ended, or ends
                 await self._process.stdin.send_all(f"{ahead!r}\n".encode())
 
     def send_signal(self, signum: int) -> None:
@@ -137,19 +201,33 @@ class ServerProgram(Program):
         return self._process
 
     async def _ready(self, process: trio.Process) -> None:
-        line = b""
-        if process.stdout is not None:
-            while not line.endswith(b"\n") and (data := await process.stdout.receive_some()):
-                line += data
-        if line:
-            addresses = json.loads(line)
-            self.address, self.web = tuple(addresses["time"]), tuple(addresses["metrics"])
+        if line := await _read_line(process):
+            ports = json.loads(line)
+            host = self.address[0]
+            self.address, self.web = (host, ports["time"]), (host, ports["metrics"])
         else:
             await process.wait()
 
 
+async def _read_line(process: trio.Process) -> bytes:
+    """Read the first line of a process; empty if it ends before."""
+    line = b""
+    while process.stdout is not None and not line.endswith(b"\n"):
+        if not (data := await process.stdout.receive_some()):
+            return b""
+        line += data
+    return line
+
+
+async def _close(process: trio.Process) -> None:
+    """Close the pipes of a process."""
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            await stream.aclose()
+
+
 async def _end(process: trio.Process) -> None:
-    """Terminate a process, and after a while kill it with its group: the program may be a wrapper script."""
+    """Terminate a process, and after a while kill it; the cleaner kills its children."""
     asked = trio.CancelScope(deadline=trio.current_time() + STOP_SECONDS, shield=True)
     killed = trio.CancelScope(deadline=asked.deadline + KILLED_SECONDS, shield=True)
     try:
@@ -157,16 +235,10 @@ async def _end(process: trio.Process) -> None:
             if process.stdin is not None:
                 await process.stdin.aclose()
             else:
-                _signal_group(process, signal.SIGTERM)
+                process.terminate()
             await process.wait()
     finally:
-        _signal_group(process, signal.SIGKILL)
+        process.kill()
         with killed:
             await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
-
-
-def _signal_group(process: trio.Process, signum: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signum)
+            await _close(process)

@@ -1,13 +1,12 @@
 """A lab: a server, the programs that watch it, a gentle load, and faults on purpose.
 
-All of it runs in one nursery and one temporary directory, and ends with them.
+All of it runs in one nursery and one temporary folder, and ends with them.
 """
 
 import random
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from math import inf
 from pathlib import Path
@@ -15,18 +14,23 @@ from pathlib import Path
 import trio
 
 from triojam.errors import LabError
-from triojam.lab import alerts
+from triojam.lab import alerts, commands, pages
+from triojam.lab.alerts import CLOCK_ALERT, Alert
+from triojam.lab.commands import INDENT, Injector
 from triojam.lab.configuration import make_alertmanager, make_grafana, make_prometheus, make_server
-from triojam.lab.faults import FAULTS, Target, run_load
+from triojam.lab.faults import Target, run_load
+from triojam.lab.network import LOOPBACK, choose_network, in_url
+from triojam.lab.pages import Links
 from triojam.lab.programs import (
     ALERTMANAGER,
     GRAFANA,
-    LOOPBACK,
     PROMETHEUS,
-    Program,
+    Home,
     ServerProgram,
     find,
     find_all,
+    make_home,
+    parent_folder,
 )
 from triojam.load.plan import Mix, Plan
 from triojam.process import signals
@@ -34,17 +38,13 @@ from triojam.process import signals
 LINE_TIMEOUT = 2.0
 MAX_CONNECTIONS = 200
 # Low limits: a fault reaches them in seconds, without all of the machine's capacity.
-SETTINGS = {
-    "host": LOOPBACK,
-    "port": 0,
-    "metrics_port": 0,
-    "line_timeout": LINE_TIMEOUT,
-    "max_connections": MAX_CONNECTIONS,
-    "grace": 1.0,
-}
+SETTINGS = {"line_timeout": LINE_TIMEOUT, "max_connections": MAX_CONNECTIONS, "grace": 1.0}
 LOAD_CONNECTIONS = 10
 LOAD_MIX = "TIME:92,TIME please:3,split:3,HELLO:1,time:1"
 LOAD_PATIENCE = 2.0
+
+# More wait at Alertmanager, which sends them again.
+MOST_WAITING_ALERTS = 100
 
 Say = Callable[[str], None]
 
@@ -55,7 +55,8 @@ class LabPlan:
 
     seconds: its duration. faults: their names, in order; each starts `fault_after` seconds after the start of
     the lab or the end of the last fault, and lasts `fault_for` seconds. rate: requests a second. speed: the
-    factor by which the rules are faster.
+    factor by which the rules are faster. bind: the address that its programs listen on. ports: by flag; 0 is
+    any free port. seed: of what happens at random.
     """
 
     seconds: float = inf
@@ -64,6 +65,9 @@ class LabPlan:
     fault_for: float = 40.0
     rate: float = 50.0
     speed: float = 15.0
+    bind: str = LOOPBACK
+    ports: Mapping[str, int] = field(default_factory=dict)
+    seed: int | None = None
 
 
 def find_dashboards() -> Path:
@@ -78,7 +82,7 @@ def find_dashboards() -> Path:
 def run(plan: LabPlan, say: Say) -> int:
     """Run a lab, and return the exit status: 0, or 128 + n if signal n ended it.
 
-    Raises LabError, and what `say` raises.
+    Raises ConfigurationError, LabError, and what `say` raises.
     """
     lab = _Lab(plan, say)
     received: list[int] = []
@@ -91,6 +95,12 @@ def run(plan: LabPlan, say: Say) -> int:
     return 128 + received[0] if received else 0
 
 
+def tell(word: str, say: Say) -> int:
+    """Tell a running lab to do something, and return the exit status 0. Raises LabError."""
+    say(commands.send(word, parent_folder()))
+    return 0
+
+
 class _Lab:
     def __init__(self, plan: LabPlan, say: Say) -> None:
         self._plan = plan
@@ -98,55 +108,88 @@ class _Lab:
         self._prometheus, self._alertmanager = find_all(PROMETHEUS, ALERTMANAGER)
         self._grafana = find(GRAFANA)
         self._dashboards = find_dashboards()
+        self._runbooks = self._dashboards / "RUNBOOKS.md"
+        self._network = choose_network(plan.bind, plan.ports)
+        self._parent = parent_folder()
         self._chance = random.Random()  # noqa: S311  # not a secret
         self._failure: OSError | None = None
         self._stop = trio.CancelScope()
 
     async def run(self) -> None:
-        """Run the lab in a temporary directory for its duration, or until cancelled."""
-        with self._stop, tempfile.TemporaryDirectory(prefix="triojam-lab-") as folder:
-            async with trio.open_nursery() as nursery:
-                server = await self._start(nursery, Path(folder))
-                load = Plan(
-                    connections=LOAD_CONNECTIONS,
-                    seconds=inf,
-                    rate=self._plan.rate,
-                    patience=LOAD_PATIENCE,
-                    mix=Mix.parse(LOAD_MIX),
-                )
-                nursery.start_soon(run_load, server.address, load, self._chance)
-                nursery.start_soon(self._do_faults, server)
+        """Run the lab in a temporary folder for its duration, or until cancelled."""
+        with self._stop:
+            async with make_home(self._parent, self._network) as home, trio.open_nursery() as nursery:
+                nursery.start_soon(home.watch)
+                try:
+                    injector = await self._start(nursery, home)
+                except OSError as exc:  # a full disk, or a file that cannot be read
+                    raise LabError(f"lab: {exc.filename or home.folder}: {exc.strerror}") from None
+                nursery.start_soon(self._do_faults, injector)
                 await trio.sleep(self._plan.seconds)
                 nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
-    async def _start(self, nursery: trio.Nursery, folder: Path) -> ServerProgram:
-        """Start all programs, and print their addresses."""
-        server = make_server(folder, SETTINGS)
+    async def _start(self, nursery: trio.Nursery, home: Home) -> Injector:
+        """Start everything, and print the addresses. Returns what causes faults on the server."""
+        network = home.network
+        server = make_server(home, SETTINGS)
         await nursery.start(server.run)
-        receiver = await nursery.start(alerts.receive, LOOPBACK, self._event)
-        alertmanager = make_alertmanager(self._alertmanager, folder, receiver)
+        clock = alerts.UnsynchronizedClock()
+        changes, news = trio.open_memory_channel[Alert](MOST_WAITING_ALERTS)
+        inbox = alerts.Inbox(changes.send, clock.explains)
+        receiver = await nursery.start(alerts.receive, inbox)
+        text = self._runbooks.read_text("utf-8")
+        runbooks = await nursery.start(pages.serve_runbooks, text, network)
+        alertmanager = make_alertmanager(self._alertmanager, home, receiver)
         await nursery.start(alertmanager.run)
-        shipped = sorted((self._dashboards / "prometheus" / "rules").glob("*.yml"))
-        rules = alerts.write_sped_up(shipped, folder / "rules", self._plan.speed)
+        shipped = self._dashboards / "prometheus" / "rules"
         prometheus = make_prometheus(
-            self._prometheus, folder, target=server.web, alertmanager=alertmanager.address, rules=rules
+            self._prometheus,
+            home,
+            targets=[server.web],
+            alertmanager=alertmanager.address,
+            rules=alerts.write_sped_up(shipped, home.folder / "rules", self._plan.speed, runbooks),
         )
         await nursery.start(prometheus.run)
         grafana = None
         if self._grafana is not None:
             grafana = make_grafana(
-                self._grafana, folder, dashboards=self._dashboards, prometheus=prometheus.url
+                self._grafana, home, dashboards=self._dashboards, prometheus=prometheus.url
             )
             await nursery.start(grafana.run)
-        lines = _table(server, prometheus, alertmanager, grafana)
-        if self._plan.speed != 1:
-            lines.append(f"The rules are faster: one minute in them is {60 / self._plan.speed:.2g} s here.")
-        self._tell("\n".join([*lines, "Ctrl-C stops all of it."]))
-        return server
+        await pages.first_scrape(prometheus.url)
+        live_page = network.url(server.web[1])
+        links = await pages.find_links(live_page, prometheus.url)
+        injector = self._make_injector(server, links, nursery)
+        await nursery.start(commands.listen, home.folder, injector.obey)
+        rows = {
+            "time": f"{in_url(server.address[0])}:{server.address[1]}",
+            "live page": await pages.answering(live_page),
+            "metrics": await pages.answering(f"{live_page}metrics"),
+            "Prometheus": links.graphs,
+            "alerts": links.alerts,
+            "Alertmanager": await pages.alertmanager_page(alertmanager.url),
+            "runbooks": await pages.answering(runbooks),
+            "Grafana": await pages.answering(grafana.url)
+            if grafana
+            else "not on PATH; all else works without it",
+        }
+        lines = [f"{name:12}  {address}" for name, address in rows.items()]
+        self._tell("\n".join([*lines, *self._notes(clock)]))
+        nursery.start_soon(self._tell_alerts, news, links, prometheus.url, injector)
+        nursery.start_soon(commands.read_keyboard, injector.obey, self._tell)
+        load = Plan(
+            connections=LOAD_CONNECTIONS,
+            seconds=inf,
+            rate=self._plan.rate,
+            patience=LOAD_PATIENCE,
+            mix=Mix.parse(LOAD_MIX),
+        )
+        nursery.start_soon(run_load, server.address, load, self._chance)
+        return injector
 
-    async def _do_faults(self, server: ServerProgram) -> None:
+    def _make_injector(self, server: ServerProgram, links: Links, nursery: trio.Nursery) -> Injector:
         target = Target(
             address=server.address,
             limit=MAX_CONNECTIONS,
@@ -156,15 +199,51 @@ class _Lab:
             send_signal=server.send_signal,
             chance=self._chance,
         )
+        mysteries = random.Random(self._plan.seed)  # noqa: S311  # not a secret
+        return Injector(target, self._event, links, nursery, mysteries)
+
+    def _notes(self, clock: alerts.UnsynchronizedClock) -> list[str]:
+        """Return what else must be known at the start."""
+        notes = []
+        if self._network.is_open:
+            notes.append(
+                f"Every machine that reaches {self._network.shown} can read all of it but Alertmanager."
+            )
+        if clock.lasts:
+            notes.append(
+                f"This machine's clock is not synchronized: {CLOCK_ALERT} fires. Only a change is told."
+            )
+        if self._plan.speed != 1:
+            notes.append(f"The rules are faster: one minute in them is {60 / self._plan.speed:.2g} s here.")
+        if commands.is_keyboard():
+            notes.append("Type the name of a fault to cause it, or help.")
+        return [*notes, "Ctrl-C stops all of it."]
+
+    async def _tell_alerts(
+        self,
+        news: trio.MemoryReceiveChannel[Alert],
+        links: Links,
+        prometheus: str,
+        injector: Injector,
+    ) -> None:
+        """Print each change of an alert, and where to look when it fires."""
+        async for alert in news:
+            lines = [str(alert)]
+            if alert.fires:
+                value = await pages.value_of(prometheus, alert.labels)
+                query = links.query(alert.expression)
+                seen = [f"value {value}" if value else "", query if alert.expression else "", alert.runbook]
+                lines.append(f"{INDENT}{'  '.join(filter(None, seen))}".rstrip())
+            injector.note(alert)
+            self._event("\n".join(lines))
+
+    async def _do_faults(self, injector: Injector) -> None:
         for name in self._plan.faults:
             await trio.sleep(self._plan.fault_after)
-            self._event(f"fault    {name} for {self._plan.fault_for:g} s: {describe(name)}")
-            with trio.move_on_after(self._plan.fault_for):
-                await FAULTS[name](target)
-            self._event(f"fault    {name} is over")
+            await injector.cause(name)
 
-    def _event(self, line: str) -> None:
-        self._tell(f"{time.strftime('%H:%M:%S')}  {line}")
+    def _event(self, text: str) -> None:
+        self._tell(f"{time.strftime('%H:%M:%S')}  {text}")
 
     def _tell(self, text: str) -> None:
         """Print a text. A closed pipe ends the lab, even if the caller catches all exceptions."""
@@ -173,26 +252,3 @@ class _Lab:
         except OSError as exc:
             self._failure = exc
             self._stop.cancel()
-
-
-def describe(fault: str) -> str:
-    """Return the description of a fault: the first line of its docstring."""
-    return (FAULTS[fault].__doc__ or "").split("\n")[0].rstrip(".")
-
-
-def _table(
-    server: ServerProgram, prometheus: Program, alertmanager: Program, grafana: Program | None
-) -> list[str]:
-    """Return a line for each address."""
-    host, port = server.address
-    live_page = f"http://{server.web[0]}:{server.web[1]}/"
-    rows = [
-        ("time", f"{host}:{port}"),
-        ("live page", live_page),
-        ("metrics", f"{live_page}metrics"),
-        ("Prometheus", prometheus.url),
-        ("alerts", f"{prometheus.url}alerts"),
-        ("Alertmanager", alertmanager.url),
-        ("Grafana", grafana.url if grafana else f"not on PATH; the live page works without it: {live_page}"),
-    ]
-    return [f"{name:12}  {address}" for name, address in rows]
