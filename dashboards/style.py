@@ -19,6 +19,7 @@ Words = Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]
 
 # Without prefixes: 0.04 with the unit `si:/s` is `40 m/s`.
 PER_SECOND = "suffix:/s"
+DAYS = "suffix:days"  # Grafana's own unit makes weeks of them
 
 OBJECTIVE = 0.999  # share of the owed answers
 RATIO_STEPS = ((None, RED), (0.99, AMBER), (OBJECTIVE, GREEN))

@@ -88,7 +88,9 @@ def rows_of(
         steps["sortBy"] = {"sort": [{"field": fields_of[first], "desc": True}]}
     steps["limit"] = {"limitField": MOST_ROWS}
     steps["organize"] = {
-        "excludeByName": dict.fromkeys(["Time", *(set(names) - set(shown)), *left_out], True),
+        "excludeByName": dict.fromkeys(
+            ["Time", *(each for each in names if each not in shown), *left_out], True
+        ),
         "indexByName": {fields_of.get(name, name): place for place, name in enumerate(order)},
         "renameByName": shown,
     }

@@ -4,7 +4,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards.panels import AnyPanel, lines, number
 from dashboards.queries import CERTIFICATE_DAYS, HERE, MOST_LINES, hourly, labelled, rate
-from dashboards.style import AMBER, CERTIFICATE_STEPS, GREY, PER_SECOND, PURPLE, RED
+from dashboards.style import AMBER, CERTIFICATE_STEPS, DAYS, GREY, PER_SECOND, PURPLE, RED
 
 
 def admission() -> list[AnyPanel]:
@@ -71,8 +71,8 @@ def tls() -> list[AnyPanel]:
             "The days until the first certificate of the selected servers ends. Amber: within 14 days; red: "
             "within 3 days, or it has ended.",
             f"min({CERTIFICATE_DAYS})",
-            unit=units.Days,
-            decimals=0,
+            unit=DAYS,
+            decimals=1,
             steps=CERTIFICATE_STEPS,
             empty=("no TLS", GREY),
             width=6,
@@ -83,7 +83,7 @@ def tls() -> list[AnyPanel]:
             "For each server and listener: time is the time port, metrics is the metrics port. Of more than "
             f"{MOST_LINES}, those that end first.",
             {f"{HERE} {{{{listener}}}}": f"bottomk({MOST_LINES}, {CERTIFICATE_DAYS})"},
-            unit=units.Days,
+            unit=DAYS,
             color=GREY,
             steps=CERTIFICATE_STEPS,
             least=None,

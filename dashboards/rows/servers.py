@@ -18,6 +18,7 @@ from dashboards.queries import (
 from dashboards.rows import UID
 from dashboards.style import (
     CERTIFICATE_STEPS,
+    DAYS,
     DELAY_STEPS,
     FULLNESS_STEPS,
     NOT_ABOVE_ZERO,
@@ -75,7 +76,7 @@ def servers() -> list[AnyPanel]:
         Column(
             "Certificate",
             f"min {EACH} ({CERTIFICATE_DAYS})",
-            Style(unit=units.Days, decimals=0, steps=CERTIFICATE_STEPS),
+            Style(unit=DAYS, decimals=1, steps=CERTIFICATE_STEPS),
         ),
     ]
     return [
@@ -99,6 +100,7 @@ def servers() -> list[AnyPanel]:
             ],
             first="Trouble",
             left_out=left_out,
+            empty="-",
             height=12,
         )
     ]
