@@ -33,6 +33,8 @@ class Style:
             "custom.cellOptions": {"type": "color-text"} if (words or steps) and not hidden else None,
             "links": [{"title": link[0], "url": link[1], "targetBlank": False}] if link else None,
             "custom.hidden": True if hidden else None,
+            # The same since Grafana 12.
+            "custom.hideFrom": {"legend": True, "tooltip": True, "viz": True} if hidden else None,
         }
 
     def properties(self) -> list[dashboard.DynamicConfigValue]:

@@ -26,6 +26,7 @@ from tests.dashboards.content import (
 from tests.dashboards.test_prometheus import query, scraping, use
 from tests.dashboards.test_rules import OWN_METRIC, RECORDINGS
 from tests.docs.test_docs import output_of
+from tests.helpers.pages import read, table
 from tests.helpers.program import serving
 from tests.helpers.scrape import Address, fetch
 from tests.helpers.servers import PATIENCE
@@ -127,6 +128,16 @@ def test_only_the_first_row_is_open() -> None:
     assert [row["collapsed"] for row in rows] == [False] + [True] * (len(rows) - 1)
     assert sum(len(panel.get("targets", [])) for panel in first_row(overview)) <= MOST_QUERIES
     assert overview["refresh"] == "30s"
+
+
+def test_the_readme_has_each_row() -> None:
+    """The table of rows in the README has the rows of the overview, and the number of queries is right."""
+    overview = load(OVERVIEW)
+    headings = [panel["title"] for panel in overview["panels"] if panel["type"] == "row"]
+    page, section = "dashboards/README.md", "What the dashboard shows"
+    assert [row[0] for row in table(page, section)] == headings
+    asked = sum(len(panel.get("targets", [])) for panel in first_row(overview))
+    assert f"{asked} queries every 30 seconds" in read(page)
 
 
 def test_all_stands_for_the_values_found() -> None:

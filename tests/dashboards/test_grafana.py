@@ -31,6 +31,7 @@ OPEN = {
     ("triojam variable datasource", "auto"): "only for variables of intervals; the library always writes it",
     ("triojam variable job", "auto"): "the same",
     ("triojam variable instance", "auto"): "the same",
+    ("triojam Which alerts fire? (table) custom of runbook", "hideFrom"): "Grafana 12 calls `hidden` so",
 }
 
 NaN = "NaN"  # JSON has none

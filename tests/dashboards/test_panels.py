@@ -8,6 +8,7 @@ import pytest
 from tests.dashboards.content import FILES, OVERVIEW, everything_in, load, panels
 from tests.dashboards.test_rules import ALERTS
 from tests.docs.test_docs import live_metrics
+from tests.helpers.pages import table
 
 # The colours of the live page, and their meanings.
 COLORS = {
@@ -53,6 +54,12 @@ def test_a_color_has_one_meaning() -> None:
     for panel in panels(overview):
         if panel["type"] in {"stat", "timeseries", "state-timeline"}:
             assert panel["fieldConfig"]["defaults"]["color"]["mode"] in {"fixed", "shades", "thresholds"}
+
+
+def test_the_readme_has_the_meaning_of_each_color() -> None:
+    """The table of colours in the README is the one of these tests."""
+    rows = table("dashboards/README.md", "What the dashboard shows", 1)
+    assert {color.strip("`"): meaning for color, meaning in rows} == COLORS
 
 
 @pytest.mark.parametrize(
