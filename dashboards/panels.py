@@ -30,6 +30,7 @@ DATASOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # The time range of a number with a graph, at every zoom: the number is of now, not of the last step.
 RECENT = "30m"
 COLUMNS = 24
+NUMBER_HEIGHT = 5  # in a lower panel, Grafana draws no graph behind a number
 
 # Expressions by legend.
 Queries = Mapping[str, str]
@@ -90,12 +91,14 @@ def number(
     decimals: int | None = None,
     empty: tuple[str, str] = ("no data", GREY),
     trend: bool = False,
+    least: float | None = 0,
     width: int = 4,
-    height: int = 4,
+    height: int = NUMBER_HEIGHT,
 ) -> stat.Panel:
     """Show the value of now, on a background whose colour shows whether it is good.
 
-    empty: the text and its colour while there is no value. trend: draw the last half hour behind it.
+    empty: the text and its colour while there is no value. trend: draw the last half hour behind it, on
+    an axis from `least`.
     """
     panel = (
         dressed(stat.Panel(), title, description, width, height)
@@ -103,7 +106,7 @@ def number(
         .thresholds(thresholds(steps))
         .color_scheme(builders.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
         .mappings(mappings(words or {}, empty))
-        .color_mode(common.BigValueColorMode.BACKGROUND)
+        .color_mode(common.BigValueColorMode.BACKGROUND_SOLID)  # the other one changes the colour
         .graph_mode(common.BigValueGraphMode.NONE)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["last"]))
     )
@@ -111,6 +114,8 @@ def number(
         panel.decimals(decimals)
     if not trend:
         return panel.with_target(query(0, expression, "").instant())
+    if least is not None:
+        panel.min(least)
     return (
         panel.with_target(query(0, to_the_end(expression), "").range())
         .graph_mode(common.BigValueGraphMode.AREA)
@@ -146,7 +151,8 @@ def lines(
     legend = (
         common_builders.VizLegendOptions()
         .display_mode(common.LegendDisplayMode.TABLE)
-        .placement(common.LegendPlacement.BOTTOM)
+        # Below a graph, Grafana shows three names without scrolling.
+        .placement(common.LegendPlacement.RIGHT if width >= COLUMNS / 2 else common.LegendPlacement.BOTTOM)
         .show_legend(show_legend=True)
         .calcs(["lastNotNull", "max"])
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from grafana_foundation_sdk.builders import stat
-from grafana_foundation_sdk.models import common, units
+from grafana_foundation_sdk.models import common, dashboard, units
 
 from dashboards.panels import AnyPanel, information, lines, number, query, states
 from dashboards.queries import (
@@ -92,6 +92,7 @@ def health() -> list[AnyPanel]:
             decimals=RATIO_DECIMALS,
             empty=NO_REQUESTS,
             trend=True,
+            least=None,
         ),
         number(
             "Refused as busy",
@@ -202,6 +203,9 @@ def requests() -> AnyPanel:
             "send errors": RED,
             "refused connections": RED,
         },
+    ).override_by_name(
+        "refused connections",
+        [dashboard.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [10, 10]})],
     )
 
 

@@ -1,24 +1,18 @@
 """The dashboards against Grafana's own code: its types, and the texts and colours that it makes of values."""
 
-import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.dashboards.content import FILES, OVERVIEW, load, panels
-from tests.helpers.requirements import cannot_run, require_program
-from tests.helpers.servers import PATIENCE
+from tests.dashboards.grafana.npm import SLOW, beside, install, run
 
-HERE = Path(__file__).parent / "grafana"
+HERE = Path(__file__).parent / "grafana" / "check"
 GREEN, AMBER, RED, BLUE, GREY = "#2E9E5B", "#D98E04", "#D64045", "#2F7ED8", "#7A8691"
 
 pytestmark = pytest.mark.xdist_group("grafana")  # one worker installs the packages
@@ -103,36 +97,9 @@ Series = tuple[Mapping[str, str], float]
 
 
 @pytest.fixture(scope="session")
-def installed() -> Path:
-    """Return the folder of Grafana's packages; npm installs them once for each content of package.json."""
-    npm = require_program("npm", "npm")
-    require_program("node", "nodejs")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triojam-tests"
-    version = hashlib.sha256((HERE / "package.json").read_bytes()).hexdigest()[:12]
-    packages = cache / f"grafana-{version}" / "node_modules"
-    if not packages.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Another run may install them at the same time; a whole folder gets the name.
-        with tempfile.TemporaryDirectory(dir=cache) as name:
-            folder = Path(name) / "packages"
-            shutil.copytree(HERE, folder)
-            try:
-                run(npm, "install", folder=folder)
-            except subprocess.SubprocessError as error:
-                cannot_run(f"needs Grafana's packages: {error}")
-            with suppress(OSError):  # the other run was first
-                folder.rename(packages.parent)
-    return packages
-
-
-def run(*command: str | Path, folder: Path, given: str = "") -> str:
-    """Run a program that must succeed, and return its output."""
-    ended = subprocess.run(
-        command, cwd=folder, input=given, capture_output=True, check=False, text=True, timeout=9 * PATIENCE
-    )
-    if ended.returncode != 0:
-        raise subprocess.SubprocessError(f"{command}: {ended.stdout}{ended.stderr}")
-    return ended.stdout
+def packages() -> Path:
+    """The folder of Grafana's packages."""
+    return install("check")
 
 
 def literals() -> Iterator[tuple[str, object, str]]:
@@ -173,17 +140,15 @@ def parts_of(name: str, panel: dict[str, Any]) -> Iterator[tuple[str, object, st
     yield name, panel, "Frame"
 
 
-def complaints(folder: Path, installed: Path, parts: Sequence[tuple[str, object, str]]) -> dict[Any, str]:
+def complaints(folder: Path, packages: Path, parts: Sequence[tuple[str, object, str]]) -> dict[Any, str]:
     """Return what tsc says against parts of the dashboards: by the name of the part and of the field."""
-    for file in ("types.ts", "tsconfig.json"):
-        shutil.copy(HERE / file, folder)
-    (folder / "node_modules").symlink_to(installed)
+    beside(packages, folder, HERE / "types.ts", HERE / "tsconfig.json")
     lines = [f"({json.dumps(content)}) satisfies {kind};" for _, content, kind in parts]
     names = 'import type { Board, Custom, Field, Frame, Mark, Options, Row, Variable } from "./types";'
     (folder / "dashboards.ts").write_text("\n".join([names, *lines]), "utf-8")
-    command: list[str | Path] = ["node", installed / "typescript" / "bin" / "tsc", "--project", folder]
+    command: list[str | Path] = ["node", packages / "typescript" / "bin" / "tsc", "--project", folder]
     said = subprocess.run(
-        command, cwd=folder, capture_output=True, check=False, text=True, timeout=9 * PATIENCE
+        command, cwd=folder, capture_output=True, check=False, text=True, timeout=SLOW
     ).stdout
     found = re.findall(r"^dashboards\.ts\((\d+),\d+\): (.*(?:\n .*)*)", said, re.MULTILINE)
     assert len(found) == len(re.findall("^\\w.*error", said, re.MULTILINE)), said
@@ -194,14 +159,14 @@ def complaints(folder: Path, installed: Path, parts: Sequence[tuple[str, object,
     return by_place
 
 
-def test_grafana_has_the_types_of_every_field(tmp_path: Path, installed: Path) -> None:
+def test_grafana_has_the_types_of_every_field(tmp_path: Path, packages: Path) -> None:
     """Every panel, option, custom field, variable and row has the types of Grafana's schema."""
-    found = complaints(tmp_path, installed, list(literals()))
+    found = complaints(tmp_path, packages, list(literals()))
     assert {place: text for place, text in found.items() if place not in OPEN} == {}
     assert found.keys() == OPEN.keys()
 
 
-def test_the_types_find_mistakes(tmp_path: Path, installed: Path) -> None:
+def test_the_types_find_mistakes(tmp_path: Path, packages: Path) -> None:
     """An unknown field, an unknown value and a wrong type are found."""
     wrong = [
         ("option", {"graphMode": "no such mode"}, 'Options<"stat">'),
@@ -210,13 +175,12 @@ def test_the_types_find_mistakes(tmp_path: Path, installed: Path) -> None:
         ("field", {"decimals": "3"}, "Field"),
         ("panel", {"type": "graph"}, "Frame"),
     ]
-    assert {name for name, _ in complaints(tmp_path, installed, wrong)} == {name for name, *_ in wrong}
+    assert {name for name, _ in complaints(tmp_path, packages, wrong)} == {name for name, *_ in wrong}
 
 
-def displayed(installed: Path, folder: Path, **asked: object) -> dict[str, Any]:
+def displayed(packages: Path, folder: Path, **asked: object) -> dict[str, Any]:
     """Return what Grafana's code makes of values on the overview's panels."""
-    shutil.copy(HERE / "display.cjs", folder)
-    (folder / "node_modules").symlink_to(installed)
+    beside(packages, folder, HERE / "display.cjs")
     given = {"dashboard": str(OVERVIEW), "numbers": [], "tables": []} | asked
     answer: dict[str, Any] = json.loads(
         run("node", folder / "display.cjs", folder=folder, given=json.dumps(given))
@@ -224,10 +188,10 @@ def displayed(installed: Path, folder: Path, **asked: object) -> dict[str, Any]:
     return answer
 
 
-def test_numbers_look_right(tmp_path: Path, installed: Path) -> None:
+def test_numbers_look_right(tmp_path: Path, packages: Path) -> None:
     """Each number has the right text and colour, also without a value; Grafana knows every name."""
     numbers = [{"title": title, "values": values} for title, values, _, _ in LOOKS]
-    answer = displayed(installed, tmp_path, numbers=numbers)
+    answer = displayed(packages, tmp_path, numbers=numbers)
     found = [
         (title, values, *shown) for (title, values, *_), shown in zip(LOOKS, answer["numbers"], strict=True)
     ]
@@ -238,7 +202,7 @@ def test_numbers_look_right(tmp_path: Path, installed: Path) -> None:
     assert {title for title, values, *_ in LOOKS if not values or NaN in values} == stats
 
 
-def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, installed: Path) -> None:
+def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, packages: Path) -> None:
     """A dead server is in the first row, and the link of each row has its job and its server."""
     good, dead = {"job": "clocks", "instance": "good:1"}, {"job": "clocks", "instance": "dead:1"}
     values: dict[str, list[Series]] = {
@@ -250,7 +214,7 @@ def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, installed: Pat
     }
     (servers,) = [panel for panel in panels(load(OVERVIEW)) if panel["title"] == "Servers"]
     frames = [values.get(target["refId"], []) for target in servers["targets"]]
-    (table,) = displayed(installed, tmp_path, tables=[{"title": "Servers", "frames": frames}])["tables"]
+    (table,) = displayed(packages, tmp_path, tables=[{"title": "Servers", "frames": frames}])["tables"]
     assert table["linked"] == [dead, good]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert list(rows[0]) == [
@@ -261,7 +225,7 @@ def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, installed: Pat
     assert [row["Success"] for row in rows] == ["-", "99.954%"]
 
 
-def test_the_table_of_alerts_leads_to_runbooks(tmp_path: Path, installed: Path) -> None:
+def test_the_table_of_alerts_leads_to_runbooks(tmp_path: Path, packages: Path) -> None:
     """The link of an alert has the number of its runbook's panel, and the table does not show the number."""
     labels = {
         "__name__": "ALERTS",
@@ -273,7 +237,7 @@ def test_the_table_of_alerts_leads_to_runbooks(tmp_path: Path, installed: Path) 
         "severity": "page",
     }
     asked = [{"title": "Which alerts fire?", "frames": [[(labels, 1)]]}]
-    (table,) = displayed(installed, tmp_path, tables=asked)["tables"]
+    (table,) = displayed(packages, tmp_path, tables=asked)["tables"]
     assert table["columns"] == ["alertname", "severity", "instance", "job"]
     assert table["rows"] == [["TriojamDown", "page", "dead:1", "clocks"]]
     (linked,) = table["linked"]

@@ -14,7 +14,7 @@ from tests.dashboards.content import DASHBOARDS, OVERVIEW, filled, first_row, lo
 from tests.dashboards.test_prometheus import prometheus, query, series_of
 from tests.helpers.program import Program, serving
 from tests.helpers.scrape import Address
-from tests.helpers.servers import receive_all
+from tests.helpers.servers import PATIENCE, receive_all
 from tests.helpers.waiting import eventually
 
 # Three jobs; only the first is triojam's, under another name. Prometheus's own port is in the last file.
@@ -44,6 +44,8 @@ process_open_fds 1e9
 process_max_fds 1
 """
 BEGINNING = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n\r\n"
+
+LONG = 3 * PATIENCE  # rates of ten seconds, beside other tests
 
 Range = tuple[float, float]
 # The least and the largest right value of each number. Of the three servers one hangs, and one is full and
@@ -122,6 +124,12 @@ async def chosen_by_all(server: Address) -> dict[str, list[str]]:
     return {"job": jobs, "instance": await values_of(server, "instance", job=jobs) if jobs else []}
 
 
+def expression(title: str, chosen: dict[str, list[str]]) -> str:
+    """Return the first expression of a panel."""
+    (panel,) = [each for each in panels(load(OVERVIEW)) if each["title"] == title]
+    return filled(panel["targets"][0]["expr"], **chosen)
+
+
 async def numbers(server: Address, chosen: dict[str, list[str]]) -> dict[str, list[float]]:
     """Return the values of each number of the first row."""
     return {
@@ -188,12 +196,19 @@ async def test_the_first_row_is_right_beside_other_jobs(tmp_path: Path) -> None:
                 jobs = await query(server, 'up{job=~"node|prometheus"} == 1')
                 return len(jobs) == 2 and await chosen_by_all(server) == all_
 
-            await eventually(settled)
+            await eventually(settled, patience=LONG)
             with stopped(hanging):
                 await becomes_right(server, RIGHT)
-                (cpu,) = [each for each in panels(load(OVERVIEW)) if each["title"] == "CPU time per request"]
-                (seconds,) = await query(server, filled(cpu["targets"][0]["expr"], **all_))
+                (seconds,) = await query(server, expression("CPU time per request", all_))
                 assert seconds < 1
+                worst_first = [f"{each.web[0]}:{each.web[1]}" for each in (hanging, full, healthy)]
+
+                async def sorted_by_trouble() -> bool:
+                    found = await series_of(server, expression("Servers", all_))
+                    found.sort(key=lambda series: -float(series["value"][1]))
+                    return [series["metric"]["instance"] for series in found] == worst_first
+
+                await eventually(sorted_by_trouble, patience=LONG)
             clients.cancel_scope.cancel()
             for program in (healthy, hanging, full):
                 program.process.kill()
@@ -212,6 +227,6 @@ async def becomes_right(server: Address, right: Mapping[str, Range]) -> None:
         return not last
 
     try:
-        await eventually(is_right)
+        await eventually(is_right, patience=LONG)
     except trio.TooSlowError:
         raise AssertionError(f"wrong: {last}") from None

@@ -23,7 +23,7 @@ const option = (id, isCustom) => ({
 });
 const registry = new data.FieldConfigOptionsRegistry(() => [
   ...["color", "decimals", "links", "mappings", "noValue", "thresholds", "unit"].map((id) => option(id, false)),
-  ...["axisPlacement", "cellOptions", "hidden", "hideFrom"].map((id) => option(id, true)),
+  ...["axisPlacement", "cellOptions", "hidden", "hideFrom", "lineStyle"].map((id) => option(id, true)),
 ]);
 const transformers = new Map(Object.values(data.standardTransformers).map((each) => [each.id, each]));
 data.standardTransformersRegistry.setInit(() =>
