@@ -129,7 +129,7 @@ def load() -> list[AnyPanel]:
             BLUE,
         ),
         number(
-            "Time to answer, 99 %",
+            "99 % answered in",
             "99 of 100 answers took at most this time: from the complete line to its answer in the "
             "kernel, without the network.",
             quantile(0.99, "triojam_request_duration_seconds"),

@@ -58,7 +58,7 @@ RIGHT: Mapping[str, Range] = {
     "Refused as busy": (0.1, 1000),
     "Largest clock offset": (0, 1),
     "Requests": (1, 10_000),
-    "Time to answer, 99 %": (0, 1),
+    "99 % answered in": (0, 1),
     "Fullest server": (1, 1),
     "Unaccounted": (0, 0),
     "Shortest uptime": (0, 3600),
