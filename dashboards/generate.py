@@ -14,8 +14,9 @@ from typing import Any
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards.overview import RUNBOOKS_UID, overview
+from dashboards.overview import overview
 from dashboards.panels import assemble, page
+from dashboards.rows import RUNBOOKS_UID
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "grafana" / "dashboards"
@@ -59,10 +60,12 @@ def as_json(board: builders.Dashboard) -> str:
 
 def files() -> dict[Path, str]:
     """Return every file and its text."""
-    made = {FOLDER / "triojam.json": as_json(overview())}
-    if RUNBOOKS.exists():
-        made[FOLDER / "triojam-runbooks.json"] = as_json(runbooks(RUNBOOKS.read_text("utf-8")))
-    return made
+    texts = as_json(runbooks(RUNBOOKS.read_text("utf-8")))
+    panels = {panel["title"]: panel["id"] for panel in json.loads(texts)["panels"] if panel["type"] != "row"}
+    return {
+        FOLDER / "triojam.json": as_json(overview(panels)),
+        FOLDER / "triojam-runbooks.json": texts,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Makes panels: the kinds that the dashboards use, all in one style.
 
-`overview` has the content of the dashboards, and the reasons.
+`rows` has the content of the overview, and the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from grafana_foundation_sdk.builders import (
     prometheus,
     stat,
     statetimeline,
-    table,
     text,
     timeseries,
 )
@@ -23,15 +22,16 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
+from dashboards.queries import to_the_end
+from dashboards.style import GREEN, GREY, Steps, Words, fixed, mappings, shades, thresholds
+
 # A variable, not a name: every Grafana has another name for its data source.
 DATASOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
+# The time range of a number with a graph, at every zoom: the number is of now, not of the last step.
+RECENT = "30m"
+COLUMNS = 24
+NUMBER_HEIGHT = 5  # in a lower panel, Grafana draws no graph behind a number
 
-RED, ORANGE, GREEN, BLUE, GREY = "red", "orange", "green", "blue", "text"
-
-# Thresholds and their colours. The first colour holds below all thresholds.
-Steps = Sequence[tuple[float | None, str]]
-# The text and the colour of a value.
-Words = Mapping[int, tuple[str, str]]
 # Expressions by legend.
 Queries = Mapping[str, str]
 
@@ -64,33 +64,20 @@ class AnyPanel(Protocol):
 P = TypeVar("P", bound=AnyPanel)
 
 
-def _dressed(panel: P, title: str, description: str, width: int, height: int) -> P:
+def dressed(panel: P, title: str, description: str, width: int, height: int) -> P:
+    """Give a panel what every panel has."""
     return panel.title(title).description(description).datasource(DATASOURCE).span(width).height(height)
 
 
-def _query(number: int, expression: str, legend: str) -> prometheus.Dataquery:
-    """Make a query over the time range, named by its place in the panel."""
-    query = prometheus.Dataquery().ref_id(letter(number)).datasource(DATASOURCE).expr(expression)
-    return query.legend_format(legend).range()
+def query(place: int, expression: str, legend: str) -> prometheus.Dataquery:
+    """Make a query, named by its place in the panel."""
+    made = prometheus.Dataquery().ref_id(letter(place)).datasource(DATASOURCE).expr(expression)
+    return made.legend_format(legend)
 
 
-def letter(number: int) -> str:
+def letter(place: int) -> str:
     """Return the name of the query at this place of a panel."""
-    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[number]
-
-
-def thresholds(steps: Steps) -> builders.ThresholdsConfig:
-    """Make thresholds."""
-    return builders.ThresholdsConfig().steps([dashboard.Threshold(value, color) for value, color in steps])
-
-
-def mappings(words: Words) -> list[dashboard.ValueMapping]:
-    """Make words for values."""
-    results = {
-        str(value): dashboard.ValueMappingResult(text=shown, color=color, index=index)
-        for index, (value, (shown, color)) in enumerate(words.items())
-    }
-    return [dashboard.ValueMap(options=results)]
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place]
 
 
 def number(
@@ -102,28 +89,44 @@ def number(
     steps: Steps = ((None, GREEN),),
     words: Words | None = None,
     decimals: int | None = None,
-    empty: str = "no data",
+    empty: tuple[str, str] = ("no data", GREY),
+    trend: bool = False,
+    least: float | None = 0,
     width: int = 4,
+    height: int = NUMBER_HEIGHT,
 ) -> stat.Panel:
-    """Show the current value of a number, on a background whose colour shows whether it is good.
+    """Show the value of now, on a background whose colour shows whether it is good.
 
-    empty: the text while there is no value.
+    empty: the text and its colour while there is no value. trend: draw the last half hour behind it, on
+    an axis from `least`.
     """
     panel = (
-        _dressed(stat.Panel(), title, description, width, 4)
-        .with_target(_query(0, expression, "").instant())
+        dressed(stat.Panel(), title, description, width, height)
         .unit(unit)
         .thresholds(thresholds(steps))
-        .color_mode(common.BigValueColorMode.BACKGROUND)
+        .color_scheme(builders.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
+        .mappings(mappings(words or {}, empty))
+        .color_mode(common.BigValueColorMode.BACKGROUND_SOLID)  # the other one changes the colour
         .graph_mode(common.BigValueGraphMode.NONE)
-        .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
-        .no_value(empty)
+        .reduce_options(common_builders.ReduceDataOptions().calcs(["last"]))
     )
-    if words is not None:
-        panel.mappings(mappings(words))
     if decimals is not None:
         panel.decimals(decimals)
-    return panel
+    if not trend:
+        return panel.with_target(query(0, expression, "").instant())
+    if least is not None:
+        panel.min(least)
+    return (
+        panel.with_target(query(0, to_the_end(expression), "").range())
+        .graph_mode(common.BigValueGraphMode.AREA)
+        .time_from(RECENT)
+        .hide_time_override(hide_time_override=True)
+    )
+
+
+def information(panel: stat.Panel, color: str) -> stat.Panel:
+    """Show a number that is neither good nor bad, in the colour of its meaning."""
+    return panel.color_mode(common.BigValueColorMode.VALUE).color_scheme(fixed(color))
 
 
 def lines(
@@ -132,20 +135,24 @@ def lines(
     queries: Queries,
     *,
     unit: str,
+    color: str | Mapping[str, str],
     steps: Steps | None = None,
     stacked: bool = False,
     least: float | None = 0,
     most: float | None = None,
+    decimals: int | None = None,
     width: int = 12,
 ) -> timeseries.Panel:
     """Show numbers over time; the legend has the last and the largest value of each.
 
-    steps: dashed lines. stacked: the sum of the lines has a meaning. least, most: the ends of the axis.
+    color: shades of it for all lines, or a colour for each legend. steps: dashed lines.
+    stacked: the sum of the lines has a meaning. least, most: the ends of the axis.
     """
     legend = (
         common_builders.VizLegendOptions()
         .display_mode(common.LegendDisplayMode.TABLE)
-        .placement(common.LegendPlacement.BOTTOM)
+        # Below a graph, Grafana shows three names without scrolling.
+        .placement(common.LegendPlacement.RIGHT if width >= COLUMNS / 2 else common.LegendPlacement.BOTTOM)
         .show_legend(show_legend=True)
         .calcs(["lastNotNull", "max"])
     )
@@ -155,7 +162,7 @@ def lines(
         .sort(common.SortOrder.DESCENDING)
     )
     panel = (
-        _dressed(timeseries.Panel(), title, description, width, 8)
+        dressed(timeseries.Panel(), title, description, width, 8)
         .unit(unit)
         .legend(legend)
         .tooltip(tooltip)
@@ -164,11 +171,20 @@ def lines(
         .show_points(common.VisibilityMode.AUTO)
     )
     for place, (name, expression) in enumerate(queries.items()):
-        panel.with_target(_query(place, expression, name))
+        panel.with_target(query(place, expression, name).range())
+    if isinstance(color, str):
+        panel.color_scheme(shades(color))
+    else:
+        panel.color_scheme(shades(GREY))
+        for name in queries:
+            property_ = dashboard.DynamicConfigValue(id_val="color", value=fixed(color[name]).build())
+            panel.override_by_name(name, [property_])
     if least is not None:
         panel.min(least)
     if most is not None:
         panel.max(most)
+    if decimals is not None:
+        panel.decimals(decimals)
     if stacked:
         panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
     if steps is not None:
@@ -182,8 +198,8 @@ def states(
 ) -> statetimeline.Panel:
     """Show a state over time."""
     return (
-        _dressed(statetimeline.Panel(), title, description, width, 5)
-        .with_target(_query(0, expression, legend))
+        dressed(statetimeline.Panel(), title, description, width, 5)
+        .with_target(query(0, expression, legend).range())
         .mappings(mappings(words))
         .color_scheme(builders.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS))
         .thresholds(thresholds([(None, GREY)]))
@@ -195,96 +211,64 @@ def states(
 
 def heat(title: str, description: str, expression: str, *, width: int = 12) -> heatmap.Panel:
     """Show the buckets of a histogram over time."""
-    query = _query(0, expression, "{{le}}").format(PromQueryFormat.HEATMAP)
-    color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges")
+    buckets = query(0, expression, "{{le}}").format(PromQueryFormat.HEATMAP).range()
+    color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.OPACITY).fill(GREEN)
     return (
-        _dressed(heatmap.Panel(), title, description, width, 8)
-        .with_target(query)
+        dressed(heatmap.Panel(), title, description, width, 8)
+        .with_target(buckets)
         .calculate(calculate=False)
         .color(color.exponent(0.5).steps(64))
         .cell_gap(1)
+        .exemplars_color(GREY)
         .y_axis(heatmap.YAxisConfig().unit(units.Seconds))
         .cell_values(heatmap.CellValues().unit(units.Short).decimals(0))
         .show_legend()
     )
 
 
-class Column:
-    """A column of the table: its name, its expression and its style."""
-
-    def __init__(
-        self,
-        name: str,
-        expression: str,
-        *,
-        unit: str = units.Short,
-        steps: Steps | None = None,
-        words: Words | None = None,
-    ) -> None:
-        self.name = name
-        self.expression = expression
-        self._unit = unit
-        self._steps = steps
-        self._words = words
-
-    def properties(self) -> list[dashboard.DynamicConfigValue]:
-        """Return the style of this column."""
-        properties = [dashboard.DynamicConfigValue(id_val="unit", value=self._unit)]
-        if self._words is not None:
-            properties.append(dashboard.DynamicConfigValue(id_val="mappings", value=mappings(self._words)))
-        if self._steps is not None:
-            properties.append(
-                dashboard.DynamicConfigValue(id_val="thresholds", value=thresholds(self._steps).build())
-            )
-        if self._words is not None or self._steps is not None:
-            cell = {"type": "color-text"}
-            properties.append(dashboard.DynamicConfigValue(id_val="custom.cellOptions", value=cell))
-        return properties
-
-
-def rows_of_instances(
-    title: str, description: str, columns: Sequence[Column], *, labels: Sequence[str], hidden: Sequence[str]
-) -> table.Panel:
-    """Show a row for each instance. Every query returns one series for each `job` and `instance`.
-
-    labels: labels that are columns, too, in this order, before the others. hidden: columns that only bring
-    labels.
-    """
-    panel = _dressed(table.Panel(), title, description, 24, 9)
-    for place, column in enumerate(columns):
-        query = _query(place, column.expression, "").format(PromQueryFormat.TABLE).instant()
-        panel.with_target(query).override_by_name(column.name, column.properties())
-    names = {f"Value #{letter(place)}": column.name for place, column in enumerate(columns)}
-    panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
-    panel.with_transformation(
-        dashboard.DataTransformerConfig(
-            id_val="organize",
-            options={
-                "excludeByName": {"Time": True}
-                | {field: True for field, name in names.items() if name in hidden},
-                "indexByName": {name: place for place, name in enumerate([*labels, *names])},
-                "renameByName": names,
-            },
-        )
-    )
-    return panel
-
-
 def page(title: str, description: str, markdown: str, *, height: int) -> text.Panel:
     """Show a text."""
-    return _dressed(text.Panel(), title, description, 24, height).mode(TextMode.MARKDOWN).content(markdown)
+    return dressed(text.Panel(), title, description, 24, height).mode(TextMode.MARKDOWN).content(markdown)
 
 
 def assemble(board: builders.Dashboard, rows: Mapping[str, Sequence[AnyPanel]]) -> builders.Dashboard:
-    """Put rows of panels on a dashboard, and number them in this order."""
-    place = 0
+    """Put rows of panels on a dashboard, and number them in this order.
+
+    The first row is open. The queries of the others run when a reader opens them.
+    """
+    number = below = 0
     for heading, panels in rows.items():
-        place += 1
-        board.with_row(builders.Row(heading).id(place))
-        for panel in panels:
-            place += 1
-            board.with_panel(_Built(panel.id(place).build()))
+        first = number == 0
+        number += 1
+        row = builders.Row(heading).id(number).grid_pos(dashboard.GridPos(h=1, w=COLUMNS, x=0, y=below))
+        built = [panel.id(number + place).build() for place, panel in enumerate(panels, 1)]
+        end = _place(built, below + 1)
+        number += len(built)
+        if first:
+            board.with_row(row.collapsed(collapsed=False))
+            below = end
+        else:
+            below += 1
+        for panel in map(_Built, built):
+            if first:
+                board.with_panel(panel)
+            else:
+                row.with_panel(panel)
+        if not first:
+            board.with_row(row)
     return board
+
+
+def _place(panels: Sequence[dashboard.Panel], top: int) -> int:
+    """Give panels their places from left to right, line by line; return the end of the last line."""
+    left, below = 0, top
+    for panel in panels:
+        place = panel.grid_pos or dashboard.GridPos()
+        if left + place.w > COLUMNS:
+            left, top = 0, below
+        place.x, place.y = left, top
+        left, below = left + place.w, top + place.h
+    return below
 
 
 class _Built(Builder[dashboard.Panel]):

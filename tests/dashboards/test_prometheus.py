@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import trio
@@ -61,11 +62,19 @@ async def use(program: Program) -> None:
 @asynccontextmanager
 async def scraping(target: Address, folder: Path) -> AsyncIterator[Address]:
     """Run a Prometheus that scrapes `target` and evaluates the rules; yield its address."""
-    configuration = folder / "prometheus.yml"
-    configuration.write_text(CONFIGURATION.format(rules=RULES, host=target[0], port=target[1]))
+    configuration = CONFIGURATION.format(rules=RULES, host=target[0], port=target[1])
+    async with prometheus(configuration, folder) as address:
+        yield address
+
+
+@asynccontextmanager
+async def prometheus(configuration: str, folder: Path) -> AsyncIterator[Address]:
+    """Run a Prometheus with this configuration and its files in `folder`; yield its address."""
+    file = folder / "prometheus.yml"
+    file.write_text(configuration)
     command = [
         require_program("prometheus", PACKAGE),
-        f"--config.file={configuration}",
+        f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
     ]
@@ -83,13 +92,19 @@ async def scraping(target: Address, folder: Path) -> AsyncIterator[Address]:
 
 async def query(server: Address, expression: str) -> list[float]:
     """Return the values of an expression, without NaN."""
+    values = [float(series["value"][1]) for series in await series_of(server, expression)]
+    return [value for value in values if not math.isnan(value)]
+
+
+async def series_of(server: Address, expression: str) -> list[dict[str, Any]]:
+    """Return the series of an expression, each with its labels and its value."""
     reply = await fetch(server, f"/api/v1/query?query={quote(expression)}")
     if reply.status == 503:  # still starting
         return []
     answer = json.loads(reply.body)
     assert answer["status"] == "success", answer
-    values = [float(series["value"][1]) for series in answer["data"]["result"]]
-    return [value for value in values if not math.isnan(value)]
+    found: list[dict[str, Any]] = answer["data"]["result"]
+    return found
 
 
 async def test_prometheus_counts_what_the_clients_sent(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Grafana's own code: `check` holds the dashboards to it, and `pictures` draws them with it."""
