@@ -89,7 +89,7 @@ function parts() {
 function figures() {
   const last = rows.length ? Object.fromEntries(news.history.columns.map((name, i) => [name, rows[rows.length - 1][i]])) : {};
   const window = news.window, texts = {
-    name: news.name, time: news.time, zone: `${news.zone}, UTC${news.utc_offset}`,
+    name: news.name, about: `version ${news.version}, process ${news.pid}, up ${span(news.uptime)}`, time: news.time, zone: `${news.zone}, UTC${news.utc_offset}`,
     rate: rate(last.requests ?? null), rejected_rate: rate(last.rejected ?? null), refused_rate: rate(last.refused ?? null),
     success: percent(window.success), p50: duration(window.p50), p99: duration(window.p99),
   };
@@ -113,7 +113,6 @@ function facts() {
   const failed = news.reloads_by_result.failure;
   const rows = [
     ...Object.entries(news.listeners).map(([kind, where]) => [`listener: ${kind}`, where]),
-    ["running for", span(news.uptime)], ["version", news.version], ["process", String(news.pid)],
     ["clock", kernel + bound, "clock"], ["clock set", `${whole.format(news.clock_steps)} times`],
     ...Object.entries(news.certificates).map(([name, each]) => [`certificate: ${name}`, `until ${each.ends}`, `certificate ${name}`]),
     ["event loop lag", `${duration(news.window.lag_p99)} (p99)`, "lag"],
