@@ -81,8 +81,9 @@ function parts() {
     const problem = worst.get(node.dataset.part);
     node.classList.toggle("warning", problem?.level === "warning");
     node.classList.toggle("wrong", problem?.level === "wrong");
-    if (!problem) delete node.dataset.word;
-    else if (node.dataset.word !== problem.name) node.dataset.word = problem.name;
+    const label = node.querySelector("dt") ?? node;
+    if (!problem) delete label.dataset.word;
+    else if (label.dataset.word !== problem.name) label.dataset.word = problem.name;
   }
 }
 
