@@ -253,14 +253,14 @@ def bucket(place: int, size: int, number: int = 1) -> list[int]:
 WARNING, WRONG = Level.WARNING, Level.WRONG
 RULES: list[tuple[dict[str, Any], Level, str, str]] = [
     ({"not_ready": "starting"}, WARNING, "starting", "the server does not take clients yet"),
-    ({"not_ready": "draining"}, WARNING, "draining", "takes no new clients; 3 connections left"),
+    ({"not_ready": "draining"}, WARNING, "draining", "the server stops; 3 connections left"),
     ({"connections": 80}, WARNING, "nearly full", "80 of 100 connections are open"),
     ({"connections": 100}, WRONG, "full", "100 of 100 connections are open; new clients are refused"),
     (
         {"refused": {Refusal.BUSY: 19_434, Refusal.DENIED: 1, Refusal.PER_SOURCE: 0}},
-        WRONG, "refusing clients", "19,435 clients refused in the last 10 s: 19,434 busy, 1 denied",
+        WRONG, "refusing", "19,435 clients refused in the last 10 s: 19,434 busy, 1 denied",
     ),
-    ({"refused": {Refusal.DENIED: 1}}, WARNING, "refusing clients", "1 client refused"),
+    ({"refused": {Refusal.DENIED: 1}}, WARNING, "refusing", "1 client refused"),
     ({"accept_errors": {AcceptError.EMFILE: 7}}, WRONG, "accepting fails", "7 EMFILE"),
     ({"send_errors": {SendError.RESET: 2}}, WARNING, "send errors", "2 answers not delivered"),
     ({"lags": bucket(8, 13)}, WARNING, "event loop lag", "0.248 s late"),
@@ -332,7 +332,7 @@ async def test_problems_pass(stage: Stage, autojump_clock: MockClock) -> None:
     stage.counters.refused(Refusal.BUSY)
     stage.counters.clock_steps += 1
     await trio.sleep(1)
-    assert stage.problems() == {"refusing clients": "wrong", "clock set": "warning"}
+    assert stage.problems() == {"refusing": "wrong", "clock set": "warning"}
     await trio.sleep(WINDOW_SECONDS)
     assert stage.problems() == {"clock set": "warning"}
     await trio.sleep(KEPT_SECONDS)

@@ -265,7 +265,7 @@ async def test_a_full_server_is_red(chromium: str) -> None:
             expect(page.locator("#problems")).to_contain_text("2 of 2 connections are open")
             expect(page.locator("#problems")).to_contain_text("3 clients refused in the last")
             expect(page.locator("#refused")).to_have_text("3")
-            for part, word in (("connections", "full"), ("refused", "refusing clients")):
+            for part, word in (("connections", "full"), ("refused", "refusing")):
                 card = page.locator(f"#cards [data-part={part}]")
                 expect(card).to_have_class(re.compile("wrong"))
                 expect(card.locator("dt")).to_have_attribute("data-word", word)

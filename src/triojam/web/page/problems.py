@@ -95,7 +95,7 @@ Found = Iterator[tuple[Level, str, str, str]]
 def _stage(facts: Facts) -> Found:
     if facts.not_ready == "draining":
         left = counted(facts.connections, "connection")
-        yield Level.WARNING, "state", "draining", f"the server stops and takes no new clients; {left} left"
+        yield Level.WARNING, "state", "draining", f"the server stops; {left} left"
     elif facts.not_ready is not None:
         yield Level.WARNING, "state", facts.not_ready, "the server does not take clients yet"
 
@@ -116,7 +116,7 @@ def _refusals(facts: Facts) -> Found:
         yield (
             level,
             "refused",
-            "refusing clients",
+            "refusing",
             f"{clients} refused in the last {_window(facts)}: {_listed(refused)}",
         )
     # ECONNABORTED is a client that left before it was accepted.
