@@ -11,19 +11,22 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from triojam.core.addresses import describe_ports, format_address, reachable
-from triojam.core.admission import Policy
 from triojam.core.reasons import Listener, Reload, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
+from triojam.process.announcements import (
+    announce_reload,
+    announce_start,
+    warn_of_certificates,
+    watch_certificates,
+)
 from triojam.process.logs import LoggerFactory, make_library_logger
 from triojam.process.self_check import ask_itself
 from triojam.process.sockets import Sockets, addresses, connection_limit, open_sockets
@@ -33,9 +36,9 @@ from triojam.serving.clock import Clock
 from triojam.serving.fast_lane import LANE_AVAILABLE, FastLane
 from triojam.serving.handler import Handler
 from triojam.serving.listeners import ClientListener, DrainingListener, accept_until
-from triojam.serving.service import Service, make_policy
+from triojam.serving.service import Change, Service, prepare_change
 from triojam.serving.tls import HANDSHAKES_AT_ONCE, TlsListener
-from triojam.settings.fields import FIELDS, Settings
+from triojam.settings.fields import Settings
 from triojam.settings.files import Files, cannot_be_read, load_files
 from triojam.settings.zones import reload_system_zone
 from triojam.version import __version__
@@ -48,15 +51,6 @@ from triojam.web.passwords import Passwords
 READ_SECONDS = 10.0
 # A client may cause the same line again and again.
 LOG_SECONDS = 10.0
-
-
-class _Change(NamedTuple):
-    """What a reload applies. ignored: settings that differ, and need a restart."""
-
-    settings: Settings
-    files: Files
-    policy: Policy
-    ignored: list[str]
 
 
 class Server:
@@ -133,6 +127,7 @@ class Server:
                     probes.start_soon(report_traffic, self.counters, lambda: self._log)
                     probes.start_soon(give_back_memory, self.counters)
                     probes.start_soon(self._handler.keep_time)
+                    probes.start_soon(watch_certificates, self._look_at_certificates)
                     await self._serve_clients(probes, task_status)
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
@@ -177,21 +172,11 @@ class Server:
         """
         self._apply(self._prepare(settings))
 
-    def _prepare(self, settings: Settings) -> _Change:
-        """Read the files of new settings; settings that cannot change while serving stay as they are.
+    def _prepare(self, settings: Settings) -> Change:
+        return prepare_change(settings, self._settings, self._files)
 
-        It changes nothing, so that it may run in a thread, and be given up.
-        """
-        kept: dict[str, Any] = {
-            name: self._value(name) for name, each in FIELDS.items() if not each.metadata["reloads"]
-        }
-        ignored = [name for name, value in kept.items() if getattr(settings, name) != value]
-        settings = replace(settings, **kept)
-        return _Change(settings, load_files(settings), make_policy(settings), ignored)
-
-    def _apply(self, change: _Change) -> None:
+    def _apply(self, change: Change) -> None:
         settings, files = change.settings, change.files
-        changed = [name for name in FIELDS if getattr(settings, name) != self._value(name)]
         self._settings = settings
         self._files = files
         self._passwords.replace(files.hashes)
@@ -207,7 +192,10 @@ class Server:
                 self._lane.enter_sources()
         self.counters.connections_limit = connection_limit(settings.max_connections)
         self.counters.config_reloads[Reload.SUCCESS] += 1
-        self._log.info("settings reloaded", changed=changed, need_restart=change.ignored)
+        announce_reload(
+            self._log, change.changed, change.need_restart, files, self.counters.connections_limit
+        )
+        self._look_at_certificates()
 
     def not_ready(self) -> str | None:
         """Return why new clients should go elsewhere, or None."""
@@ -231,15 +219,16 @@ class Server:
                 if self._lane is not None:
                     probes.start_soon(self._lane.watch)
                 self.counters.ready = True
-                self._log.info(
-                    "serving",
-                    addresses=[format_address(address) for address in self.addresses],
-                    tls=[format_address(address) for address in self.tls_addresses],
-                    metrics=[format_address(address) for address in self.metrics_addresses],
+                announce_start(
+                    self._log,
+                    time=self.addresses,
+                    tls=self.tls_addresses,
+                    metrics=self.metrics_addresses,
+                    files=self._files,
                     connections_limit=self.counters.connections_limit,
                     version=__version__,
-                    sentence=self._start_sentence(),
                 )
+                self._look_at_certificates()
                 task_status.started(self)
                 self._manager.ready()
                 probes.start_soon(self._manager.attend, self._answers_itself, self.counters.totals)
@@ -322,23 +311,12 @@ class Server:
         if failures := self._web_failures.count(trio.current_time()):
             self._log.exception("web request failed", failures=failures)
 
-    def _start_sentence(self) -> str:
-        """Say where everything is, in one line for a person at a terminal."""
-        said = f"triojam {__version__}: serving on {describe_ports(self.addresses)}"
-        if self.tls_addresses:
-            said += f", over TLS on {describe_ports(self.tls_addresses)}"
-        if self.metrics_addresses:
-            scheme = "https" if self._settings.metrics_tls else "http"
-            where = format_address(reachable(self.metrics_addresses[0]))
-            said += f"; metrics and live page at {scheme}://{where}/"
-        return f"{said} — Ctrl-C to stop"
+    def _look_at_certificates(self) -> None:
+        warn_of_certificates(self._files, self._clock.now(), self._log)
 
     @property
     def _log(self) -> FilteringBoundLogger:
         return self._service.log
-
-    def _value(self, name: str) -> object:
-        return getattr(self._settings, name)
 
 
 def _plain(sock: trio.socket.SocketType) -> socket.socket:

@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from tests.helpers.servers import authority
 from triojam.cli.main import main
 from triojam.settings.fields import GROUPS
 from triojam.version import __version__
@@ -60,6 +63,24 @@ def test_an_unknown_variable_is_named(
     assert main(["check"]) == 2
     expected = "triojam: unknown environment variable TRIOJAM_PROT: did you mean TRIOJAM_PORT?\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [(-2, " ended at .*, 2 days ago"), (3, " ends at .*, in 3 days"), (90, None)],
+)
+def test_check_warns_of_a_certificate(
+    days: int, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A certificate that ends soon, or has ended, is a warning of one line: the server serves it."""
+    file = tmp_path / "server.pem"
+    issued = authority().issue_cert("localhost", not_after=datetime.now(UTC) + timedelta(days=days))
+    file.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    assert main(["check", "--tls-port=0", f"--tls-certificate={file}"]) == 0
+    written = capsys.readouterr()
+    assert written.out.startswith("host ")
+    warning = f"triojam: warning: the TLS certificate for localhost{said}\n" if said else ""
+    assert re.fullmatch(warning, written.err)
 
 
 def test_help_says_first_that_plain_triojam_serves(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from tests.docs.test_docs import output_of
 from tests.helpers.pages import PAGES, ROOT, anchors, links, read, table, typed
 from triojam.cli import main
 
-COMMANDS = (*main.CLIENT_COMMANDS, main.LAB_COMMAND, "check")
+COMMANDS = (*main.CLIENT_COMMANDS, main.LAB_COMMAND, "check", "health")
 README_LINES = 200
 
 

@@ -1,26 +1,13 @@
 """The units in deploy/: systemd accepts them, and their sandbox allows what the server needs."""
 
-import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import trio
-
-from tests.helpers.program import (
-    COMMAND,
-    FREE_PORTS,
-    Program,
-    environment,
-    launched,
-    parse_address,
-    serving,
-)
+from tests.helpers.program import serving
 from tests.helpers.requirements import require_program
-from tests.helpers.servers import certificate_file
 from triojam.errors import ConfigurationError, ListenError
 from triojam.settings.fields import FIELDS
 
@@ -110,37 +97,6 @@ def test_the_unit_waits_for_the_network_and_starts_again() -> None:
     assert assignments(SERVICE, "Restart") == ["on-failure"]
     assert assignments(SERVICE, "RestartPreventExitStatus") == [str(ConfigurationError.exit_status)]
     assert ListenError.exit_status != ConfigurationError.exit_status
-
-
-def health_check() -> list[str]:
-    """Return the command of the container's health check, for this Python."""
-    text = (DEPLOY.parent / "Containerfile").read_text("utf-8")
-    (words,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", text, re.MULTILINE)
-    program, *rest = json.loads(words)
-    assert program == "python"
-    return [sys.executable, *rest]
-
-
-@pytest.mark.parametrize("full", [False, True])
-async def test_the_container_is_healthy_despite_proxies_and_passwords(*, full: bool, tmp_path: Path) -> None:
-    """The check asks the port of TRIOJAM_PORT, and takes any reply; a closed port is unhealthy."""
-    passwords = tmp_path / "passwords"
-    passwords.write_text("me:$2b$04$" + "a" * 21 + "." + "b" * 30 + "a\n")
-    words = ["--metrics-passwords", str(passwords), "--metrics-tls", "--tls-certificate", certificate_file()]
-    command = [*COMMAND, *FREE_PORTS, *words, "--max-connections", "1"]
-    proxies = {"HTTP_PROXY": "http://203.0.113.1:1", "http_proxy": "http://203.0.113.1:1"}
-    async with launched(command, {}) as process:
-        program = Program(process)
-        program.address = parse_address((await program.logged("serving"))["addresses"][0])
-        variables = environment(TRIOJAM_PORT=str(program.address[1]), **proxies)
-        async with await program.connect() as client:
-            if not full:
-                await client.aclose()
-            await trio.run_process(health_check(), env=variables)
-        process.terminate()
-        assert await program.ended() == 0
-    ended = await trio.run_process(health_check(), env=variables, check=False, capture_stderr=True)
-    assert ended.returncode != 0
 
 
 async def test_the_sandbox_allows_what_a_server_needs() -> None:

@@ -14,7 +14,7 @@ from tests.helpers.requirements import require_program
 from tests.helpers.servers import settings_for_test
 from triojam.core.reasons import Listener
 from triojam.settings import files
-from triojam.settings.certificates import LONGEST_NAME, read_certificate
+from triojam.settings.certificates import DAY, LONGEST_NAME, UNKNOWN_END, read_certificate, read_client_ca
 
 ENDS = dt.datetime(2030, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 EARLIER = dt.datetime(2029, 1, 1, tzinfo=dt.UTC)
@@ -45,6 +45,37 @@ def test_the_earliest_end_of_a_chain_counts() -> None:
     assert found is not None
     assert (found.name, found.not_after) == ("a.example.org", EARLIER.timestamp())
     assert found.ends_first == "b.example.org"
+    concern = found.concern(EARLIER.timestamp() + DAY)
+    assert concern is not None
+    assert concern.sentence.startswith(
+        "b.example.org, in the chain of the TLS certificate for a.example.org,"
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "event", "said"),
+    [
+        (-20, "tls certificate is not yet valid", "is not valid before 2029-12-23T03:04:05Z"),
+        (-14.1, None, ""),
+        (-14, "tls certificate ends soon", "ends at 2030-01-02T03:04:05Z, in 14 days"),
+        (-0.1, "tls certificate ends soon", "ends at 2030-01-02T03:04:05Z, in 0.1 days"),
+        (0.1, "tls certificate has ended", "ended at 2030-01-02T03:04:05Z, 0.1 days ago"),
+        (400, "tls certificate has ended", "ended at 2030-01-02T03:04:05Z, 400 days ago"),
+    ],
+)
+def test_a_certificate_causes_concern_before_and_near_and_after(
+    days: float, event: str | None, said: str
+) -> None:
+    """A certificate is a concern before it is valid, in its last 14 days, and after its end."""
+    begins = ENDS - dt.timedelta(days=10 if days == -20 else 90)
+    leaf = trustme.CA().issue_cert("x", not_before=begins, not_after=ENDS)
+    found = read_certificate(leaf.private_key_and_cert_chain_pem.bytes())
+    assert found is not None
+    concern = found.concern(ENDS.timestamp() + days * DAY)
+    if event is None:
+        assert concern is None
+    else:
+        assert concern == (event, f"the TLS certificate for x {said}", found)
 
 
 def made_by_openssl(folder: Path, *words: str) -> bytes:
@@ -59,7 +90,7 @@ def made_by_openssl(folder: Path, *words: str) -> bytes:
     ("words", "name"),
     [
         (["-subj", "/CN=old style"], "CN=old style"),
-        (["-subj", "/"], ""),
+        (["-subj", "/"], "(no name)"),
         (["-subj", "/CN=line\n\x1b[31mfeed"], "CN=line??[31mfeed"),
         (["-subj", "/CN=x", "-set_serial", "-5"], "CN=x"),
         (["-subj", "/CN=x", "-set_serial", "0"], "CN=x"),
@@ -87,12 +118,14 @@ def test_a_certificate_of_another_format_has_an_unknown_end(tmp_path: Path) -> N
     assert loaded.contexts.time is not None
     assert loaded.certificate is None
     assert loaded.certificate_ends() == {}
+    assert loaded.concerns(0.0) == [UNKNOWN_END]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff", b"-----BEGIN CERTIFICATE-----\n"])
 def test_what_is_no_certificate_has_no_description(content: bytes) -> None:
     """The reader of certificates raises nothing."""
     assert read_certificate(content) is None
+    assert read_client_ca(content) is None
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,20 @@ async def test_interrupted_watch_prints_its_summary() -> None:
     assert re.search(rf"\n{server}: \d+ answered, 0 failed; ", printed)
 
 
+async def test_load_reads_metrics_without_a_proxy() -> None:
+    """A proxy of the environment is for the web; the load reads the counters from the server itself."""
+    async with serving() as program:
+        words = ("load", at(program.address), "--requests", "10", "--connections", "1")
+        done = await run(
+            *words,
+            "--metrics",
+            at(program.web),
+            HTTP_PROXY="http://203.0.113.1:1",
+            http_proxy="http://203.0.113.1:1",
+        )
+    assert done.returncode == 0, done.stderr
+
+
 async def test_interrupted_load_balances() -> None:
     """After Ctrl-C load prints the result so far, which balances; the status is 130."""
     async with serving() as program:

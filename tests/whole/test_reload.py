@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -80,6 +81,40 @@ async def test_a_damaged_file_changes_nothing(damaged: str, tmp_path: Path) -> N
         if damaged == "metrics_passwords":
             program.process.kill()  # its metrics, which would be held to the end, want a password
             await program.process.wait()
+
+
+JAKARTA = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + struct.pack(">lBB", 7 * 3600, 0, 0)
+JAKARTA += b"WIB\0"
+# New content for each file that a setting names.
+RENEWALS: Mapping[str, Callable[[bytes], bytes]] = {
+    "tls_certificate": lambda good: good + good_files()["tls_client_ca"],
+    "tls_key": lambda good: good + b"\n",
+    "tls_client_ca": lambda good: good + good,
+    "metrics_passwords": lambda good: good + good.replace(b"alice", b"bob"),
+    "timezone": lambda _good: JAKARTA,
+}
+
+
+@pytest.mark.parametrize("system", [False, True], ids=["named zone", "system zone"])
+async def test_a_reload_names_each_setting_whose_file_has_changed(tmp_path: Path, *, system: bool) -> None:
+    """Without a new value of any setting, SIGHUP says for which settings it applied new content."""
+    paths = {name: tmp_path / FILES[name] for name in FILES if name in RENEWALS}
+    paths["timezone"] = tmp_path / FILES["zone"]
+    paths["timezone"].parent.mkdir(parents=True)
+    for name, path in paths.items():
+        path.write_bytes(good_files()["zone" if name == "timezone" else name])
+    words = [f"--{name.replace('_', '-')}={path}" for name, path in paths.items() if name != "timezone"]
+    words += ["--tls-port=0", f"--timezone={'system' if system else 'Test/Zone'}"]
+    zones = {"TZ": f":{paths['timezone']}"} if system else {"PYTHONTZPATH": str(tmp_path / "zones")}
+    async with serving(*words, **zones) as program:
+        for name, renew in RENEWALS.items():
+            paths[name].write_bytes(renew(paths[name].read_bytes()))
+            program.process.send_signal(signal.SIGHUP)
+            assert (await program.logged("settings reloaded"))["changed"] == [name]
+        program.process.send_signal(signal.SIGHUP)
+        assert (await program.logged("settings reloaded"))["changed"] == []
+        program.process.kill()  # its metrics, which would be held to the end, want a password
+        await program.process.wait()
 
 
 async def test_a_pipe_is_read_once(tmp_path: Path) -> None:

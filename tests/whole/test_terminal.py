@@ -6,13 +6,14 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 import trio
 
 from tests.helpers.program import COMMAND, FREE_PORTS, launched, serving
-from tests.helpers.servers import PATIENCE
+from tests.helpers.servers import PATIENCE, authority
 from triojam.version import __version__
 
 ESCAPES = re.compile(r"\x1b\[[\d;]*m")
@@ -90,6 +91,28 @@ async def test_the_start_is_one_line_in_local_time() -> None:
         assert "serving" not in terminal.text[: match.start()]
         said = datetime.fromisoformat(match[1]).replace(tzinfo=ZoneInfo("Asia/Jakarta"))
         assert abs(datetime.now(UTC) - said) < timedelta(minutes=1)
+        terminal.process.terminate()
+        await terminal.shows("stopped")
+
+
+async def test_a_terminal_shows_the_certificate_in_sentences(tmp_path: Path) -> None:
+    """The start, a reload and a warning are one readable line each, with the certificate and its end."""
+    file = tmp_path / "server.pem"
+    ends = datetime.now(UTC) + timedelta(days=3)
+    issued = authority().issue_cert("localhost", not_after=ends)
+    file.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    until = ends.strftime("%Y-%m-%dT%H:%M:%SZ")
+    async with on_terminal(*FREE_PORTS, "--tls-port=0", f"--tls-certificate={file}") as terminal:
+        await terminal.shows(rf"; certificate for localhost until {until} — Ctrl-C to stop\r\n")
+        warning = rf"\[warning +\] the TLS certificate for localhost ends at {until}, in 3 days\r\n"
+        await terminal.shows(warning)
+        file.write_bytes(authority().issue_cert("localhost").private_key_and_cert_chain_pem.bytes())
+        terminal.process.send_signal(signal.SIGHUP)
+        await terminal.shows(
+            r"settings reloaded; changed: tls_certificate; certificate for localhost until 3000-01-01T\S+\r\n"
+        )
+        terminal.process.send_signal(signal.SIGHUP)
+        await terminal.shows("settings reloaded; changed: nothing; certificate for localhost")
         terminal.process.terminate()
         await terminal.shows("stopped")
 

@@ -1,6 +1,8 @@
 """The server's side of the command line: one command each, no logic."""
 
 import os
+import sys
+import time
 from dataclasses import fields
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from triojam.cli import client, lab
 from triojam.cli.common import unwrapped
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
 from triojam.errors import all_of
+from triojam.settings.certificates import Concern
 from triojam.settings.fields import SettingError, Settings
 from triojam.settings.sources import PREFIX
 from triojam.version import __version__
@@ -21,6 +24,8 @@ A time server: TIME in, JAM hh:mm:ss out, every request accounted for.
 Plain `triojam` serves, like `triojam serve`; Ctrl-C stops it. Each flag below is also an environment variable
 and a key of the file that --config names. Durations are in seconds.
 """
+# A health check waits this long for a connection, and for a reply.
+HEALTH_SECONDS = 5.0
 CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
 
 
@@ -76,12 +81,15 @@ def make_app() -> App:
 
         reading = invocation.read()
         found = find_unusable_hosts(reading.settings)
+        concerns: list[Concern] = []
         try:
-            load_files(reading.settings)
+            concerns = load_files(reading.settings).concerns(time.time())
         except SettingError as exc:
             found.append(exc)
         if found:
             raise all_of([invocation.blame(each) for each in found])
+        for concern in concerns:  # the server serves nevertheless
+            print(f"triojam: warning: {concern.sentence}", file=sys.stderr)
         rows = [
             (
                 each.name,
@@ -95,10 +103,36 @@ def make_app() -> App:
             print(f"{name:{widths[0]}}  {value:{widths[1]}}  {where}")
         return 0
 
+    @app.command(sort_key=2)
+    def health(
+        flags: FlagsParameter = NO_FLAGS,  # noqa: ARG001  # the invocation reads them, to know their origin
+        *,
+        invocation: Annotated[Invocation, Parameter(parse=False)],
+    ) -> int:
+        """Ask the server of this machine that has these settings, for a health check.
+
+        Exit status: 0 if the server replies on its time port, also that it is full; 1 if not.
+        """
+        return _ask_for_health(invocation)
+
     # So that --help lists them, and a mistyped word is led to them.
     client.register(app)
     lab.register(app)
     return app.meta
+
+
+def _ask_for_health(invocation: Invocation) -> int:
+    """Ask, print the result, and return the exit status."""
+    from triojam.client.health import ask_for_health  # noqa: PLC0415  # as above
+
+    settings = invocation.read().settings
+    if not settings.port:
+        raise invocation.blame(SettingError("port", settings.port, "a port from 1 to 65535, to ask there"))
+    found = ask_for_health(
+        settings.host, settings.port, allow=settings.allow, deny=settings.deny, patience=HEALTH_SECONDS
+    )
+    print(found.said, file=sys.stdout if found.healthy else sys.stderr)
+    return 0 if found.healthy else client.FAILED
 
 
 def _shown(value: object) -> str:

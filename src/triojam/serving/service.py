@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from structlog.typing import FilteringBoundLogger
 
@@ -11,7 +11,8 @@ from triojam.core.admission import Admission, Policy, parse_networks
 from triojam.core.counters import Counters
 from triojam.core.protocol import Rules
 from triojam.serving.deadlines import Timeouts
-from triojam.settings.fields import Settings
+from triojam.settings.fields import FIELDS, Settings
+from triojam.settings.files import Files, load_files
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +47,39 @@ class Service:
         self.rules = make_rules(settings)
         self.timeouts = make_timeouts(settings)
         self.admission.set_policy(policy)
+
+
+class Change(NamedTuple):
+    """What a reload applies.
+
+    changed: the settings with a new value, or with a file that has new content. need_restart: those that
+    differ and stay as they are.
+    """
+
+    settings: Settings
+    files: Files
+    policy: Policy
+    changed: list[str]
+    need_restart: list[str]
+
+
+def prepare_change(new: Settings, old: Settings, old_files: Files) -> Change:
+    """Read the files of new settings; settings that cannot change while serving stay as they are.
+
+    It changes nothing, so that it may run in a thread, and be given up. Raises ConfigurationError.
+    """
+    differ = [name for name in FIELDS if getattr(new, name) != getattr(old, name)]
+    need_restart = [name for name in differ if not FIELDS[name].metadata["reloads"]]
+    kept: dict[str, Any] = {name: getattr(old, name) for name in need_restart}
+    settings = replace(new, **kept)
+    files = load_files(settings)
+    changed = [
+        name
+        for name in FIELDS
+        if (name in differ and name not in need_restart)
+        or files.digests.get(name) != old_files.digests.get(name)
+    ]
+    return Change(settings, files, make_policy(settings), changed, need_restart)
 
 
 def make_rules(settings: Settings) -> Rules:

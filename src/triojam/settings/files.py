@@ -10,15 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import tzinfo
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from triojam.core.reasons import Listener
 from triojam.errors import ConfigurationError, invalid_value
-from triojam.settings.certificates import Certificate, read_certificate
+from triojam.settings.certificates import UNKNOWN_END, Certificate, Concern, read_certificate, read_client_ca
 from triojam.settings.fields import CERTIFICATE, CLIENT_CA, KEY, PASSWORDS, SettingError, Settings
 from triojam.settings.reading import read_bounded
-from triojam.settings.zones import load_zone
+from triojam.settings.zones import read_zone
 
 # Groups of finite fields are left out: with the largest, a client that need not compute anything itself makes
 # the server compute for 150 ms (CVE-2022-40735).
@@ -46,13 +47,16 @@ class Files(NamedTuple):
     """The content of the files.
 
     hashes: of each user's password. zone: None = the system's. certificate: None if no listener uses TLS, or
-    if the certificate's validity cannot be read.
+    if its validity cannot be read. client_ca: in the same way, the authority of the clients that ends last.
+    digests: of the content, by the setting that names the file.
     """
 
     contexts: Contexts
     hashes: Mapping[bytes, bytes]
     zone: tzinfo | None
     certificate: Certificate | None
+    client_ca: Certificate | None
+    digests: Mapping[str, bytes]
 
     def certificate_ends(self) -> dict[Listener, float]:
         """Return when the certificate of each listener that uses TLS ends, in seconds since the epoch."""
@@ -60,6 +64,12 @@ class Files(NamedTuple):
             return {}
         contexts = {Listener.TIME: self.contexts.time, Listener.METRICS: self.contexts.web}
         return {name: self.certificate.not_after for name, context in contexts.items() if context is not None}
+
+    def concerns(self, now: float) -> list[Concern]:
+        """Return what is wrong with the certificates at a moment, in seconds since the epoch."""
+        known = [each.concern(now) for each in (self.certificate, self.client_ca) if each is not None]
+        unknown = any(self.contexts) and self.certificate is None
+        return [each for each in [*known, UNKNOWN_END if unknown else None] if each is not None]
 
 
 class _PassphraseError(Exception):
@@ -105,12 +115,14 @@ def load_files(settings: Settings) -> Files:
             web=settings.metrics_tls and settings.metrics_port is not None,
             read=read,
         )
-        return Files(
-            contexts,
-            load_hashes(settings.metrics_passwords, read=read),
-            load_zone(settings.timezone),
-            read_certificate(contents["tls_certificate"]) if any(contexts) else None,
+        hashes = load_hashes(settings.metrics_passwords, read=read)
+        zone, contents["timezone"] = read_zone(settings.timezone)
+        certificate = read_certificate(contents["tls_certificate"]) if any(contexts) else None
+        client_ca = (
+            read_client_ca(contents["tls_client_ca"]) if contexts.time and settings.tls_client_ca else None
         )
+        digests = {setting: sha256(content).digest() for setting, content in contents.items()}
+        return Files(contexts, hashes, zone, certificate, client_ca, digests)
     except ConfigurationError:
         raise
     except Exception as exc:

@@ -23,16 +23,15 @@ def load_zone(name: str) -> tzinfo | None:
 
     Raises ValueError that says why not. The C library would serve UTC for a bad file, without an error.
     """
+    return read_zone(name)[0]
+
+
+def read_zone(name: str) -> tuple[tzinfo | None, bytes]:
+    """Do the same as `load_zone`, and return the content of the zone's file, too."""
     if name == SYSTEM_ZONE:
-        variable = os.environ.get("TZ")
-        file = Path(_LOCAL if variable is None else variable.removeprefix(":"))
-        if file.is_absolute() and file.exists():
-            _parse(_bytes_of(file), str(file))
-        return None
-    path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or {"..", "."} & set(path.parts) or "\0" in name:
-        raise ValueError("no such zone")
-    return _parse(_read(path), name)
+        return None, _read_system_zone()
+    content = _read(_checked(name))
+    return _parse(content, name), content
 
 
 def reload_system_zone() -> None:
@@ -46,6 +45,30 @@ def reload_system_zone() -> None:
         if variable is not None:
             os.environ["TZ"] = variable
         time.tzset()
+
+
+def _read_system_zone() -> bytes:
+    """Return the content of the file that the C library reads; nothing if TZ is a rule, or without a file."""
+    variable = os.environ.get("TZ")
+    text = _LOCAL if variable is None else variable.removeprefix(":")
+    file = Path(text)
+    if not file.is_absolute():
+        try:
+            return _read(_checked(text))
+        except ValueError:
+            return b""
+    if not file.exists():
+        return b""
+    content = _bytes_of(file)
+    _parse(content, text)
+    return content
+
+
+def _checked(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or {"..", "."} & set(path.parts) or "\0" in name:
+        raise ValueError("no such zone")
+    return path
 
 
 def _read(path: PurePosixPath) -> bytes:

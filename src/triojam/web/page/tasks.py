@@ -35,6 +35,7 @@ NAMES = {
     "triojam.process.watchers.watch_lag": Taught("probe: event loop lag"),
     "triojam.process.watchers.watch_clock": Taught("probe: steps of the clock"),
     "triojam.process.watchers.report_traffic": Taught("log: a line about the traffic"),
+    "triojam.process.announcements.watch_certificates": Taught("log: a look at the certificates each day"),
     "triojam.process.watchers.give_back_memory": Taught("memory: returned after a crowd has left"),
     "triojam.process.systemd.ServiceManager.attend": Taught("service manager", ("status, watchdog",)),
     "triojam.process.systemd.ServiceManager._report": Taught("service manager: sends the totals"),

@@ -1,0 +1,66 @@
+"""Asks a server of this machine for a sign of life. It starts faster without Trio."""
+
+import socket
+from contextlib import suppress
+from typing import NamedTuple
+
+from triojam.core.addresses import format_address
+from triojam.core.admission import Admission, Policy, parse_networks
+from triojam.core.protocol import REQUEST, read_jam
+
+# Where to reach a socket that listens on all addresses.
+_LOOPBACK = {"*": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}  # noqa: S104  # to connect
+_LONGEST_REPLY = 512
+
+
+class Health(NamedTuple):
+    """What a health check has found. said: the reply, or what is wrong."""
+
+    healthy: bool
+    said: str
+
+
+def ask_for_health(host: str, port: int, *, allow: str, deny: str, patience: float) -> Health:
+    """Ask the server that listens on a host and port of this machine.
+
+    A server that replies is healthy, also if it is full. A server that denies this machine closes the
+    connection without a reply, which is healthy, too.
+
+    allow, deny: settings of the server. patience: how long to wait for a connection, and for a reply, in
+    seconds.
+    """
+    policy = Policy(allow=parse_networks(allow), deny=parse_networks(deny))
+    failure = ""
+    for each in _LOOPBACK.get(host, (host,)):
+        try:
+            connection = socket.create_connection((each, port), patience)
+        except (OSError, UnicodeError) as exc:
+            failure = failure or _failure(each, port, exc)
+            continue
+        with connection:
+            return _ask(connection, each, port, policy)
+    return Health(healthy=False, said=failure)
+
+
+def _ask(connection: socket.socket, host: str, port: int, policy: Policy) -> Health:
+    reply = b""
+    try:
+        with suppress(ConnectionError):  # a server that refuses the client may have closed already
+            connection.sendall(REQUEST)
+        with suppress(ConnectionError):
+            while b"\n" not in reply and (data := connection.recv(_LONGEST_REPLY)):
+                reply = (reply + data)[:_LONGEST_REPLY]
+    except OSError as exc:
+        return Health(healthy=False, said=_failure(host, port, exc))
+    if read_jam(reply) is not None or reply.startswith(b"ERROR "):
+        return Health(healthy=True, said=reply.decode("ascii", "backslashreplace").strip())
+    if not reply:
+        own = connection.getsockname()[0]
+        if Admission(policy).refusal(own, full=False) is not None:
+            return Health(healthy=True, said=f"closed, because the settings deny {own}")
+    return Health(healthy=False, said=f"{format_address((host, port))}: not a time server's reply: {reply!r}")
+
+
+def _failure(host: str, port: int, exc: Exception) -> str:
+    reason = "no reply in time" if isinstance(exc, TimeoutError) else getattr(exc, "strerror", None) or exc
+    return f"{format_address((host, port))}: {reason}"
