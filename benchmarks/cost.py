@@ -1,6 +1,8 @@
 """The cost of monitoring and admission: triojam without a metrics listener, with one, and with more."""
 
 import contextlib
+import http.client
+import json
 import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -36,17 +38,17 @@ VARIANTS = (
 class Readers:
     """Threads that use the metrics listener of a server only while that server is measured.
 
-    scrapes: the size of each scrape. events: one item for each event on a page.
+    scrapes: the size of each scrape. polls: the size of each answer to a page.
     """
 
     def __init__(self) -> None:
         self.scrapes: list[int] = []
-        self.events: list[int] = []
+        self.polls: list[int] = []
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     @contextlib.contextmanager
     def beside(self, server: Server) -> Iterator[None]:
-        """Scrape, or read events, as the variant of the server requires."""
+        """Scrape, or poll as pages do, as the variant of the server requires."""
         stop = threading.Event()
         work = {SCRAPED: [self._scrape], WATCHED: [self._watch] * PAGES}.get(server.peer.name, [])
         address = f"http://127.0.0.1:{server.metrics_port}"
@@ -66,10 +68,17 @@ class Readers:
                 self.scrapes.append(len(page.read()))
 
     def _watch(self, address: str, stop: threading.Event) -> None:
-        with contextlib.suppress(OSError), self._opener.open(f"{address}/events", timeout=5) as stream:
-            while not stop.is_set():
-                if stream.readline().startswith(b"data: "):
-                    self.events.append(1)
+        """Poll over one connection, as a page does."""
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=5)
+        since = ""
+        while not stop.wait(1.0):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", f"/status{since}")
+                body = connection.getresponse().read()
+                self.polls.append(len(body))
+                if rows := json.loads(body)["history"]["rows"]:
+                    since = f"?since={rows[-1][0]}"
+        connection.close()
 
 
 def price(shapes: Sequence[Shape], plan: Plan, out: Path, build: Path) -> int:
@@ -85,8 +94,8 @@ def price(shapes: Sequence[Shape], plan: Plan, out: Path, build: Path) -> int:
         samples = play(client, servers, timed, plan, readers.beside)
     summed = {shape.name: rows(samples[shape.name], OFF, inverse=True) for shape in timed}
     parts = [table(shape, summed[shape.name], titles, OFF, inverse=True) for shape in timed]
-    scrapes, events = len(readers.scrapes), len(readers.events)
-    read = f"{scrapes} scrapes of {max(readers.scrapes, default=0):,} bytes at most; {events} events."
-    more: dict[str, object] = {"scrapes": scrapes, "events": events, "titles": titles}
+    scrapes, polls = len(readers.scrapes), len(readers.polls)
+    read = f"{scrapes} scrapes of {max(readers.scrapes, default=0):,} bytes at most; {polls} polls of pages."
+    more: dict[str, object] = {"scrapes": scrapes, "polls": polls, "titles": titles}
     write(out, "cost", samples, summed, more, "\n".join([*parts, read]))
-    return 0 if scrapes and events else 1
+    return 0 if scrapes and polls else 1

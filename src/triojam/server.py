@@ -43,8 +43,8 @@ from triojam.settings.files import Files, cannot_be_read, load_files
 from triojam.settings.zones import reload_system_zone
 from triojam.version import __version__
 from triojam.web.kernel_clock import read_kernel_clock
-from triojam.web.live_page import LivePage
 from triojam.web.metrics import CountersCollector, make_registry
+from triojam.web.page.live_page import LivePage
 from triojam.web.passwords import Passwords
 
 # How long all files of a reload may take to be read.
@@ -100,11 +100,10 @@ class Server:
         )
         self._registry = make_registry(collector)
         self._live_page = LivePage(
-            self.counters,
+            collector.read,
             not_ready=self.not_ready,
-            now=now,
-            jam=self._clock.jam,
-            kernel_clock=read_kernel_clock,
+            zone=lambda: self._files.zone,
+            listeners={"time": self.addresses, "TLS": self.tls_addresses, "metrics": self.metrics_addresses},
             version=__version__,
         )
         self._reading = trio.CapacityLimiter(1)  # threads that read the files of a reload
@@ -292,7 +291,6 @@ class Server:
             registry=self._registry,
             not_ready=self.not_ready,
             page=self._live_page,
-            stop=may_stop,
             names=routes.own_names(f"{self._settings.metrics_host},{self._settings.metrics_names}"),
         )
         guarded = auth.BasicAuth(

@@ -6,6 +6,7 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC
 from functools import cache
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ from triojam.core.counters import Counters
 from triojam.core.reasons import WebRejection
 from triojam.web.auth import BasicAuth
 from triojam.web.http_server import HttpServer
-from triojam.web.live_page import LivePage
 from triojam.web.metrics import CountersCollector, make_registry
+from triojam.web.page.live_page import LivePage
 from triojam.web.passwords import Passwords
 from triojam.web.routes import Routes, own_names
 
@@ -113,14 +114,6 @@ class Web:
         self._clients: list[trio.SocketStream] = []
         self.address = ("", 0)
         log = self.events.make_logger("info")
-        page = LivePage(
-            self.counters,
-            not_ready=lambda: None,
-            now=lambda: 0.0,
-            jam=lambda: b"JAM 00:00:00\r\n",
-            kernel_clock=lambda: None,
-            version="0",
-        )
         collector = CountersCollector(
             self.counters,
             clock=lambda: 0.0,
@@ -130,11 +123,17 @@ class Web:
             certificate_ends=dict,
             version="0",
         )
+        page = LivePage(
+            collector.read,
+            not_ready=lambda: None,
+            zone=lambda: UTC,
+            listeners={"time": []},
+            version="0",
+        )
         self.routes = Routes(
             registry=make_registry(collector),
             not_ready=lambda: None,
             page=page,
-            stop=self.stop,
             names=own_names(names),
         )
         guard = BasicAuth(
@@ -226,7 +225,6 @@ class Web:
         await self.scrapes(*lines)
         await until(lambda: not self.places)
         assert not any(source.connections for source in self.server._sources._sources.values())
-        assert self.routes._streams == 0
         assert self.failures == 0
         assert len(self.events) <= 1, self.events
 

@@ -15,7 +15,7 @@ from tests.soak.sampling import AUTHORIZATION
 TLS_HELLO = bytes.fromhex("160301020001000000")
 REQUESTS = b"TIME\r\n" * 1000
 SMALL_BUFFER = 4096
-EVENTS = f"GET /events HTTP/1.1\r\nHost: a\r\nAuthorization: {AUTHORIZATION}\r\n\r\n".encode()
+POLL = f"GET /status?since=0 HTTP/1.1\r\nHost: a\r\nAuthorization: {AUTHORIZATION}\r\n\r\n".encode()
 
 
 async def drips(client: Client) -> None:
@@ -158,9 +158,9 @@ async def scrapes_slowly(client: Client) -> None:
 
 
 async def leaves_the_page(client: Client) -> None:
-    """Open the event stream of the live page, and leave."""
+    """Ask for the content of the live page, and leave."""
     async with await client.connect_web() as stream:
-        await stream.send_all(EVENTS)
+        await stream.send_all(POLL)
         await trio.sleep(client.chance.uniform(0, 2))
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import socket
-from collections import Counter
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -20,17 +19,16 @@ from tests.helpers.servers import (
     PATIENCE,
     FailingListener,
     receive_all,
-    receive_exactly,
     settings_for_test,
     until,
 )
-from tests.helpers.web import Web, get, parse
+from tests.helpers.web import Web, get
 from tests.web.conftest import StartWeb
 from tests.web.test_http_connection import H2_PREFACE
 from triojam.core.reasons import WebRejection
 from triojam.web import http_server
+from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import GRACEFUL_SECONDS, MOST_A_SOURCE, MOST_CONNECTIONS
-from triojam.web.routes import MOST_STREAMS
 
 
 async def stalled_scraper(address: tuple[str, int]) -> trio.SocketStream:
@@ -126,22 +124,30 @@ async def test_silent_connections_do_not_lock_out_scrapes(number: int, start_web
 
 
 async def test_busy_places_do_not_give_way(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Event streams keep their places; the host of the last scrape has one more."""
-    monkeypatch.setattr("triojam.web.routes.MOST_STREAMS", MOST_CONNECTIONS)
+    """Connections that wait for the server keep their places; the host of the last scrape has one more."""
     web = await start_web()
-    await web.scrapes()
+    async with await web.connect("127.0.1.4") as scraper:
+        assert (await web.ask(scraper, get("/metrics"))).status == 200
     await until(lambda: not web.places)
-    pages = []
+    answer, may_answer = web.server._answer, trio.Event()
+
+    async def answer_late(request: Request) -> Response:
+        if request.path == "/status":
+            await may_answer.wait()
+        return await answer(request)
+
+    monkeypatch.setattr(web.server, "_answer", answer_late)
+    waiting = []
     for number in range(MOST_CONNECTIONS):
-        pages.append(await web.connect(f"127.0.1.{number // 8 + 1}"))
-        await pages[-1].send_all(get("/events"))
-        await until(lambda: web.routes._streams == len(pages))
-    assert web.server._served_last == "127.0.1.4"
+        waiting.append(await web.connect(f"127.0.1.{number // 8 + 1}"))
+        await waiting[-1].send_all(get("/status"))
+        await until(lambda: sum(place.waits_since is None for place in web.server._places) == len(waiting))
     with suppress(trio.BrokenResourceError):
         assert await web.exchange(get()) == []
     assert web.counters.web_rejected[WebRejection.BUSY] == 1
     async with await web.connect("127.0.1.4") as spare:
         assert (await web.ask(spare, get("/metrics"))).status == 200
+    may_answer.set()
 
 
 async def test_a_closed_connection_frees_its_place(start_socket: Start) -> None:
@@ -193,23 +199,17 @@ async def test_a_failed_accept_is_tried_again(
 
 
 async def test_a_page_that_fails_ends_alone(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception of an answer, or of a stream that has begun, ends one connection and is reported."""
+    """An exception of an answer ends in status 500, and is reported."""
     web = await start_web()
 
-    def fail() -> None:
+    def fail(_since: float) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(web.routes._page, "snapshot", fail)
+    monkeypatch.setattr(web.routes._page, "content", fail)
     (answer,) = await web.exchange(get("/status", "Connection: close"))
     assert answer.status == 500
-    async with await web.connect() as client:
-        await client.send_all(get("/events"))
-        with suppress(trio.BrokenResourceError):
-            while await client.receive_some():
-                pass
-        await trio.aclose_forcefully(client)
     await until(lambda: not web.places)
-    assert web.failures == 2
+    assert web.failures == 1
     web.failures = 0
 
 
@@ -236,9 +236,9 @@ async def test_a_handshake_has_a_deadline(
     web.stop.set()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", get("/events"), get("/metrics") * 500, get()], ids=len)
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", get("/status"), get("/metrics") * 500, get()], ids=len)
 async def test_a_drain_ends_every_client(sent: bytes, start_web: StartWeb) -> None:
-    """Silent, slow, streaming, unread and idle clients do not delay the end of the web listener."""
+    """Silent, slow, unread and idle clients do not delay the end of the web listener."""
     web = await start_web()
     clients = [await web.connect() for _ in range(3)]
     for client in clients:
@@ -250,34 +250,6 @@ async def test_a_drain_ends_every_client(sent: bytes, start_web: StartWeb) -> No
     with trio.fail_after(PATIENCE):
         await web.stopped.wait()
     assert trio.current_time() - began < GRACEFUL_SECONDS + PATIENCE / 2
-
-
-async def test_a_drain_ends_a_stream_in_order(start_web: StartWeb) -> None:
-    """A page gets the whole end of its event stream."""
-    web = await start_web()
-    async with await web.connect() as client:
-        await client.send_all(get("/events", "Connection: close"))
-        received = b""
-        while b"data: " not in received:
-            received += await client.receive_some()
-        web.stop.set()
-        received += await receive_all(client)
-    (answer,) = parse(received)
-    assert answer.body.endswith(b"\n\n")
-
-
-@pytest.mark.parametrize("number", [MOST_STREAMS, MOST_STREAMS + 5])
-async def test_pages_at_the_same_moment_have_a_limit(number: int, start_web: StartWeb) -> None:
-    """Of many pages that open at the same moment, no more than the limit get an event stream."""
-    web = await start_web()
-    clients = [await web.connect() for _ in range(number)]
-    async with trio.open_nursery() as nursery:
-        for client in clients:
-            nursery.start_soon(client.send_all, get("/events"))
-    statuses = Counter([(await receive_exactly(client, 12))[-3:] for client in clients])
-    assert statuses == {b"200": MOST_STREAMS} | (
-        {b"503": number - MOST_STREAMS} if number > MOST_STREAMS else {}
-    )
 
 
 def source(number: int) -> str:

@@ -1,25 +1,38 @@
-"""The live page in a real browser: its numbers, its updates, and a restart of the server."""
+"""The live page in a real browser, with servers that are fine, full, hung, away or behind a proxy."""
 
+import datetime as dt
+import http.client
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.resources import files
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.docs.screenshots import CHROMIUM_FLAGS, DOCS
+from tests.helpers.pages import ROOT
 from tests.helpers.program import Program, serving
 from tests.helpers.requirements import require_program
-from tests.helpers.servers import PATIENCE, receive_exactly
+from tests.helpers.scrape import Address, fetch
+from tests.helpers.servers import PATIENCE, receive_all, receive_exactly
+from tests.web.test_passwords import hashed
+from triojam.core.protocol import REFUSALS
+from triojam.core.reasons import Refusal
 
-CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+DASH = "\u2013"
 LONG = PATIENCE * 1000  # milliseconds
 expect.set_options(timeout=LONG)
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", {get: () => hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +42,55 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened(chromium: str, program: Program, *, streams: bool = True, **options: Any) -> Iterator[Page]:
-    """Open the page; it must have no errors, and no requests to other servers.
+def opened(
+    chromium: str,
+    program: Program,
+    *,
+    address: str = "",
+    number: int = 1,
+    clock: bool = False,
+    **options: Any,
+) -> Iterator[list[Page]]:
+    """Open the page in tabs; they must have no errors, and no requests to other servers.
 
-    streams: whether its event stream works. options: of the browser's page.
+    address: of the page, if it is not the server's own. number: of tabs. clock: whether the page's clock is
+    that of the test. options: of the browser's context.
     """
-    address = f"http://127.0.0.1:{program.web[1]}"
+    address = address or f"http://127.0.0.1:{program.web[1]}/"
     problems: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         try:
-            page = browser.new_page(**options)
-            page.set_default_timeout(LONG)
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("console", lambda said: problems.extend([said.text] * (said.type == "error")))
-            ours = (address, "data:")
-            page.on("request", lambda asked: problems.extend([asked.url] * (not asked.url.startswith(ours))))
-            if not streams:
-                page.route("**/events", lambda route: route.abort())
-            page.goto(address, wait_until="domcontentloaded")
-            expect(page.locator("#link")).to_have_text("live" if streams else "polling")
-            yield page
+            context = browser.new_context(**options)
+            context.set_default_timeout(LONG)
+            pages = [context.new_page() for _ in range(number)]
+            for page in pages:
+                if clock:
+                    page.clock.install()
+                page.on("pageerror", lambda error: problems.append(str(error)))
+                page.on("console", lambda said: problems.extend([said.text] * (said.type == "error")))
+                page.on(
+                    "request",
+                    lambda asked: problems.extend(
+                        [asked.url] * (not asked.url.startswith((address, "data:")))
+                    ),
+                )
+                page.goto(address, wait_until="domcontentloaded")
+            for page in pages:
+                expect(page.locator("#time")).to_have_text(re.compile(r"\d\d:\d\d:\d\d"))
+            yield pages
         finally:
             browser.close()
     # The browser also reports failed connections, to a stopped server for example.
     assert [each for each in problems if "net::ERR_" not in each] == []
 
 
-async def look_at(chromium: str, program: Program, look: Callable[[Page], None], **options: Any) -> None:
+async def look_at(chromium: str, program: Program, look: Callable[..., None], **options: Any) -> None:
     """Open the page, and call `look` with it, in a thread: Playwright cannot run in Trio's."""
 
     def run() -> None:
-        with opened(chromium, program, **options) as page:
-            look(page)
+        with opened(chromium, program, **options) as pages:
+            look(*pages)
 
     await trio.to_thread.run_sync(run)
 
@@ -80,6 +109,19 @@ async def ask(program: Program, request: bytes, times: int) -> None:
                 pass
 
 
+def is_grey(page: Page) -> bool:
+    """Whether the figures have lost their colours and their contrast."""
+    style = page.evaluate(
+        "(s => [s.filter, Number(s.opacity)])(getComputedStyle(document.querySelector('main')))"
+    )
+    return bool(style[0] == "grayscale(1)" and style[1] < 0.5)
+
+
+def icon(page: Page) -> str:
+    """Return the picture of the tab."""
+    return page.locator("#icon").get_attribute("href") or ""
+
+
 async def test_the_page_has_the_numbers_of_a_scrape(chromium: str) -> None:
     """Every number on the page agrees with a scrape."""
     async with serving() as program:
@@ -91,38 +133,36 @@ async def test_the_page_has_the_numbers_of_a_scrape(chromium: str) -> None:
             seen = trio.from_thread.run(program.scrape)
             for place, name in (
                 ("requests", "triojam_requests_total"),
-                ("responses", "triojam_responses_total"),
+                ("i_requests", "triojam_requests_total"),
+                ("i_responses", "triojam_responses_total"),
+                ("i_rejected", "triojam_rejected_total"),
                 ("rejected", "triojam_rejected_total"),
-                ("send_errors", "triojam_response_send_errors_total"),
+                ("refused", "triojam_connections_rejected_total"),
+                ("i_send_errors", "triojam_response_send_errors_total"),
                 ("connections", "triojam_connections_open"),
                 ("connections_limit", "triojam_connections_limit"),
-                ("clock_steps", "triojam_clock_steps_total"),
             ):
-                assert number(page, place) == seen.total(name)
-            assert number(page, "in_flight") == seen.unaccounted == 0
-            for place, name in (
-                ("rejected_by_reason", "triojam_rejected_total"),
-                ("disconnects_by_reason", "triojam_disconnects_total"),
-            ):
-                shown = dict(row.inner_text().split() for row in page.locator(f"#{place} tr").all())
-                scraped = {s.labels["reason"]: s.value for s in seen.samples if s.name == name}
-                assert {reason: float(text) for reason, text in shown.items()} == scraped
-            expect(page.locator("#state")).to_have_text("ready")
-            assert re.fullmatch(r"[\d.]+ [µm]s", page.locator("#p99").inner_text())
-            assert "serve_listeners" in page.locator("#tasks").inner_text()
+                assert number(page, place) == seen.total(name), place
+            assert number(page, "i_in_flight") == seen.unaccounted == 0
+            expect(page.locator("#p99")).to_have_text(re.compile(r"^[\d.]+ [µm]s$"))
+            expect(page.locator("#success")).to_have_text("85.71 %")
+            expect(page.locator("#about")).to_contain_text(f"process {program.process.pid}, up ")
+            expect(page.locator("#facts")).to_contain_text(f"127.0.0.1:{program.address[1]}")
 
         await look_at(chromium, program, look)
 
 
-async def test_the_page_shows_the_served_time(chromium: str) -> None:
-    """The time on the page agrees with an answer, and advances."""
+async def test_the_time_is_never_ahead_of_an_answer(chromium: str) -> None:
+    """The time on the page is that of its zone; an answer that comes after a look at it is never earlier."""
     async with serving("--timezone", "Asia/Jakarta") as program:
 
         def look(page: Page) -> None:
-            answer = trio.from_thread.run(one_answer, program)
-            first = page.locator("#time").inner_text()
-            assert abs(seconds(first) - seconds(answer[4:12].decode())) in (0, 1, 86_399)
-            expect(page.locator("#time")).not_to_have_text(first)
+            expect(page.locator("#zone")).to_have_text("Asia/Jakarta, UTC+07:00")
+            for _ in range(4):
+                shown = page.locator("#time").inner_text()
+                answer = trio.from_thread.run(one_answer, program)[4:12].decode()
+                assert (seconds(answer) - seconds(shown)) % 86_400 <= PATIENCE
+                expect(page.locator("#time")).not_to_have_text(shown)
 
         await look_at(chromium, program, look)
 
@@ -140,50 +180,60 @@ def seconds(text: str) -> int:
     return hour * 3600 + minute * 60 + second
 
 
-async def test_the_chart_shows_the_load(chromium: str) -> None:
-    """Under load the page shows the rate, and the line moves; a page opened later has the history, too."""
-    async with serving() as program, trio.open_nursery() as nursery:
-        nursery.start_soon(ask, program, b"TIME\r\n", 1_000_000)
+async def test_a_server_that_hangs_is_no_news(chromium: str) -> None:
+    """While the process stands still, the clock does, too, and all is grey; then it comes back by itself."""
+    async with serving() as program:
 
         def look(page: Page) -> None:
-            line = page.locator("#line_requests")
-            expect(page.locator("#requests_rate")).to_have_text(re.compile(r"^[\d,]{2,}$"))
-            expect(line).not_to_have_attribute("points", line.get_attribute("points") or "")
-
-        def look_later(page: Page) -> None:
-            assert (page.locator("#line_requests").get_attribute("points") or "").count(",") >= 2
+            program.process.send_signal(signal.SIGSTOP)
+            expect(page.locator("#state")).to_have_text(re.compile(r"^no news since \d\d:\d\d:\d\d$"))
+            expect(page.locator("#link")).to_have_text("the server does not answer; trying again")
+            page.wait_for_function("getComputedStyle(document.querySelector('main')).opacity < 0.5")
+            stopped = page.locator("#time").inner_text()
+            assert page.locator("#state").inner_text() == f"no news since {stopped}"
+            assert page.title().startswith("○ triojam ")
+            assert page.title().endswith(f" {DASH} no news since {stopped}")
+            assert is_grey(page)
+            assert "7a8691" in icon(page)
+            program.process.send_signal(signal.SIGCONT)
+            expect(page.locator("#time")).not_to_have_text(stopped)
+            expect(page.locator("#state")).not_to_contain_text("no news")
+            expect(page.locator("#link")).to_have_text("")
+            page.wait_for_function("getComputedStyle(document.querySelector('main')).opacity == 1")
 
         await look_at(chromium, program, look)
-        await look_at(chromium, program, look_later)
-        nursery.cancel_scope.cancel()
 
 
-async def test_the_page_shows_a_drain(chromium: str) -> None:
+async def test_the_page_shows_a_drain_and_an_end(chromium: str) -> None:
     """The page shows that the server drains, and then that it is not reachable."""
     async with serving("--lame-duck", "3") as program:
 
         def look(page: Page) -> None:
             program.process.terminate()
-            expect(page.locator("#state")).to_have_text("draining")
-            expect(page.locator("#state")).to_have_text("not reachable")
+            expect(page.locator("#state")).to_contain_text("draining")
+            assert "draining" in page.title().partition(DASH)[2]
+            expect(page.locator("#state")).to_contain_text("no news since")
+            expect(page.locator("#link")).to_have_text("the server is not reachable; trying again")
 
         await look_at(chromium, program, look)
         assert await program.ended() == 0
 
 
 async def test_the_page_continues_after_a_restart(chromium: str) -> None:
-    """The page shows that the server is not reachable, and later the numbers of the next process."""
+    """After a kill the page has the numbers, the history and the name of the next process, by itself."""
     away, back, seen = trio.Event(), trio.Event(), trio.Event()
 
     async def look_on(program: Program) -> None:
         def look(page: Page) -> None:
             expect(page.locator("#requests")).to_have_text("20")
             program.process.kill()
-            expect(page.locator("#state")).to_have_text("not reachable")
+            expect(page.locator("#state")).to_contain_text("no news since")
             trio.from_thread.run_sync(away.set)
             trio.from_thread.run(back.wait)
             expect(page.locator("#requests")).to_have_text("3")
-            expect(page.locator("#link")).to_have_text("live")
+            expect(page.locator("#about")).not_to_contain_text(f"process {program.process.pid},")
+            expect(page.locator("#state")).to_contain_text("ready")
+            assert not is_grey(page) or page.wait_for_function("!document.body.classList.contains('lost')")
 
         await look_at(chromium, program, look)
         seen.set()
@@ -199,52 +249,321 @@ async def test_the_page_continues_after_a_restart(chromium: str) -> None:
             await seen.wait()
 
 
+async def test_a_full_server_is_red(chromium: str) -> None:
+    """At the limit the state says full, in red, with the number of refused clients beside the words."""
+    async with serving("--max-connections", "2") as program, await program.connect(), await program.connect():
+
+        async def knock() -> None:
+            async with await program.connect() as client:
+                assert await receive_all(client) == REFUSALS[Refusal.BUSY]
+
+        def look(page: Page) -> None:
+            expect(page.locator("#state")).to_have_class("wrong")
+            for _ in range(3):
+                trio.from_thread.run(knock)
+            expect(page.locator("#state")).to_contain_text("full")
+            expect(page.locator("#problems")).to_contain_text("2 of 2 connections are open")
+            expect(page.locator("#problems")).to_contain_text("3 clients refused in the last")
+            expect(page.locator("#refused")).to_have_text("3")
+            for part, word in (("connections", "full"), ("refused", "refusing")):
+                card = page.locator(f"#cards [data-part={part}]")
+                expect(card).to_have_class(re.compile("wrong"))
+                expect(card.locator("dt")).to_have_attribute("data-word", word)
+            expect(page.locator("#refused_by_reason")).to_contain_text("busy")
+            assert f" {DASH} full" in page.title()
+            assert "d64045" in icon(page)
+
+        await look_at(chromium, program, look)
+
+
+async def test_an_ended_certificate_is_red(chromium: str, tmp_path: Path) -> None:
+    """A certificate that has ended is named, with its date, on a page that is served with it."""
+    file = tmp_path / "c.pem"
+    ended = dt.datetime(2024, 5, 6, 7, 8, tzinfo=dt.UTC)
+    issued = trustme.CA().issue_cert(
+        "localhost", "127.0.0.1", not_before=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), not_after=ended
+    )
+    file.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    async with serving("--tls-port", "0", "--tls-certificate", str(file)) as program:
+
+        def look(page: Page) -> None:
+            expect(page.locator("#state")).to_contain_text("time certificate ended")
+            expect(page.locator("#state")).to_have_class("wrong")
+            fact = page.locator("#facts > div", has_text="certificate: time")
+            expect(fact).to_contain_text("until 2024-05-06 07:08 UTC")
+            expect(fact).to_have_class("wrong")
+
+        await look_at(chromium, program, look)
+
+
+async def test_tabs_of_several_servers_differ(chromium: str) -> None:
+    """The title of a tab names the server and its state."""
+    async with serving() as one, serving() as other:
+        titles = set()
+
+        def look(page: Page) -> None:
+            expect(page).to_have_title(re.compile(rf"^● triojam .+:\d+ {DASH} ready"))
+            titles.add(page.title())
+
+        await look_at(chromium, one, look)
+        await look_at(chromium, other, look)
+        assert {re.findall(rf":(\d+) {DASH}", title)[0] for title in titles} == {
+            str(one.address[1]),
+            str(other.address[1]),
+        }
+
+
+async def test_ten_tabs_have_news(chromium: str) -> None:
+    """A browser has six connections for a host; ten tabs of one server all go on."""
+
+    def look(*pages: Page) -> None:
+        shown = [page.locator("#time").inner_text() for page in pages]
+        for page, before in zip(pages, shown, strict=True):
+            expect(page.locator("#time")).not_to_have_text(before)
+
+    async with serving() as program:
+        await look_at(chromium, program, look, number=10)
+
+
+@contextmanager
+def proxy(target: Address, prefix: str) -> Iterator[str]:
+    """Run a reverse proxy that has the server below a path; yield the address of the page there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if not self.path.startswith(prefix):
+                self.send_error(404)
+                return
+            with closing(http.client.HTTPConnection(*target, timeout=PATIENCE)) as server:
+                server.request("GET", "/" + self.path.removeprefix(prefix))
+                answer = server.getresponse()
+                body = answer.read()
+            self.send_response(answer.status)
+            for name in ("Content-Type", "Content-Security-Policy", "Cache-Control"):
+                self.send_header(name, answer.headers.get(name, "no-store"))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}{prefix}"
+        server.shutdown()
+
+
+async def test_the_page_works_below_a_path(chromium: str) -> None:
+    """Behind a proxy that has the server at /watch/time/, the page has news and its links lead there."""
+    async with serving() as program:
+        with proxy(program.web, "/watch/time/") as address:
+
+            def look(page: Page) -> None:
+                before = page.locator("#time").inner_text()
+                expect(page.locator("#time")).not_to_have_text(before)
+                links = page.locator("footer a")
+                assert [link.evaluate("a => a.href") for link in links.all()] == [
+                    f"{address}{name}" for name in ("metrics", "healthz", "readyz", "status")
+                ]
+
+            await look_at(chromium, program, look, address=address)
+
+
+async def test_the_page_works_with_password_and_tls(chromium: str, tmp_path: Path) -> None:
+    """With metrics_passwords and metrics_tls, a browser that has the password gets news."""
+    pem, users = tmp_path / "c.pem", tmp_path / "users"
+    pem.write_bytes(trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
+    users.write_text(f"alice:{hashed('secret')}\n")
+    words = ["--metrics-tls", "--tls-certificate", str(pem), "--metrics-passwords", str(users)]
+    async with serving(*words) as program:
+
+        def look(page: Page) -> None:
+            before = page.locator("#time").inner_text()
+            expect(page.locator("#time")).not_to_have_text(before)
+
+        await look_at(
+            chromium, program, look, address=f"https://127.0.0.1:{program.web[1]}/", ignore_https_errors=True,
+            http_credentials={"username": "alice", "password": "secret"},
+        )  # fmt: skip
+        program.process.terminate()  # a scrape without password could not tell whether the accounts balance
+        assert await program.ended() == 0
+
+
+async def test_updates_leave_what_is_unchanged(chromium: str) -> None:
+    """While numbers change, a selection stays, and so do the rows: a screen reader keeps its place."""
+    async with serving() as program, trio.open_nursery() as nursery:
+        await ask(program, b"HELLO\r\n", 3)
+
+        def look(page: Page) -> None:
+            expect(page.locator("#rejected_by_reason td")).to_have_text("3")
+            nursery_start()
+            page.evaluate("getSelection().selectAllChildren(document.querySelector('#facts dd'))")
+            page.evaluate(
+                "kept = [...document.querySelectorAll('#rejected_by_reason *, #facts *, #cards *, #tasks *')]"
+            )
+            selected = page.evaluate("String(getSelection())")
+            assert selected == f"127.0.0.1:{program.address[1]}"
+            for _ in range(3):
+                total = page.locator("#requests").inner_text()
+                expect(page.locator("#requests")).not_to_have_text(total)
+            assert page.evaluate("String(getSelection())") == selected
+            assert page.evaluate("kept.every(node => node.isConnected)")
+            assert page.locator("[aria-live], [role=status], [role=alert], [role=log]").count() == 1
+
+        def nursery_start() -> None:
+            trio.from_thread.run_sync(nursery.start_soon, ask, program, b"TIME\r\n", 1_000_000)
+
+        await look_at(chromium, program, look)
+        nursery.cancel_scope.cancel()
+
+
+async def test_reasons_are_sorted_and_zeros_are_folded(chromium: str) -> None:
+    """The most frequent reason is first; reasons without a number are folded away, but can be opened."""
+    async with serving() as program:
+        await ask(program, b"TIME\n", 2)
+        await ask(program, b"HELLO\r\n", 5)
+
+        def look(page: Page) -> None:
+            section = page.locator("#rejected_by_reason")
+            expect(section.locator("tr")).to_have_text(["bad_command5", "bad_terminator2"])
+            folded = section.locator("details")
+            expect(folded.locator("summary")).to_have_text("5 at zero")
+            expect(folded.locator("p")).to_be_hidden()
+            folded.locator("summary").click()
+            expect(folded.locator("p")).to_be_visible()
+            expect(folded.locator("p")).to_contain_text("rate_limited")
+            expect(page.locator("#refused_by_reason")).to_have_count(0)
+            expect(page.locator("#none")).to_contain_text("refused connections")
+            trio.from_thread.run(ask, program, b"TIME\n", 4)
+            expect(section.locator("tr")).to_have_text(["bad_terminator6", "bad_command5"])
+            expect(folded.locator("p")).to_be_visible()
+
+        await look_at(chromium, program, look)
+
+
+async def test_the_tree_has_taught_names(chromium: str) -> None:
+    """Opened, the tree shows tasks by names that teach, and their number."""
+
+    def look(page: Page) -> None:
+        expect(page.locator("#tasks")).to_be_hidden()
+        page.locator("#tree summary").click()
+        for words in ("connection \u00d7 2", "probe: event loop lag", "nursery: clients"):
+            expect(page.locator("#tasks").get_by_text(words, exact=True)).to_be_visible()
+        assert not re.search(r"\b_|triojam\.|<", page.locator("#tasks").inner_text())
+
+    async with serving("--no-fast-lane") as program, await program.connect(), await program.connect():
+        await look_at(chromium, program, look)
+
+
+async def test_the_charts_are_drawn(chromium: str) -> None:
+    """Each chart has pixels, its values in words, and the time under the pointer."""
+    async with serving() as program:
+        await ask(program, b"TIME\r\n", 50)
+        await ask(program, b"HELLO\r\n", 3)
+
+        def look(page: Page) -> None:
+            for name in ("answered", "failed", "times", "connections"):
+                canvas = page.locator(f"#chart_{name} canvas")
+                expect(canvas).to_be_visible()
+                page.wait_for_function(
+                    "id => { const c = document.querySelector(`#chart_${id} canvas`);"
+                    " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+                    " return new Set(d).size > 8; }", arg=name,
+                )  # fmt: skip
+            keys = page.locator("figcaption .key").all_inner_texts()
+            assert [re.sub(rf" [\d{DASH}].*", "", each.strip()) for each in keys] == [
+                "answered", "rejected", "refused", "send errors", "p99", "p50", "loop lag", "open", "limit",
+            ]  # fmt: skip
+            page.wait_for_function("document.querySelector('#chart_answered .u-over') !== null")
+            box = page.locator("#chart_answered .u-over").bounding_box()
+            assert box is not None
+            page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)
+            for caption in page.locator("figcaption").all():
+                expect(caption).to_contain_text(re.compile(r"at \d\d:\d\d:\d\d"))
+
+        await look_at(chromium, program, look)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_the_page_fits_a_phone_and_its_colours(chromium: str, scheme: str) -> None:
+@pytest.mark.parametrize("width", [360, 390])
+async def test_the_page_fits_a_phone_and_its_colours(chromium: str, scheme: str, width: int) -> None:
     """On a narrow screen nothing is cut off, and the colours follow the system's light or dark scheme."""
 
     def look(page: Page) -> None:
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.locator("#tree summary").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         red = int(re.findall(r"\d+", paper)[0])
         assert red > 200 if scheme == "light" else red < 60
 
     async with serving() as program:
-        phone = {"width": 360, "height": 740}
-        await look_at(chromium, program, look, viewport=phone, color_scheme=scheme)
+        await look_at(chromium, program, look, viewport={"width": width, "height": 740}, color_scheme=scheme)
 
 
 async def test_the_page_works_with_a_keyboard_and_a_screen_reader(chromium: str) -> None:
-    """The Tab key reaches all links and scrollable parts, and all of them have a name."""
+    """The Tab key reaches all that opens and all links, and everything has a name."""
 
     def look(page: Page) -> None:
         reached = []
-        for _ in range(5):
+        for _ in range(8):
             page.keyboard.press("Tab")
-            reached.append(
-                page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent")
-            )
-        assert reached == ["tree of tasks", "/metrics", "/healthz", "/readyz", "/status"]
-        assert page.get_by_role("img", name="requests responses rejected").count() == 1
+            reached.append(page.evaluate("document.activeElement.textContent"))
+        assert [each.partition(" ")[2] for each in reached[:2]] == ["at zero"] * 2
+        assert reached[2].startswith("nothing: ")
+        assert reached[3:] == ["Running tasks and their nurseries", "metrics", "healthz", "readyz", "status"]
+        for name in ("answered requests per second", "event loop lag", "open connections"):
+            assert page.get_by_role("img", name=name).count() == 1
         assert page.get_by_role("heading", name="triojam").count() == 1
         assert page.get_by_role("rowheader", name="bad_command").count() == 1
         assert page.get_by_role("timer", name="served time").count() == 1
+        assert page.get_by_role("meter", name="connections used").count() == 1
+        assert page.get_by_role("list", name="what is wrong").count() == 1
 
-    async with serving() as program:
+    # The client stays, so that only a rejection and a hand-over are counted.
+    async with serving() as program, await program.connect() as client:
+        await client.send_all(b"HELLO\r\n")
+        await client.receive_some()
         await look_at(chromium, program, look)
 
 
-async def test_the_page_polls_without_event_streams(chromium: str) -> None:
-    """A page without an event stream polls /status."""
+async def test_a_hidden_tab_asks_seldom(chromium: str) -> None:
+    """A tab that is not seen asks each ten seconds, says when that was, and asks at once when it is seen."""
     async with serving() as program:
-        await ask(program, b"TIME\r\n", 7)
-        await look_at(
-            chromium, program, lambda page: expect(page.locator("#requests")).to_have_text("7"), streams=False
-        )
+
+        def look(page: Page) -> None:
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.evaluate(HIDE, arg=True)
+            page.clock.run_for(2000)  # the poll that was due
+            expect(page).to_have_title(re.compile(r" at \d\d:\d\d:\d\d$"))
+            before = len(asked)
+            page.clock.run_for(7000)
+            assert len(asked) == before
+            assert "no news" not in page.title()
+            page.evaluate(HIDE, arg=False)
+            with page.expect_response("**/status**"):
+                pass
+            assert " at " not in page.title()
+
+        await look_at(chromium, program, look, clock=True)
 
 
-def test_the_page_is_small_and_complete() -> None:
-    """The page is smaller than 40 kB, and has no address of another server."""
-    page = files("triojam.web").joinpath("page.html").read_bytes()
-    assert len(page) < 40_000
-    assert b"//" not in page.replace(b"</", b"")
+async def test_the_page_loads_little(chromium: str) -> None:
+    """All that the page loads before its first poll has less than 100 kB."""
+    async with serving() as program:
+        whole = await fetch(program.web, "/")
+        assert 10_000 < len(whole.body) < 100_000
+
+        def look(page: Page) -> None:
+            loaded = page.evaluate("performance.getEntriesByType('resource').map(each => each.name)")
+            assert all("/status" in each for each in loaded)
+
+        await look_at(chromium, program, look)
+
+
+def test_the_pictures_are_those_of_the_command() -> None:
+    """Each picture of the page in docs/images is made by tests.docs.screenshots, and is small."""
+    pictures = {each.name: each.stat().st_size for each in (ROOT / "docs" / "images").glob("*.png")}
+    assert pictures.keys() == DOCS.keys()
+    assert max(pictures.values()) < 150_000

@@ -1,12 +1,16 @@
 """The web listener: metrics, health, readiness and the live page, over HTTP on real sockets."""
 
+import base64
 import gzip
+import hashlib
 import http.client
 import json
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from importlib.resources import files
 from types import MappingProxyType
 from typing import cast
 
@@ -35,7 +39,7 @@ from tests.helpers.servers import (
 from triojam import __version__
 from triojam.server import open_server
 from triojam.web.http_server import GRACEFUL_SECONDS
-from triojam.web.routes import MOST_STREAMS
+from triojam.web.page import document
 
 Parse = Callable[[str], Iterable[Metric]]
 
@@ -227,18 +231,54 @@ async def test_a_starting_server_is_not_ready() -> None:
 
 
 async def test_the_live_page_may_run_only_its_own_script(web: Address) -> None:
-    """The policy of `/` allows its own script and style, and its own server, and nothing else."""
+    """The policy of `/` allows its own scripts and styles, and its own server, and nothing else."""
     page = await fetch(web, "/")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    policy = page.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; ")
-    assert policy.count("'sha256-") == 2
-    for part in ("<h1>triojam", 'href="/metrics"', 'href="/healthz"', 'href="/readyz"'):
-        assert part in page.text
+    directives = dict(each.split(" ", 1) for each in page.headers["Content-Security-Policy"].split("; "))
+    hashed = {name: directives.pop(f"{name}-src").split() for name in ("script", "style")}
+    assert directives == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    for tag, allowed in hashed.items():
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in texts]
+        assert allowed == [f"'sha256-{digest}'" for digest in digests]
+        assert len(allowed) == 2
 
 
-async def test_status_has_counters_history_and_tasks(running: Running, web: Address) -> None:
-    """`/status` has the counters, their history, and the running tasks."""
+async def test_the_live_page_is_asked_for_anew_and_may_be_packed(web: Address) -> None:
+    """No cache keeps the page of an older version. A browser that accepts gzip gets fewer bytes."""
+    plain = await fetch(web, "/", headers=MappingProxyType({"Accept-Encoding": "identity"}))
+    packed = await fetch(web, "/", headers=MappingProxyType({"Accept-Encoding": "gzip"}))
+    for reply in (plain, packed):
+        assert (reply.headers["Cache-Control"], reply.headers["Vary"]) == ("no-cache", "Accept-Encoding")
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < 0.5 * len(plain.body)
+
+
+def test_the_page_is_small_and_complete() -> None:
+    """All that the page loads has less than 100 kB, and nothing of it comes from elsewhere."""
+    html = document.load().html.decode()
+    assert len(html.encode()) < 100_000
+    assert "{{" not in html
+    assert not re.findall(r"""(?:src|href)=["']?(?!data:)[^"'> ]*[/:]""", html)
+    assert "url(" not in html
+
+
+def test_the_chart_library_has_its_licence() -> None:
+    """The licence of the chart library is shipped beside it."""
+    assets = files("triojam.web").joinpath("assets")
+    assert "MIT License" in assets.joinpath("uPlot.LICENSE").read_text("utf-8")
+
+
+async def test_status_has_counters_and_tasks(running: Running, web: Address) -> None:
+    """`/status` has the counters and the running tasks."""
+    assert running.server is not None
     await running.ask(b"TIME\r\n" * 1234 + b"HELLO\r\n")
     reply = await fetch(web, "/status")
     assert reply.headers["Cache-Control"] == "no-store"
@@ -246,45 +286,46 @@ async def test_status_has_counters_history_and_tasks(running: Running, web: Addr
     assert (status["requests"], status["responses"], status["rejected"]) == (1235, 1234, 1)
     assert (status["version"], status["state"], status["in_flight"]) == (__version__, "ready", 0)
     assert status["rejected_by_reason"]["bad_command"] == 1
-    assert int(status["second_of_day"]) == NOW % 86_400 // 1
-    assert 0 < status["p50"] <= status["p99"] < 1
-    assert len(status["history"]) >= 1
-    assert "serve_listeners" in json.dumps(status["tasks"])
+    assert (status["time"], status["fraction"]) == ("12:34:56", 0.25)
+    assert (status["zone"], status["utc_offset"]) == ("UTC", "+00:00")
+    assert status["pid"] == os.getpid()
+    assert status["name"] == f"{socket.gethostname()}:{running.server.addresses[0][1]}"
+    assert "connection" in json.dumps(status["tasks"])
 
 
-async def listen(web: Address, events: int) -> tuple[trio.SocketStream, bytes]:
-    """Open a stream of events, and read this many of them."""
-    client = await trio.open_tcp_stream(*web)
-    await client.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    received = b""
-    with trio.fail_after(PATIENCE):
-        while received.count(b"data: ") < events:
-            received += await client.receive_some()
-    return client, received
+async def test_status_has_every_total_of_a_scrape(running: Running, web: Address) -> None:
+    """Each counter with a label stands in `/status` with the same values and numbers."""
+    status = json.loads((await fetch(web, "/status")).text)
+    seen = await scrape(web)
+    for key, name, label in (
+        ("rejected_by_reason", "rejected", "reason"),
+        ("refused_by_reason", "connections_rejected", "reason"),
+        ("send_errors_by_reason", "response_send_errors", "reason"),
+        ("disconnects_by_reason", "disconnects", "reason"),
+        ("handovers_by_cause", "lane_handovers", "cause"),
+        ("accept_errors_by_errno", "accept_errors", "errno"),
+        ("web_rejected_by_reason", "web_rejected", "reason"),
+        ("auth_failures_by_reason", "web_auth_failures", "reason"),
+        ("reloads_by_result", "config_reloads", "result"),
+    ):
+        samples = [each for each in seen.samples if each.name == f"triojam_{name}_total"]
+        assert status[key] == {each.labels[label]: each.value for each in samples}
 
 
-async def test_events_have_the_history_and_then_samples(running: Running, web: Address) -> None:
-    """`/events` starts with the history, continues with a sample per second, and ends with the server."""
-    client, received = await listen(web, 2)
-    async with client:
-        first, second = (json.loads(each) for each in re.findall(rb"data: (.*)\n\n", received))
-        assert "history" in first
-        assert len(second["sample"]) == 4
-        assert "history" not in second
-        running.drain()
-        assert (await receive_all(client)).endswith(b"0\r\n\r\n")  # the end of a complete response
-
-
-async def test_event_streams_have_a_limit(web: Address) -> None:
-    """A page over the limit gets 503; scrapers are still served, and a closed page makes room."""
-    streams = [(await listen(web, 1))[0] for _ in range(MOST_STREAMS)]
-    assert (await fetch(web, "/events")).status == 503
-    assert (await fetch(web, "/metrics")).status == 200
-    for client in streams:
-        await client.aclose()
-    with trio.fail_after(PATIENCE):
-        while (await fetch(web, "/events", method="HEAD")).status != 200:
-            await trio.lowlevel.checkpoint()
+async def test_status_sends_only_what_is_new(running: Running, web: Address) -> None:
+    """With `since`, the history has only later rows; a time that is no number is ignored."""
+    assert running.server is not None
+    history = running.server._live_page._history
+    await until(lambda: len(history.since(0.0)) >= 2)
+    whole = json.loads((await fetch(web, "/status")).text)["history"]
+    assert whole["columns"][0] == "at"
+    first, second = whole["rows"][:2]
+    later = json.loads((await fetch(web, f"/status?since={first[0]}")).text)["history"]["rows"]
+    assert later[0] == second
+    for query in ("", "?since", "?since=x", "?since=nan", "?since=-inf", "?since=1&since=x", "?until=1"):
+        status = json.loads((await fetch(web, f"/status{query}")).text)
+        assert status["history"]["rows"][0] == first
+    assert json.loads((await fetch(web, "/status?since=inf")).text)["history"]["rows"] == []
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -341,11 +382,11 @@ async def test_failures_share_a_log_line(
     """However many requests fail, one line in ten seconds has a traceback, and no header of a client."""
     assert running.server is not None
 
-    def fail() -> None:
+    def fail(_since: float) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(running.server._live_page, "snapshot", fail)
-    for path in ("/status", "/events") * 20:
+    monkeypatch.setattr(running.server._live_page, "content", fail)
+    for path in ("/status", "/status?since=1") * 20:
         headers = MappingProxyType({"Authorization": "Basic c2VjcmV0"})
         with suppress(OSError, http.client.HTTPException):
             assert (await fetch(web, path, headers=headers)).status in (200, 500)

@@ -5,8 +5,7 @@ sends more must wait, and a client that has ended its sending side gets its answ
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -21,7 +20,7 @@ from triojam.core.reasons import WebRejection
 FIRST_SECONDS, IDLE_SECONDS = 5.0, 75.0
 # From the first byte of a request to its end.
 REQUEST_SECONDS = 5.0
-# For one piece of an answer. A scrape takes milliseconds.
+# For an answer. A scrape takes milliseconds.
 SEND_SECONDS = 10.0
 # The request line and all headers together.
 LONGEST_HEAD = 16 * 1024
@@ -48,18 +47,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer.
-
-    pieces: the rest of its body; each is sent when it comes. ended: is called when the answer is over, sent
-    or not.
-    """
+    """One answer."""
 
     status: int = HTTPStatus.OK
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] = field(default_factory=dict)
-    pieces: AsyncGenerator[bytes, None] | None = None
-    ended: Callable[[], None] = lambda: None
 
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -81,7 +74,7 @@ class HttpConnection:
     """Serves one connection.
 
     waits: is called with True when the connection begins to wait for a request, and with False when it has a
-    whole one. sends: the same, for the client to take a piece of an answer. reject: counts a refused request.
+    whole one. sends: the same, for the client to take an answer. reject: counts a refused request.
     failed: is called while an exception of `answer` is handled. longest_body: of a request, in bytes.
     """
 
@@ -210,31 +203,16 @@ class HttpConnection:
             "x-content-type-options": "nosniff",
         }
         headers |= {name.lower(): value for name, value in response.headers.items()}
-        if response.pieces is None:
-            headers["content-length"] = str(len(response.body))
+        headers["content-length"] = str(len(response.body))
         if close:
             headers["connection"] = "close"
         reason = HTTPStatus(response.status).phrase.encode("ascii")
-        try:
-            data = self._encode(
-                h11.Response(status_code=response.status, headers=[*headers.items()], reason=reason)
-            )
-            if response.body and not self._head_only:
-                data += self._encode(h11.Data(response.body))
-            if response.pieces is not None and not self._head_only:
-                await self._send_all(data)
-                data = b""
-                async with aclosing(response.pieces) as pieces:
-                    async for piece in pieces:
-                        await self._send_all(self._encode(h11.Data(piece)))
-            await self._send_all(data + self._encode(h11.EndOfMessage()))
-        finally:
-            response.ended()
-
-    def _encode(self, event: h11.Event) -> bytes:
-        return self._http.send(event) or b""
-
-    async def _send_all(self, data: bytes) -> None:
+        data = self._encode(
+            h11.Response(status_code=response.status, headers=[*headers.items()], reason=reason)
+        )
+        if response.body and not self._head_only:
+            data += self._encode(h11.Data(response.body))
+        data += self._encode(h11.EndOfMessage())
         self._sends(True)  # noqa: FBT003  # its only argument
         with trio.move_on_after(SEND_SECONDS) as sending:
             await self._stream.send_all(data)
@@ -242,6 +220,9 @@ class HttpConnection:
         if sending.cancelled_caught:
             self._reject(WebRejection.TIMEOUT)
             raise trio.BrokenResourceError("the client does not take its answer")
+
+    def _encode(self, event: h11.Event) -> bytes:
+        return self._http.send(event) or b""
 
 
 def _too_large() -> _RefusedError:

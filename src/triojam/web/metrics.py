@@ -152,9 +152,9 @@ class CountersCollector(Collector):
         """Return nothing: without this, registering the collector would collect."""
         return []
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric, in the order of the table."""
-        moment = Moment(
+    def read(self) -> Moment:
+        """Read everything that a scrape or the live page shows."""
+        return Moment(
             self.counters,
             self.clock(),
             self.kernel_clock(),
@@ -162,6 +162,10 @@ class CountersCollector(Collector):
             self.client_table_evictions(),
             self.certificate_ends(),
         )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric, in the order of the table."""
+        moment = self.read()
         for row, family in zip(TABLE, self._families, strict=True):
             if (value := row.read(moment)) is not None:
                 family.samples = []

@@ -3,14 +3,12 @@
 All that it knows about the server is a registry, the reason for not being ready, and the live page.
 """
 
-import base64
 import gzip
-import hashlib
 import json
+import math
 import re
 import socket
-from collections.abc import AsyncGenerator, Callable, Collection
-from importlib.resources import files
+from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,19 +19,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from triojam.web.http_connection import Request, Response
-from triojam.web.live_page import LivePage
+from triojam.web.page import document
+from triojam.web.page.live_page import LivePage
 
 METHODS = ("GET", "HEAD")
-
-# Open event streams, at most: fewer than the web listener's connections. Further pages poll /status.
-MOST_STREAMS = 16
-STREAM_INTERVAL = 1.0
 
 
 class Routes:
     """Answers requests.
 
-    not_ready: returns why the server takes no new clients, or None. stop: ends the event streams.
+    not_ready: returns why the server takes no new clients, or None.
     names: host names that may stand in a request beside IP addresses and localhost, in lower case.
     """
 
@@ -43,20 +38,15 @@ class Routes:
         registry: CollectorRegistry,
         not_ready: Callable[[], str | None],
         page: LivePage,
-        stop: trio.Event,
         names: Collection[str] = (),
     ) -> None:
         self._registry = registry
         self._not_ready = not_ready
         self._page = page
-        self._stop = stop
         self._names = {"localhost", *names}
-        self._streams = 0
-        self._html = files("triojam.web").joinpath("page.html").read_text("utf-8")
-        self._policy = _content_security_policy(self._html)
+        self._document = document.load()
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._live,
-            "/events": self._events,
             "/healthz": lambda _: _text("ok"),  # an answer proves that the event loop runs
             "/metrics": self._metrics,
             "/readyz": self._readyz,
@@ -98,40 +88,20 @@ class Routes:
         except (ValueError, LookupError, TypeError):  # version=x, for example
             encode, content_type = choose_encoder("")
             body = encode(registry)
-        headers = {"Vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(request.headers.get("accept-encoding", "")):
-            headers["Content-Encoding"] = "gzip"
+        if packed := _takes_gzip(request):
             body = gzip.compress(body, compresslevel=1)
-        return Response(200, body, content_type, headers)
+        return Response(200, body, content_type, _coding(packed) | {"Vary": "Accept, Accept-Encoding"})
 
-    def _live(self, _request: Request) -> Response:
-        headers = {"Content-Security-Policy": self._policy, "Cache-Control": "no-cache"}
-        return Response(200, self._html.encode(), "text/html; charset=utf-8", headers)
+    def _live(self, request: Request) -> Response:
+        packed = _takes_gzip(request)
+        headers = {"Content-Security-Policy": self._document.policy, "Cache-Control": "no-cache"}
+        body = self._document.packed if packed else self._document.html
+        return Response(200, body, "text/html; charset=utf-8", _coding(packed) | headers)
 
-    def _status(self, _request: Request) -> Response:
-        body = json.dumps(self._content(), separators=(",", ":")).encode()
+    def _status(self, request: Request) -> Response:
+        content = self._page.content(_since(request.query))
+        body = json.dumps(content, separators=(",", ":")).encode()
         return Response(200, body, "application/json", {"Cache-Control": "no-store"})
-
-    def _events(self, _request: Request) -> Response:
-        if self._streams >= MOST_STREAMS:
-            return _text("too many pages are open: ask /status", 503)
-        headers = {"Cache-Control": "no-store"}
-        self._streams += 1  # now, not when the stream begins: more requests may come at the same moment
-        return Response(200, b"", "text/event-stream", headers, self._stream(), self._stream_ended)
-
-    def _content(self) -> dict[str, Any]:
-        return self._page.snapshot() | {"history": self._page.history()}
-
-    async def _stream(self) -> AsyncGenerator[bytes, None]:
-        data = self._content()
-        while not self._stop.is_set():
-            yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
-            with trio.move_on_after(STREAM_INTERVAL):
-                await self._stop.wait()
-            data = self._page.snapshot() | {"sample": self._page.history()[-1]}
-
-    def _stream_ended(self) -> None:
-        self._streams -= 1
 
 
 def own_names(more: str) -> set[str]:
@@ -154,6 +124,23 @@ class _Restricted:
                 yield family
 
 
+def _since(query: str) -> float:
+    """Return the time in a query; without one, a time before everything."""
+    try:
+        since = float(parse_qs(query)["since"][0])
+    except (KeyError, ValueError):
+        return -math.inf
+    return -math.inf if math.isnan(since) else since
+
+
+def _takes_gzip(request: Request) -> bool:
+    return accepts_gzip(request.headers.get("accept-encoding", ""))
+
+
+def _coding(packed: bool) -> dict[str, str]:  # noqa: FBT001  # the only argument
+    return {"Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if packed else {})
+
+
 def accepts_gzip(header: str) -> bool:
     """Whether an Accept-Encoding header accepts gzip (RFC 9110, 12.5.3)."""
     weights: dict[str, float] = {}
@@ -174,17 +161,3 @@ def _plain(header: str) -> str:
 
 def _text(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(status, f"{text}\n".encode(), headers=headers or {})
-
-
-def _content_security_policy(page: str) -> str:
-    """Allow the page's own style and script, and requests to its own server; nothing else."""
-
-    def sources(tag: str) -> str:
-        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
-        return " ".join(f"'sha256-{digest}'" for digest in digests)
-
-    return (
-        f"default-src 'none'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors 'none'; script-src {sources('script')}; style-src {sources('style')}"
-    )
