@@ -29,7 +29,7 @@ from tests.docs.test_docs import output_of
 from tests.helpers.pages import read, table
 from tests.helpers.program import serving
 from tests.helpers.scrape import Address, fetch
-from tests.helpers.servers import PATIENCE
+from tests.helpers.servers import PATIENCE, certificate_file
 
 ROOT = DASHBOARDS.parent
 GRID = 24
@@ -173,7 +173,7 @@ def test_every_expression_has_the_selection() -> None:
 
 async def test_every_metric_has_a_panel() -> None:
     """Every metric on a panel is in a scrape, and every metric of a scrape is on a panel, with exceptions."""
-    async with serving() as program:
+    async with serving(*tls()) as program:
         reply = await fetch(program.web, "/metrics")
     families = {family.name: family for family in text_string_to_metric_families(reply.text)}
     series = {sample.name: name for name, family in families.items() for sample in family.samples}
@@ -186,7 +186,7 @@ async def test_every_metric_has_a_panel() -> None:
 
 async def test_every_expression_has_data(tmp_path: Path) -> None:
     """Every panel and recording rule has data in a Prometheus that scrapes a used server, with exceptions."""
-    async with serving() as program, scraping(program.web, tmp_path) as server:
+    async with serving(*tls()) as program, scraping(program.web, tmp_path) as server:
         host, port = program.web
         chosen = {"job": ["triojam"], "instance": [f"{host}:{port}"]}
         on_panels = [Query(each.place, filled(each.expression, **chosen)) for each in queries()]
@@ -206,6 +206,11 @@ async def test_every_expression_has_data(tmp_path: Path) -> None:
         for each in on_panels:
             values = await query(server, each.expression)
             assert not (each.place in EMPTY and values), each
+
+
+def tls() -> tuple[str, ...]:
+    """Return the settings of a server that has a certificate."""
+    return "--tls-port", "0", "--tls-certificate", certificate_file()
 
 
 async def send_pieces(address: Address) -> None:
