@@ -48,8 +48,6 @@ OF_THE_KERNEL = {
     "triojam_clock_offset_seconds",
     "triojam_leap_state",
 }
-# Gauges that need a certificate.
-OF_TLS = {"triojam_tls_certificate_not_after_seconds"}
 # Panels without data in the test, and the reasons.
 EMPTY = {
     "Alerts": "no alert fires in the test",
@@ -179,7 +177,7 @@ async def test_every_metric_has_a_panel() -> None:
     series = {sample.name: name for name, family in families.items() for sample in family.samples}
     shown = set().union(*(named(each.expression) for each in queries()))
     assert len(shown) > 30
-    assert shown - set(series) - MADE_BY_PROMETHEUS - RECORDINGS.keys() <= OF_THE_KERNEL | OF_TLS
+    assert shown - set(series) - MADE_BY_PROMETHEUS - RECORDINGS.keys() <= OF_THE_KERNEL
     on_panels = {series[name] for name in shown if name in series}
     assert set(families) - on_panels == set(LEFT_OFF)
 
@@ -192,7 +190,7 @@ async def test_every_expression_has_data(tmp_path: Path) -> None:
         on_panels = [Query(each.place, filled(each.expression, **chosen)) for each in queries()]
         asked = on_panels + [Query(name, name) for name in RECORDINGS]
         served = {sample.name for sample in (await program.scrape()).samples}
-        missing = (OF_THE_KERNEL | OF_TLS) - served
+        missing = OF_THE_KERNEL - served
         expected = [
             each for each in asked if each.place not in EMPTY and not named(each.expression) & missing
         ]

@@ -175,13 +175,15 @@ async def test_quantiles_forget_after_ten_seconds(stage: Stage, autojump_clock: 
     assert (window["p50"], window["p99"], window["success"]) == (None, None, None)
 
 
-async def test_success_is_the_share_of_requests_with_the_time(
-    stage: Stage, autojump_clock: MockClock
-) -> None:
-    """Rejected and lost requests lower the success of the last ten seconds."""
+async def test_success_is_the_share_of_the_answers_due(stage: Stage, autojump_clock: MockClock) -> None:
+    """Answers that the server owed and did not deliver lower the success; a client's own fault does not."""
     stage.answer(97)
-    stage.counters.rejected[Rejection.TIMEOUT] += 2
+    stage.counters.rejected[Rejection.DRAINING] += 1
     stage.counters.send_errors[SendError.TIMEOUT] += 1
+    stage.counters.connections_rejected[Refusal.BUSY] += 1
+    stage.counters.rejected[Rejection.BAD_COMMAND] += 50
+    stage.counters.send_errors[SendError.RESET] += 50
+    stage.counters.connections_rejected[Refusal.DENIED] += 50
     await trio.sleep(1)
     assert stage.content()["window"]["success"] == 0.97
 
@@ -228,7 +230,7 @@ async def test_the_page_says_which_server_it_is(stage: Stage, autojump_clock: Mo
 
 
 QUIET = Reading(
-    at=10.0, requests=0, responses=0, rejected=0, refused={}, send_errors={}, accept_errors={},
+    at=10.0, requests=0, responses=0, rejected={}, refused={}, send_errors={}, accept_errors={},
     internal_errors=0, clock_steps=0, log_messages_dropped=0, client_table_evictions=0, connections=0,
     durations=[0] * 15, lags=[0] * 13,
 )  # fmt: skip

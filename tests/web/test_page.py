@@ -145,7 +145,7 @@ async def test_the_page_has_the_numbers_of_a_scrape(chromium: str) -> None:
                 assert number(page, place) == seen.total(name), place
             assert number(page, "i_in_flight") == seen.unaccounted == 0
             expect(page.locator("#p99")).to_have_text(re.compile(r"^[\d.]+ [µm]s$"))
-            expect(page.locator("#success")).to_have_text("85.71 %")
+            expect(page.locator("#success")).to_have_text("100 %")
             expect(page.locator("#about")).to_contain_text(f"process {program.process.pid}, up ")
             expect(page.locator("#facts")).to_contain_text(f"127.0.0.1:{program.address[1]}")
 

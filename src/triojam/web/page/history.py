@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple, Self
 
 from triojam.core.counters import LAG_BUCKETS, REQUEST_BUCKETS
-from triojam.core.reasons import AcceptError, Refusal, SendError
+from triojam.core.reasons import AcceptError, Refusal, Rejection, SendError
 from triojam.web.metrics import Moment
 
 INTERVAL = 1.0
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
     at: float
     requests: int
     responses: int
-    rejected: int
+    rejected: Mapping[Rejection, int]
     refused: Mapping[Refusal, int]
     send_errors: Mapping[SendError, int]
     accept_errors: Mapping[AcceptError, int]
@@ -43,7 +43,7 @@ class Reading(NamedTuple):
             at=at,
             requests=c.requests,
             responses=c.responses,
-            rejected=sum(c.rejected.values()),
+            rejected=c.rejected.copy(),
             refused=c.connections_rejected.copy(),
             send_errors=c.send_errors.copy(),
             accept_errors=c.accept_errors.copy(),
@@ -138,6 +138,16 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], rank: float) -> flo
     return bounds[-1]
 
 
+def failures(grown: Reading) -> int:
+    """Return how many answers that the server owed were not delivered, as in the recording rules.
+
+    A bad line is not one, or an answer whose client reset the connection first. A client that is refused as
+    busy counts as one request.
+    """
+    lost = sum(grown.send_errors.values()) - grown.send_errors[SendError.RESET]
+    return lost + grown.rejected[Rejection.DRAINING] + grown.refused[Refusal.BUSY]
+
+
 def answer_time(grown: Reading, rank: float) -> float | None:
     """Return a quantile of the time to answer, in seconds."""
     return quantile(REQUEST_BUCKETS, grown.durations, rank)
@@ -158,7 +168,7 @@ def _row(before: Reading, now: Reading) -> Row:
         at=round(now.at, 3),
         requests=rate(grown.requests),
         responses=rate(grown.responses),
-        rejected=rate(grown.rejected),
+        rejected=rate(sum(grown.rejected.values())),
         refused=rate(sum(grown.refused.values())),
         send_errors=rate(sum(grown.send_errors.values())),
         connections=now.connections,

@@ -12,7 +12,7 @@ import trio
 from triojam.core.addresses import describe_ports
 from triojam.core.reasons import Reload
 from triojam.web.metrics import Moment
-from triojam.web.page.history import INTERVAL, History, Reading, Row, answer_time, lag
+from triojam.web.page.history import INTERVAL, History, Reading, Row, answer_time, failures, lag
 from triojam.web.page.problems import Facts, find_problems, make_headline
 from triojam.web.page.tasks import Branch, task_tree
 
@@ -109,7 +109,7 @@ class LivePage:
         )
         problems = find_problems(facts)
         refused, lost = sum(window.refused.values()), sum(window.send_errors.values())
-        owed = window.responses + window.rejected + lost
+        owed = window.responses + failures(window)
         return {
             "state": facts.not_ready or "ready",
             "headline": make_headline(facts.not_ready, problems),
@@ -125,7 +125,7 @@ class LivePage:
                 "seconds": round(window.at, 1),
                 "requests": window.requests,
                 "responses": window.responses,
-                "rejected": window.rejected,
+                "rejected": sum(window.rejected.values()),
                 "refused": refused,
                 "send_errors": lost,
                 "success": round(window.responses / owed, 6) if owed else None,
