@@ -176,6 +176,10 @@ class Settings:
         LIMITS, 10_000, "Connections open at once; never more than the file descriptor limit less 64.",
         NUMBER, _at_least(0), reloads=True,
     )  # fmt: skip
+    proxies: str = _setting(
+        NETWORK, "", "Networks of load balancers: each connection from there begins with a PROXY header.",
+        NETWORKS, _are_networks, reloads=True,
+    )  # fmt: skip
     allow: str = _setting(
         LIMITS, "", "Networks that may connect, and no others; the longest match in allow and deny decides.",
         NETWORKS, _are_networks, reloads=True,
