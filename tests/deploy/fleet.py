@@ -34,6 +34,7 @@ CLIENTS = "clients"
 CLIENTS_ROUTER = "198.51.100.254"
 GOOD, GREEDY, DENIED = "198.51.100.1", "198.51.100.2", "198.51.100.3"
 
+LAME_DUCK = 2
 RATE = 1500
 FOR_LONG = "--duration=300"
 STAYING = 40
@@ -68,12 +69,11 @@ class Seat:
     """
 
     def __init__(self, made: Network, name: str, limits: Sequence[str]) -> None:
-        beside = settings_beside()
         self.name = name
         self.web = (SERVERS[name], 45001)
         self.connections = self.responses = 0
         words = ["--host", SERVERS[name], "--metrics-host", SERVERS[name], "--log-format", "json"]
-        words += ["--proxies", ",".join(beside["proxies"]), "--lame-duck", f"{beside['lame_duck']}", *limits]
+        words += ["--proxies", ",".join(settings_beside()["proxies"]), f"--lame-duck={LAME_DUCK}", *limits]
         self._command = [*made.inside(name), *COMMAND, *words]
         self._end = self._ended = trio.Event()
 

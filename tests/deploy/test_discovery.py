@@ -1,4 +1,4 @@
-"""deploy/prometheus: promtool accepts the examples of discovery, and they find what the alerts select."""
+"""deploy/prometheus: promtool accepts the examples of discovery, and they name the servers of the fleet."""
 
 import re
 import subprocess
@@ -54,8 +54,8 @@ def test_promtool_accepts_the_examples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OF_SERVERS)
-def test_servers_have_the_job_of_the_alerts(name: str) -> None:
-    """However servers are found, their label `job` is that of the alerts."""
+def test_servers_have_the_same_job(name: str) -> None:
+    """However Prometheus finds servers, their label `job` is the same."""
     replaced = {"target_label": "job", "replacement": "triojam"}
     assert name == "triojam" or replaced in JOBS[name]["relabel_configs"]
 
