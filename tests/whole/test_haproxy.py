@@ -31,10 +31,11 @@ defaults
     timeout connect 10s
     timeout client 60s
     timeout server 60s
+    timeout check 10s
 listen time
     bind fd@{listening}
     {check}
-    server one {host}:{port} {options} check inter 100ms
+    server one {host}:{port} {options} check inter 100ms fall 100
 """
 ASKING_CHECK = r"""
     option tcp-check
