@@ -26,6 +26,9 @@ from triojam.core.protocol import REFUSALS
 from triojam.core.reasons import Refusal
 
 CONFIGURATION = """
+global
+    maxconn 100
+    nbthread 1
 defaults
     mode tcp
     timeout connect 10s
