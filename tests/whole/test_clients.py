@@ -134,7 +134,7 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
         ),
         (
             ("load", "--metrics", "x:1", "--metrics", "http://x:1/"),
-            "invalid value 'x:1' for --metrics: expected each server only once",
+            "invalid value 'x:1, http://x:1/' for --metrics: expected each server only once",
         ),
         (
             ("load", "--plot", "x.gif"),

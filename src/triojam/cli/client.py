@@ -136,13 +136,8 @@ def load(
     ] = "TIME:1",
     metrics: Annotated[
         tuple[str, ...],
-        Parameter(
-            help="HOST:PORT or URL of the server's metrics, to compare its counters with the load; behind "
-            "a load balancer, once for each server.",
-            consume_multiple=False,
-            negative="",
-            show_default=False,
-        ),
+        FLAG,
+        Parameter(help="HOST:PORT or URL of metrics, to compare with the load; once for each server of a fleet."),
     ] = (),
     json: Annotated[Path | None, Parameter(help="File for the result as JSON.")] = None,
     plot: Annotated[
@@ -179,8 +174,8 @@ def load(
         mix=_parsed("--mix", Mix.parse, mix),
     )
     urls = [_parsed("--metrics", metrics_url, each) for each in metrics]
-    if twice := next((each for each, url in zip(metrics, urls, strict=True) if urls.count(url) > 1), None):
-        raise invalid_value(twice, "--metrics", "each server only once")
+    if len(set(urls)) < len(urls):
+        raise invalid_value(", ".join(metrics), "--metrics", "each server only once")
     job = LoadRun(_target("SERVER", server), plan, metrics=urls)
     # The bar is for a terminal; a file or a pipe gets the result alone.
     console = Console(stderr=True, force_terminal=None if sys.stdout.isatty() else False)

@@ -144,7 +144,6 @@ class Handler:
         except HeaderError as exc:
             self._service.log.debug("bad PROXY header", proxy=client.peer, why=str(exc))
             return Refusal.PROXY_HEADER
-        client.late = False
         client.since = trio.current_time()
         admission = self._service.admission
         refusal = admission.refusal(relayed.host, full=False)  # it was counted when it was accepted

@@ -8,12 +8,14 @@ import socket
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import trio
+
 from triojam.core.addresses import endpoint, format_address
 from triojam.core.admission import ANYONE, Source
 from triojam.core.counters import Counters
 from triojam.core.protocol import REFUSALS
 from triojam.core.proxy_header import LONGEST_HEADER, HeaderError, parse_header
-from triojam.core.reasons import Refusal
+from triojam.core.reasons import Disconnect, Refusal
 from triojam.serving.service import Service
 
 # How many bytes that a refused client has sent are read and dropped.
@@ -48,21 +50,22 @@ class Relayed:
     def read(self) -> bool:
         """Read more of the header, and not one byte behind it; return whether it is whole.
 
-        Raises HeaderError for a bad header, and for the end of the connection before a whole one.
+        Raises HeaderError for a bad header, and for the end of the stream before a whole one;
+        trio.BrokenResourceError for a broken connection.
         """
         if self._sock is None:
             return True
         try:
             more = self._sock.recv(LONGEST_HEADER - len(self._received), socket.MSG_PEEK)
             if not more:
-                raise HeaderError("the connection ended before the header")
+                raise HeaderError("the stream ended before the header")
             header = parse_header(self._received + more)
             size = len(more) if header is None else header.size - len(self._received)
             self._received += self._sock.recv(size)
         except BlockingIOError:
             return False
         except OSError as exc:
-            raise HeaderError(f"connection broken: {exc}") from exc
+            raise trio.BrokenResourceError(f"connection broken: {exc}") from exc
         if header is None:
             return False
         self._sock, self._received = None, b""
@@ -119,6 +122,11 @@ def _admit_relayed(
     except HeaderError as exc:
         service.log.debug("bad PROXY header", proxy=format_address(address), why=str(exc))
         refusal = Refusal.PROXY_HEADER
+    except trio.BrokenResourceError:  # as HAProxy's checks are, after their header
+        counters.opened()
+        counters.closed(Disconnect.RESET)
+        sock.close()
+        return None
     else:
         tell = tell and whole  # an unknown client may be a denied one
         refusal = admission.refusal(relayed.host, full=full)
