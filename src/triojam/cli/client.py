@@ -137,7 +137,7 @@ def load(
     metrics: Annotated[
         tuple[str, ...],
         FLAG,
-        Parameter(help="HOST:PORT or URL of metrics, to compare with the load; once for each server of a fleet."),
+        Parameter(help="HOST:PORT or URL of metrics, to compare with the load; once for each server."),
     ] = (),
     json: Annotated[Path | None, Parameter(help="File for the result as JSON.")] = None,
     plot: Annotated[
