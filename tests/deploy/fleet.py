@@ -122,6 +122,10 @@ class Fleet:
         seen = await scrape(EXPORTER)
         return seen.total("haproxy_server_status", proxy="triojam", server=seat.name, state="UP") == 1
 
+    async def down(self, seat: Seat) -> bool:
+        """Whether HAProxy sends no clients to a server."""
+        return not await self.up(seat)
+
     async def start(self, seat: Seat) -> None:
         """Start a server, and wait until HAProxy sends clients to it."""
         await self._nursery.start(seat.serve)
@@ -131,7 +135,7 @@ class Fleet:
         """Restart each server, one after the other."""
         for seat in self.seats:
             await seat.stop()
-            assert not await self.up(seat)
+            await eventually(partial(self.down, seat))
             await self.start(seat)
 
     async def totals(self) -> dict[str, int]:
