@@ -165,6 +165,7 @@ BAD_HEADERS = {
     "v1 client port with a zero": b"PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n",
     "v1 server port with a zero": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 02\r\n",
     "v1 port with a sign": b"PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
+    "v1 port below 0": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 -2\r\n",
     "v1 port with an underscore": b"PROXY TCP4 192.0.2.1 192.0.2.2 1_0 2\r\n",
     "v1 digits that are not ASCII": b"PROXY TCP4 192.0.2.1 192.0.2.2 \xd9\xa1 2\r\n",
     "v1 longer than UNKNOWN": b"PROXY UNKNOWNS\r\n",
