@@ -117,7 +117,7 @@ def _foresee_line(stream: bytes) -> Result:
         ports = [int(word) for word in words[4:]]
     except ValueError:
         return BAD
-    plain = all(str(port) == word and port <= 65535 for port, word in zip(ports, words[4:], strict=True))
+    plain = all(str(port) == word and 0 <= port <= 65535 for port, word in zip(ports, words[4:], strict=True))
     if len(addresses) != 2 or not plain:
         return BAD
     return size, _client(addresses[0], ports[0])

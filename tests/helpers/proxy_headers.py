@@ -122,6 +122,7 @@ BAD_HEADERS = {
     # Faults of other parsers.
     "CVE-2021-23351 line without end": b"PROXY TCP4 ".ljust(107, b"1"),
     "CVE-2021-23409 client without a header": b"x",
+    "CVE-2019-14243 as it was reported": v2(0x21, 0x12, b""),
     "CVE-2019-14243 IPv4 without addresses": v2(0x21, 0x11, b""),
     "CVE-2019-14243 IPv4 too short by one": v2(0x21, 0x11, IPV4_BLOCK[:-1]),
     "CVE-2019-14243 IPv6 with an IPv4 block": v2(0x21, 0x21, IPV4_BLOCK),
@@ -164,6 +165,7 @@ BAD_HEADERS = {
     "v1 client port with a zero": b"PROXY TCP4 192.0.2.1 192.0.2.2 01 2\r\n",
     "v1 server port with a zero": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 02\r\n",
     "v1 port with a sign": b"PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n",
+    "v1 port below 0": b"PROXY TCP4 192.0.2.1 192.0.2.2 1 -2\r\n",
     "v1 port with an underscore": b"PROXY TCP4 192.0.2.1 192.0.2.2 1_0 2\r\n",
     "v1 digits that are not ASCII": b"PROXY TCP4 192.0.2.1 192.0.2.2 \xd9\xa1 2\r\n",
     "v1 longer than UNKNOWN": b"PROXY UNKNOWNS\r\n",

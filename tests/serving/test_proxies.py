@@ -138,12 +138,22 @@ async def test_a_connection_that_ends_before_its_header_is_counted(
     assert server.counters.disconnects[Disconnect.RESET] == reset
 
 
-async def test_a_header_from_outside_is_a_line(start_plain: Start) -> None:
-    """The bytes of a peer outside of `proxies` are lines, whatever they look like."""
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_header_from_outside_is_a_line(start_plain: Start, version: int) -> None:
+    """The bytes of a peer outside of `proxies` are lines, whatever they look like; its address is its own."""
     server = await start_plain(proxies="127.0.0.2")
-    async with connect_now(server, header_for(CLIENT, version=1) + b"TIME\r\nQUIT\r\n") as client:
-        assert await receive_all(client) == Rules().error_line(Rejection.BAD_COMMAND) + JAM
-    async with connect_now(server, b"TIME\r\nQUIT\r\n", "127.0.0.2") as client:
+    header = header_for(CLIENT, version=version)
+    async with connect_now(server, header + b"\r\nTIME\r\nQUIT\r\n") as client:
+        answers = await receive_all(client)
+    assert answers.startswith(b"ERROR ")
+    assert answers.endswith(JAM)
+    assert {event["peer"].split(":")[0] for event in server.events if "peer" in event} == {PROXY}
+
+
+async def test_a_proxy_without_a_header_is_refused(start_plain: Start) -> None:
+    """A peer inside of `proxies` is not answered without a header: nothing is guessed."""
+    server = await start_plain(proxies=PROXY)
+    async with connect_now(server, b"TIME\r\nQUIT\r\n") as client:
         assert await is_closed_without_reply(client)
     assert bad_headers(server) == 1
 
