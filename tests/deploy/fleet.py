@@ -156,7 +156,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet(made: Network, limits: Sequence[str] = ()) -> AsyncIterator[Fleet]:
     """Start HAProxy and the servers, and end them."""
-    command = [*made.inside(ROUTER), "haproxy", "-db", "-f", str(CONFIGURATION)]
+    command = [*made.inside(ROUTER), require_program("haproxy", "haproxy"), "-db", "-f", str(CONFIGURATION)]
     with tempfile.TemporaryFile() as log:
         async with launched(command, {}, stderr=log.fileno()), trio.open_nursery() as nursery:
             running = Fleet(made, nursery, limits)
