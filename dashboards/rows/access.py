@@ -14,7 +14,7 @@ def admission() -> list[AnyPanel]:
         lines(
             "Refused sources",
             "Connections refused because of their source. per_source: one source has reached its own limit "
-            "of connections (max_connections_per_source); denied: the settings allow and deny exclude the "
+            "of connections (connections_per_source); denied: the settings allow and deny exclude the "
             "address.",
             {
                 "{{reason}}": rate(

@@ -47,7 +47,8 @@ def capacity() -> list[AnyPanel]:
             "Fast lane hand-overs, by cause",
             "Clients that the fast lane handed over to their own task. line: a bad line or QUIT; send: the "
             "answers did not fit into the kernel's buffer; timeout, eof: an incomplete line; drain: the "
-            "server stops; rate: the source sent more than it may. Many hand-overs make the server slower.",
+            "server stops; rate: the source sent more than it may; header: a PROXY header came late. Many "
+            "hand-overs make the server slower.",
             {"{{cause}}": rate("triojam_lane_handovers_total", "cause")},
             unit=PER_SECOND,
             color=PURPLE,

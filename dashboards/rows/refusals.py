@@ -35,7 +35,8 @@ def refusals() -> list[AnyPanel]:
         lines(
             "Refused connections, by reason",
             "Connections refused before any request. busy: the server's limit of connections was reached; "
-            "per_source: one source had reached its own limit; denied: the address may not connect.",
+            "per_source: one source had reached its own limit; denied: the address may not connect; "
+            "proxy_header: a connection from a proxy had no PROXY header, or a bad one.",
             {"{{reason}}": rate("triojam_connections_rejected_total", "reason")},
             unit=PER_SECOND,
             color=RED,

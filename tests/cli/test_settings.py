@@ -28,6 +28,7 @@ WRONG = {
     "metrics_names": ["a/b"],
     "metrics_port": ["-1", "65536", "1.5", "nine", ""],
     "tls_port": ["-1", "65536", "1.5", "tls", ""],
+    "proxies": NETWORKS,
     "tls_certificate": [],  # tests/serving/test_tls.py tests wrong files
     "tls_key": [],
     "tls_client_ca": [],

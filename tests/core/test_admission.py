@@ -59,6 +59,27 @@ def test_the_longest_network_decides(allow: str, deny: str, host: str, refusal: 
     assert make_admission(allow=allow, deny=deny).refusal(host, full=False) == refusal
 
 
+@pytest.mark.parametrize(
+    ("proxies", "host", "is_one"),
+    [
+        ("", "192.0.2.1", False),
+        ("192.0.2.0/24", "192.0.2.1", True),
+        ("192.0.2.0/24", "192.0.3.1", False),
+        ("192.0.2.0/24", "::ffff:192.0.2.1", True),
+        ("192.0.2.0/24", "2001:db8::1", False),
+        ("2001:db8::/32, ::1", "::1", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("0.0.0.0/0", "not an address", False),
+    ],
+)
+def test_a_proxy_is_an_address_in_its_networks(proxies: str, host: str, *, is_one: bool) -> None:
+    """An address inside the networks of proxies is a proxy, and no other is."""
+    admission = Admission(Policy(proxies=parse_networks(proxies)))
+    assert admission.is_proxy(host) == is_one
+    admission.set_policy(Policy())
+    assert not admission.is_proxy(host)
+
+
 def test_connections_are_counted_by_source() -> None:
     """A source over its limit is refused, another source is not; a connection that ends makes room."""
     admission = make_admission(connections_per_source=2)

@@ -22,7 +22,8 @@ REASON = "One module"
 # `core` has no I/O and no clock. From `socket` it has only the conversion of addresses.
 CORE_MAY_IMPORT = {
     "bisect", "collections", "dataclasses", "enum", "functools.lru_cache", "ipaddress", "re",
-    "socket.AF_INET", "socket.AF_INET6", "socket.if_indextoname", "socket.inet_pton", "typing",
+    "socket.AF_INET", "socket.AF_INET6", "socket.if_indextoname", "socket.inet_ntop", "socket.inet_pton",
+    "typing",
 }  # fmt: skip
 
 

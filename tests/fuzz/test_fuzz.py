@@ -7,10 +7,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.fuzz import files, protocol, web
+from tests.fuzz import files, protocol, proxy, web
 from tests.fuzz import settings as settings_file
 from tests.fuzz.connection import TRANSPORTS, over
 from tests.fuzz.oracle import JAM, Law, Oracle
+from tests.helpers.proxy_headers import BAD_HEADERS, GOOD_HEADERS
 from tests.helpers.vectors import VECTORS, J, Vector
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -30,7 +31,12 @@ def test_oracle_agrees_with_the_vectors(vector: Vector) -> None:
 
 @pytest.mark.parametrize(
     ("target", "try_one"),
-    [("protocol", protocol.try_one), ("settings", settings_file.try_one), ("files", files.try_one)],
+    [
+        ("protocol", protocol.try_one),
+        ("proxy", proxy.try_one),
+        ("settings", settings_file.try_one),
+        ("files", files.try_one),
+    ],
 )
 def test_committed_inputs_pass(target: str, try_one: Callable[[bytes], None]) -> None:
     """Every committed input of each target passes without a fuzzer."""
@@ -49,6 +55,18 @@ def test_committed_requests_pass() -> None:
             web.try_one(each.read_bytes())
     finally:
         web.close()
+
+
+@pytest.mark.parametrize(("header", "address"), GOOD_HEADERS.values(), ids=GOOD_HEADERS)
+def test_oracle_knows_the_good_headers(header: bytes, address: tuple[str, int] | None) -> None:
+    """The oracle of the PROXY header gives the client of each good one."""
+    assert proxy.foresee(header + b"TIME") == (len(header), address)
+
+
+@pytest.mark.parametrize("header", BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_oracle_knows_the_bad_headers(header: bytes) -> None:
+    """The oracle of the PROXY header refuses each bad one."""
+    assert proxy.foresee(header) == proxy.BAD
 
 
 @pytest.mark.parametrize(

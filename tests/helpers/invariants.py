@@ -56,7 +56,7 @@ async def at_rest(server: Running) -> None:
     assert not server.handler._clients
     assert not any(server.handler._deadlines._queues.values())
     if (lane := server.lane) is not None:
-        assert not any((lane._active, lane._partials, lane._handovers, lane._sources))
+        assert not any((lane._active, lane._partials, lane._handovers, lane._sources, lane._relayed))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ def require_program(name: str, package: str) -> str:
 
     package: the Debian package of the program.
     """
-    path = shutil.which(name)
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin")  # not in every user's PATH
     if path is None:
         cannot_run(f"needs the program {name}, of the Debian package {package}")
     return path

@@ -12,6 +12,8 @@ import pytest
 import trio
 
 from tests.conftest import Start
+from tests.helpers.proxy_headers import LOCAL
+from tests.helpers.relays import connect_now, send_now
 from tests.helpers.servers import (
     JAM,
     PATIENCE,
@@ -191,6 +193,23 @@ async def test_a_drain_ends_clients_that_pipeline_without_end(start_socket: Star
         with trio.fail_after(PATIENCE):
             await server.finished.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_many_late_headers_are_read_in_one_pass(start_plain: Start) -> None:
+    """While other clients are busy, PROXY headers that come late are read by the dozen in each pass."""
+    server = await start_plain(proxies="127.0.0.2")
+    async with busy_tasks(server), metered(server) as meter:
+        crowd = [connect_now(server, host="127.0.0.2") for _ in range(4 * HANDOVERS_AT_ONCE)]
+        waiting = len(server.handler._clients) + len(crowd)
+        await until(lambda: len(server.handler._clients) == waiting)
+        assert meter.passes < HANDOVERS_AT_ONCE
+        for client in crowd:
+            send_now(client, LOCAL)
+        meter.passes = 0
+        await until(lambda: not any(each.relayed and each.relayed.waits for each in server.handler._clients))
+        assert meter.passes < HANDOVERS_AT_ONCE
+    for client in crowd:
+        await client.aclose()
 
 
 async def test_many_hand_overs_start_in_one_pass(nursery: trio.Nursery) -> None:

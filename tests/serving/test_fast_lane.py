@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from itertools import repeat
 from typing import Any
@@ -164,7 +165,7 @@ def test_a_lasting_accept_error_pauses_every_listening_socket(code: int, counted
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [sock.getsockname() for sock in sockets]
     with select.epoll() as epoll:
-        queues = AcceptQueues(sockets, epoll, service)
+        queues = AcceptQueues(sockets, epoll, service, deque())
         whole = dict(queues.sockets)
         for fd, sock in whole.items():
             stand_in: Any = FailingListener(sock, [code])
@@ -204,7 +205,7 @@ def test_accepting_skips_a_connection_that_failed_in_the_queue() -> None:
     service = make_service()
     counters = service.counters
     with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as sock:
-        queues = AcceptQueues([sock], epoll, service)
+        queues = AcceptQueues([sock], epoll, service, deque())
         (fd,) = queues.sockets
         stand_in: Any = FailingListener(sock, repeat(errno.ECONNABORTED))
         queues.sockets[fd] = stand_in

@@ -17,6 +17,7 @@ from triojam.settings.fields import SettingError, Settings
         ("--idle-timeout 1m", "; did you mean 60?"),
         ("--grace 500ms", "; did you mean 0.5?"),
         ("--allow 10.0.0.1/8", "; did you mean 10.0.0.0/8?"),
+        ("--proxies 10.0.0.1/8", "; did you mean 10.0.0.0/8?"),
         ("--deny 192.0.2.0/24,2001:db8::1/32", "; did you mean 2001:db8::/32?"),
         ("--allow 10.0.0.0/33", "separated by commas"),
         ("--timezone nowhere", "an IANA time zone name"),

@@ -124,11 +124,12 @@ def test_a_key_of_too_many_parts_is_refused_before_it_is_parsed(text: str, tmp_p
         read_settings_file(str(file), "--config")
 
 
-def test_lists_of_networks_are_no_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["allow", "deny", "proxies"])
+def test_lists_of_networks_are_no_keys(tmp_path: Path, name: str) -> None:
     """A line of addresses has many dots, and is taken."""
     file = tmp_path / "t.toml"
-    file.write_text("deny = [\n" + ", ".join(f'"10.1.{number}.0/24"' for number in range(60)) + "\n]\n")
-    assert read_settings_file(str(file), "--config")["deny"].count("/24") == 60
+    file.write_text(f"{name} = [\n" + ", ".join(f'"10.1.{number}.0/24"' for number in range(60)) + "\n]\n")
+    assert read_settings_file(str(file), "--config")[name].count("/24") == 60
 
 
 def test_the_errors_of_a_file_are_as_many_as_a_person_reads(tmp_path: Path) -> None:

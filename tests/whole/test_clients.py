@@ -133,6 +133,10 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
             "invalid value 'ftp://x' for --metrics: expected HOST:PORT or a URL",
         ),
         (
+            ("load", "--metrics", "x:1", "--metrics", "http://x:1/"),
+            "invalid value 'x:1, http://x:1/' for --metrics: expected each server only once",
+        ),
+        (
             ("load", "--plot", "x.gif"),
             "invalid value 'x.gif' for --plot: expected a file name that ends in .svg or .png",
         ),
@@ -262,6 +266,26 @@ async def test_load_reconciles_a_mix(tmp_path: Path) -> None:
     assert result["timeline"][-1]["settled"] == 20_000
     assert "<svg" in svg.read_text("utf-8")
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+async def test_load_adds_the_counters_of_several_servers() -> None:
+    """With two servers, their counters are added up, and requests of another client on either are noticed."""
+    async with serving() as asked_one, serving() as other:
+        words = ["load", at(asked_one.address), "--metrics", at(asked_one.web), "--metrics", at(other.web)]
+        done = await run(*words, "--requests", "1000")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.search(r"\nservers +1,000 +1,000 +0 +0\nThe balance closes\.\n", done.stdout)
+        command = [*COMMAND, *words, "--duration", "1"]
+        async with (
+            await other.connect() as stranger,
+            launched(command, {}, stdout=subprocess.PIPE) as process,
+        ):
+            assert process.stdout is not None
+            await asked(asked_one, 1100)
+            await stranger.send_all(b"TIME\r\n")
+            printed = (await receive_all(process.stdout)).decode()
+            assert await process.wait() == 3
+    assert "The balance does not close: sent, but not counted: -1, which is less than none" in printed
 
 
 async def test_load_notices_requests_of_another_client() -> None:

@@ -135,9 +135,10 @@ def load(
         Parameter(help="Lines to send, as LINE:WEIGHT,…; the line split is TIME in two pieces."),
     ] = "TIME:1",
     metrics: Annotated[
-        str | None,
-        Parameter(help="HOST:PORT or URL of the server's metrics, to compare its counters with the load."),
-    ] = None,
+        tuple[str, ...],
+        FLAG,
+        Parameter(help="HOST:PORT or URL of metrics, to compare with the load; once for each server."),
+    ] = (),
     json: Annotated[Path | None, Parameter(help="File for the result as JSON.")] = None,
     plot: Annotated[
         Path | None, Parameter(help="File for the result as a picture, .svg or .png; needs triojam[plot].")
@@ -147,7 +148,7 @@ def load(
     """Send many requests, check every answer, and show the latencies.
 
     Exit status: 0 if every request got the right answer (an ERROR line, for a bad line), 1 if not, 3 if the
-    server's counters do not balance with the load, 130 if interrupted. By default a server closes a
+    servers' counters do not balance with the load, 130 if interrupted. By default a server closes a
     connection after ten more bad lines than good ones.
     """
     from rich.console import Console  # noqa: PLC0415  # see above
@@ -172,8 +173,10 @@ def load(
         patience=timeout,
         mix=_parsed("--mix", Mix.parse, mix),
     )
-    url = _parsed("--metrics", metrics_url, metrics) if metrics is not None else None
-    job = LoadRun(_target("SERVER", server), plan, metrics=url)
+    urls = [_parsed("--metrics", metrics_url, each) for each in metrics]
+    if len(set(urls)) < len(urls):
+        raise invalid_value(", ".join(metrics), "--metrics", "each server only once")
+    job = LoadRun(_target("SERVER", server), plan, metrics=urls)
     # The bar is for a terminal; a file or a pipe gets the result alone.
     console = Console(stderr=True, force_terminal=None if sys.stdout.isatty() else False)
     with progress(plan, console) as show:

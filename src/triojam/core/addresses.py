@@ -21,6 +21,12 @@ def host_and_port(address: tuple[Any, ...]) -> tuple[str, int]:
     return f"{host}%{zone}", port
 
 
+def endpoint(address: tuple[Any, ...]) -> tuple[str, int]:
+    """Return host and port of a socket address in the form that is equal for the same host and port."""
+    host = address[0].partition("%")[0]
+    return host.removeprefix(MAPPED) if "." in host else host, address[1]
+
+
 def format_address(address: tuple[Any, ...]) -> str:
     """Render a socket address as host:port. IPv6 hosts are in brackets; IPv4-mapped ones become IPv4."""
     host, port = host_and_port(address)

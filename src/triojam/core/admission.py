@@ -42,7 +42,7 @@ class Source:
         self.due = 0.0
 
 
-# Stands for every source while there are no limits by source.
+# Stands for every source while there are no limits by source, and for connections without such limits.
 ANYONE = Source()
 
 
@@ -54,6 +54,7 @@ class Policy:
         `allow` has any network.
     connections_per_source: open at once; 0 = no limit.
     rate_per_source: requests a second in the long run; 0 = no limit. burst_per_source: requests at once.
+    proxies: connections from these networks begin with a PROXY header.
     """
 
     allow: tuple[Network, ...] = ()
@@ -61,11 +62,14 @@ class Policy:
     connections_per_source: int = 0
     rate_per_source: float = 0.0
     burst_per_source: int = 1
+    proxies: tuple[Network, ...] = ()
     networks: "_Networks" = field(init=False, repr=False, compare=False)
+    proxy_networks: "_Networks" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Here, and not in `set_policy`: tens of thousands of networks take long, and a thread may do it.
         object.__setattr__(self, "networks", _Networks(self.allow, self.deny))
+        object.__setattr__(self, "proxy_networks", _Networks(self.proxies, ()))
 
 
 @lru_cache(maxsize=4)
@@ -87,6 +91,7 @@ class Admission:
 
     own: host and port of this process's own clients. They are admitted whatever the policy says.
     evictions: how many sources were forgotten because the table was full.
+    limits_rate, limits_sources, has_proxies: whether the policy has such limits, and proxies.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -99,6 +104,8 @@ class Admission:
         """Decide by `policy` from now on. The known sources stay, if there are limits by source."""
         self._policy = policy
         self._networks = policy.networks
+        self._proxies = policy.proxy_networks
+        self.has_proxies = bool(policy.proxies)
         self.limits_rate = policy.rate_per_source > 0
         self.limits_sources = self.limits_rate or policy.connections_per_source > 0
         self._interval = 1 / policy.rate_per_source if self.limits_rate else 0.0
@@ -108,13 +115,18 @@ class Admission:
             used = {key: source for key, source in self._sources.items() if source.connections}
             self._sources = OrderedDict(used)
 
-    def refusal(self, host: str, *, full: bool) -> Refusal | None:
+    def is_proxy(self, host: str) -> bool:
+        """Whether a connection from `host`, an IP address, begins with a PROXY header."""
+        return self.has_proxies and self._proxies.admit(_packed(host))
+
+    def refusal(self, host: str | None, *, full: bool) -> Refusal | None:
         """Return why a new connection from `host`, an IP address, must be refused, or None.
 
+        host: None for a proxy's own connection: networks and limits by source do not apply to it.
         full: whether the limit of open connections is reached.
         """
         busy = Refusal.BUSY if full else None
-        if not (self._networks or self.limits_sources):
+        if not (self._networks or self.limits_sources) or host is None:
             return busy
         address = _packed(host)
         if not self._networks.admit(address):
@@ -123,9 +135,9 @@ class Admission:
         source = self._sources.get(_key(address))
         return Refusal.PER_SOURCE if most and source is not None and source.connections >= most else busy
 
-    def enter(self, host: str) -> Source:
+    def enter(self, host: str | None) -> Source:
         """Count a connection from `host` until `leave` is called with the returned source."""
-        if not self.limits_sources:
+        if not self.limits_sources or host is None:
             return ANYONE
         key = _key(_packed(host))
         source = self._sources.get(key)

@@ -140,6 +140,11 @@ class Counters:
         self.connections += 1
         self.connections_rejected[reason] += 1
 
+    def turned_away(self, reason: Refusal) -> None:
+        """Count an open connection as refused: its client became known after it was accepted."""
+        self.connections_open -= 1
+        self.connections_rejected[reason] += 1
+
     def closed(self, reason: Disconnect) -> None:
         """Count the end of an admitted connection."""
         self.connections_open -= 1

@@ -33,6 +33,7 @@ class Refusal(StrEnum):
     BUSY = "busy"
     PER_SOURCE = "per_source"
     DENIED = "denied"
+    PROXY_HEADER = "proxy_header"  # no PROXY header in time, or a bad one
 
 
 class Disconnect(StrEnum):
@@ -70,6 +71,7 @@ class HandoverCause(StrEnum):
     EOF = "eof"  # the stream ended within a line
     DRAIN = "drain"  # the server stops
     RATE = "rate"  # the source is beyond its rate
+    HEADER = "header"  # a new connection whose PROXY header has not come whole
 
 
 class AuthFailure(StrEnum):

@@ -1,12 +1,14 @@
-"""Compares what a load sent with what the server counted, to the last request.
+"""Compares what a load sent with what its servers counted, to the last request.
 
-The server's counters are read before the load, repeatedly during it, and after it. When a process ends, its
-counts since the last reading are lost; the result says so, and how many requests they can be at most.
+Behind a load balancer there are several servers, whose counters are added up. They are read before the
+load, repeatedly during it, and after it. When a process ends, its counts since the last reading are lost;
+the result says so, and how many requests they can be at most.
 """
 
 import http.client
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Self
@@ -64,24 +66,18 @@ class Reading:
     counts: Counts
 
 
-class Reconciliation:
-    """What the server has counted since the first reading, over all its processes. url: of its metrics."""
+class _Server:
+    """What one server has counted since the first reading, over all its processes. url: of its metrics."""
 
     def __init__(self, url: str, first: Reading) -> None:
         self._url = url
         self._first = first
         self._latest = {first.process: first.counts}
 
-    @classmethod
-    async def begin(cls, url: str) -> Self:
-        """Read the counters before a load. Raises MetricsError."""
-        return cls(url, await read_counts(url))
-
-    async def read(self) -> Reading:
+    async def read(self) -> None:
         """Read the counters again. Raises MetricsError."""
         reading = await read_counts(self._url)
         self._latest[reading.process] = reading.counts
-        return reading
 
     async def keep_reading(self) -> None:
         """Read repeatedly until cancelled, so that few counts are lost when a process ends."""
@@ -89,23 +85,6 @@ class Reconciliation:
             await trio.sleep(READ_INTERVAL)
             with suppress(MetricsError):  # during a restart
                 await self.read()
-
-    async def read_last(self) -> None:
-        """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
-        deadline = trio.current_time() + SETTLE_SECONDS
-        before: Reading | None = None
-        while True:
-            try:
-                reading = await self.read()
-            except MetricsError:
-                if trio.current_time() >= deadline:
-                    raise
-            else:
-                settled = reading == before and not self.counted.unaccounted
-                if settled or trio.current_time() >= deadline:
-                    return
-                before = reading
-            await trio.sleep(SETTLE_INTERVAL)
 
     @property
     def restarts(self) -> int:
@@ -116,6 +95,57 @@ class Reconciliation:
     def counted(self) -> Counts:
         """The counts since the first reading, as far as they were read."""
         return sum(self._latest.values(), Counts()) - self._first.counts
+
+
+class Reconciliation:
+    """What all servers of a load have counted since the first reading."""
+
+    def __init__(self, servers: Sequence[_Server]) -> None:
+        self._servers = servers
+
+    @classmethod
+    async def begin(cls, urls: Sequence[str]) -> Self:
+        """Read the counters before a load. Raises MetricsError."""
+        return cls([_Server(url, await read_counts(url)) for url in urls])
+
+    async def keep_reading(self) -> None:
+        """Read repeatedly until cancelled; a server that does not answer does not delay the others."""
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                nursery.start_soon(server.keep_reading)
+
+    async def read_last(self) -> None:
+        """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
+        deadline = trio.current_time() + SETTLE_SECONDS
+        before: Counts | None = None
+        while True:
+            try:
+                for server in self._servers:
+                    await server.read()
+            except MetricsError:
+                if trio.current_time() >= deadline:
+                    raise
+            else:
+                settled = self.counted == before and not self.counted.unaccounted
+                if settled or trio.current_time() >= deadline:
+                    return
+                before = self.counted
+            await trio.sleep(SETTLE_INTERVAL)
+
+    @property
+    def servers(self) -> int:
+        """How many servers are read."""
+        return len(self._servers)
+
+    @property
+    def restarts(self) -> int:
+        """How many processes have replaced others."""
+        return sum(server.restarts for server in self._servers)
+
+    @property
+    def counted(self) -> Counts:
+        """The sums of all servers."""
+        return sum((server.counted for server in self._servers), Counts())
 
     def missing(self, tally: Tally) -> dict[str, int]:
         """Return where the failed requests were lost, by the server's counters; no number may be negative."""
@@ -131,9 +161,9 @@ class Reconciliation:
         """Return what does not balance. After a restart, only too many counts are a fault."""
         if self.restarts:
             surplus = self.counted.requests - tally.sent
-            return [f"the server counted {surplus:,} requests more than were sent"] if surplus > 0 else []
+            return [f"{surplus:,} more requests were counted than were sent"] if surplus > 0 else []
         unaccounted = self.counted.unaccounted
-        faults = [f"{unaccounted:,} requests are in no other counter of the server"] if unaccounted else []
+        faults = [f"{unaccounted:,} requests are in no other counter"] if unaccounted else []
         for what, number in self.missing(tally).items():
             if number < 0:
                 faults.append(

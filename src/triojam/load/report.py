@@ -33,7 +33,7 @@ class Moment:
 class Result:
     """The result of a load.
 
-    seconds: its duration. busy: the share of one core that the client used. reconciliation: the server's
+    seconds: its duration. busy: the share of one core that the client used. reconciliation: the servers'
     counters, if they were to be read; unread: why the last reading failed. gave_up: whether the load ended
     early because no connection could be opened any more.
     """
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def faults(self) -> list[str]:
-        """Why the totals of client and server do not balance."""
+        """Why the totals of client and servers do not balance."""
         if self.unread is not None:
             return [self.unread]
         return self.reconciliation.faults(self.tally) if self.reconciliation is not None else []
@@ -199,18 +199,22 @@ def _balance(result: Result, reconciliation: Reconciliation) -> list[str]:
     resets = sum(number for cause, number in tally.failed.items() if cause.startswith("reset"))
     ours = (tally.sent, tally.answered, tally.rejected, None, resets, tally.failed.total() - resets)
     theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None, None)
-    rows = [("balance", *headings), ("client", *map(_number, ours)), ("server", *map(_number, theirs))]
+    name = "server" if reconciliation.servers == 1 else "servers"
+    rows = [("balance", *headings), ("client", *map(_number, ours)), (name, *map(_number, theirs))]
     lines = [f"{name:8}" + "".join(f"  {cell:>12}" for cell in cells).rstrip() for name, *cells in rows]
     if result.faults:
         return [*lines, *(f"The balance does not close: {fault}." for fault in result.faults)]
     if times := reconciliation.restarts:
+        which = "The server was" if reconciliation.servers == 1 else "Servers were"
         again = "once" if times == 1 else f"{times} times"
         lost = tally.sent - counted.requests
-        return [
-            *lines,
-            f"The server was restarted {again}: {lost:,} requests are in no reading of its counters.",
-            "They were lost, or counted after the last reading; all other requests balance.",
-        ]
+        if lost or counted.unaccounted:
+            return [
+                *lines,
+                f"{which} restarted {again}: {lost:,} requests are in no reading of the counters.",
+                "They were lost, or counted after the last reading; all other requests balance.",
+            ]
+        lines.append(f"{which} restarted {again}; each request is in a reading of the counters.")
     missing = [f"{what} {number:,}" for what, number in reconciliation.missing(tally).items() if number]
     if missing:
         lines.append(f"Of the failed ones: {', '.join(missing)}.")

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -26,10 +26,10 @@ Show = Callable[[LoadGenerator, Moment], None]
 class LoadRun:
     """A load, from the first request to the result.
 
-    metrics: the URL of the server's metrics, if its counters are to be compared with the load.
+    metrics: the URLs of the servers' metrics, if their counters are to be compared with the load.
     """
 
-    def __init__(self, target: Target, plan: Plan, *, metrics: str | None) -> None:
+    def __init__(self, target: Target, plan: Plan, *, metrics: Sequence[str] = ()) -> None:
         self._target = target
         self._plan = plan
         self._metrics = metrics
@@ -65,7 +65,7 @@ class LoadRun:
         # The first request finds an address that works and the clock's offset, or a reason why there is none.
         async with await connect(self._target, patience=self._plan.patience) as session:
             answer = await session.ask(patience=self._plan.patience)
-        reconciliation = None if self._metrics is None else await Reconciliation.begin(self._metrics)
+        reconciliation = await Reconciliation.begin(self._metrics) if self._metrics else None
         clock = ServerClock.of_this_machine(answer.offset)
         chance = random.Random()  # noqa: S311  # not a secret
         load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=chance)

@@ -13,7 +13,8 @@ import trio
 from triojam.core.addresses import format_address
 from triojam.core.admission import ANYONE, Source
 from triojam.core.protocol import PLAIN, Connection, Outcome, delivered, printable
-from triojam.core.reasons import Disconnect, SendError
+from triojam.core.reasons import Disconnect, Refusal, SendError
+from triojam.serving.newcomers import Relayed
 from triojam.serving.service import Service
 from triojam.serving.streams import ClientStream
 
@@ -22,6 +23,7 @@ class Client(trio.abc.AsyncResource):
     """An admitted connection.
 
     source: the source that counts this connection; replaced when limits by source are switched on.
+    relayed: for a connection from a proxy.
     received: bytes that were read and not decided on.
     since: when the present wait began. first_byte: when its unfinished line began, or None.
         arrived: when the last bytes came. All in seconds, on Trio's clock.
@@ -32,7 +34,7 @@ class Client(trio.abc.AsyncResource):
 
     __slots__ = (
         "_answers", "_due", "_service", "arrived", "end", "first_byte", "late", "protocol", "queue",
-        "received", "scope", "since", "source", "stream",
+        "received", "relayed", "scope", "since", "source", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +42,7 @@ class Client(trio.abc.AsyncResource):
     ) -> None:
         self.stream = stream
         self.source = source
+        self.relayed: Relayed | None = None
         self.protocol = Connection(service.rules)
         self.received = b""
         self.since = since
@@ -55,9 +58,17 @@ class Client(trio.abc.AsyncResource):
 
     @property
     def peer(self) -> str:
-        """The client's address, for the log."""
-        address = self.stream.peer()
+        """The client's address, for the log; the proxy's, if no client is known."""
+        address = (self.relayed and self.relayed.address) or self.stream.peer()
         return "unknown" if address is None else format_address(address)
+
+    @property
+    def host(self) -> str | None:
+        """The IP address that limits by source apply to, or None."""
+        if self.relayed is not None:
+            return self.relayed.host
+        address = self.stream.peer()
+        return None if address is None else address[0]
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -140,10 +151,13 @@ class Client(trio.abc.AsyncResource):
             self._service.counters.send_errors[why] += self._due  # no byte of them was sent
         self._enter(decide(self.protocol))
 
-    def close(self, reason: Disconnect) -> None:
+    def close(self, reason: Disconnect | Refusal) -> None:
         """Close the connection, and count its end."""
         service = self._service
-        service.counters.closed(reason)
+        if isinstance(reason, Refusal):
+            service.counters.turned_away(reason)
+        else:
+            service.counters.closed(reason)
         service.admission.leave(self.source)
         if service.log.is_enabled_for(logging.DEBUG):
             service.log.debug("connection ended", peer=self.peer, reason=reason)

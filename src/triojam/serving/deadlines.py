@@ -40,7 +40,7 @@ class Timeouts:
     """How long a client may take, in seconds; `math.inf` = for ever.
 
     idle: until the first byte of a request.
-    line: from the first byte of a line to its LF; a handshake has the same time.
+    line: from the first byte of a line to its LF; a handshake and a PROXY header have the same time.
     send: until the client has taken the answers to one read.
     """
 
@@ -63,6 +63,7 @@ class Wait(IntEnum):
     LINE = 2  # the rest of a line
     SEND = 3  # the client takes its answers
     CLOSE = 4  # the client closes after the last answer
+    HEADER = 5  # the rest of the PROXY header
 
 
 @dataclass(slots=True)
@@ -138,6 +139,8 @@ class Deadlines(Generic[Client]):
             return since + timeouts.send
         if wait is Wait.CLOSE:
             return since + LINGER_SECONDS
+        if wait is Wait.HEADER:
+            return min(since + timeouts.line, self.drain.request_deadline(since))
         return min(since + timeouts.line, self.drain.line_deadline)
 
     def wake(self) -> None:

@@ -37,7 +37,8 @@ from triojam.core.admission import ANYONE, Source
 from triojam.core.protocol import PLAIN, REQUEST, Connection
 from triojam.core.reasons import Disconnect, HandoverCause, Rejection, SendError
 from triojam.serving.client import Client
-from triojam.serving.listeners import ACCEPT_PAUSE, LAST_TURNS, AcceptQueues, DrainingListener, Newcomer
+from triojam.serving.listeners import ACCEPT_PAUSE, LAST_TURNS, AcceptQueues, DrainingListener
+from triojam.serving.newcomers import Newcomer, Relayed
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, TcpStream
 
@@ -72,14 +73,15 @@ class FastLane(DrainingListener):
     def __init__(self, sockets: Iterable[socket.socket], service: Service, *, shared: bool = False) -> None:
         self._service = service
         self._epoll = select.epoll()
-        self._queues = AcceptQueues(sockets, self._epoll, service)
+        self._handovers: deque[Client] = deque()
+        self._queues = AcceptQueues(sockets, self._epoll, service, self._handovers)
         self._shared = shared
         self._active: dict[int, float] = {}  # when each of the lane's clients last got an answer
         # Lines in pieces, and when each began, in the order of their first bytes.
         self._partials: dict[int, tuple[bytes, float]] = {}
-        self._handovers: deque[Client] = deque()
         self._share = HANDOVERS_AT_ONCE  # hand-overs that are left in this turn
         self._sources: dict[int, Source] = {}  # of the clients, while there are limits by source
+        self._relayed: dict[int, Relayed] = {}  # what is known of those from a proxy
         # Trio's clock without Trio's look-up of it: a lone client's request takes some 40 µs in all.
         self._now = trio.lowlevel.current_clock().current_time
 
@@ -150,14 +152,18 @@ class FastLane(DrainingListener):
         """Count the lane's connections by source, and those that wait to be handed over."""
         enter = self._service.admission.enter
         for fd in self._active:
-            if fd not in self._sources:
+            if fd in self._relayed:
+                host = self._relayed[fd].host
+                if fd not in self._sources and host is not None:
+                    self._sources[fd] = enter(host)
+            elif fd not in self._sources:
                 client = socket.socket(fileno=fd)
                 with suppress(OSError):  # gone already
                     self._sources[fd] = enter(client.getpeername()[0])
                 client.detach()
         for waiting in self._handovers:
-            if waiting.source is ANYONE and (address := waiting.stream.peer()) is not None:
-                waiting.source = enter(address[0])
+            if waiting.source is ANYONE:
+                waiting.source = enter(waiting.host)
 
     async def _part_with_idle(self, since: float) -> None:
         """Close the clients without an answer since then, unless a request has arrived."""
@@ -317,7 +323,7 @@ class FastLane(DrainingListener):
     def _adopt_all(self, clients: Iterable[Newcomer]) -> list[tuple[int, int]]:
         """Watch new clients, as far as the system can watch more; return them as events."""
         now, adopted = self._now(), []
-        for sock, _, source in clients:
+        for sock, _, source, relayed in clients:
             fd = sock.detach()
             try:
                 self._epoll.register(fd, select.EPOLLIN)
@@ -328,6 +334,8 @@ class FastLane(DrainingListener):
                 continue
             if source is not ANYONE:
                 self._sources[fd] = source
+            if relayed is not None:
+                self._relayed[fd] = relayed
             self._active[fd] = now
             adopted.append((fd, select.EPOLLIN))
         return adopted
@@ -349,6 +357,8 @@ class FastLane(DrainingListener):
     def _end(self, fd: int, reason: Disconnect) -> None:
         self._epoll.unregister(fd)
         os.close(fd)
+        if self._relayed:
+            self._relayed.pop(fd, None)
         self._count_end(self._sources.pop(fd, ANYONE), reason)
 
     def _count_end(self, source: Source, reason: Disconnect) -> None:
@@ -364,6 +374,7 @@ class FastLane(DrainingListener):
         since = self._active.pop(fd)
         stream = TcpStream(socket.socket(fileno=fd), sending=sending, taken=taken)
         client = Client(self._service, stream, self._sources.pop(fd, ANYONE), since)
+        client.relayed = self._relayed.pop(fd, None)
         client.arrived = client.since  # it may have got an answer
         client.received = received
         if partial is not None:

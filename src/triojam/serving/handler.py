@@ -14,18 +14,20 @@ from contextlib import suppress
 import trio
 
 from triojam.core.admission import ANYONE
-from triojam.core.protocol import Connection
-from triojam.core.reasons import Disconnect, SendError
+from triojam.core.protocol import REFUSALS, Connection
+from triojam.core.proxy_header import HeaderError
+from triojam.core.reasons import Disconnect, Refusal, SendError
 from triojam.core.seldom import Seldom
 from triojam.serving.client import Client
 from triojam.serving.deadlines import DRAIN_WINDOW, LONGEST_PAUSE, Deadlines, Drain, Wait
+from triojam.serving.newcomers import Relayed
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, HandshakeError, SecuredStream
 
 # A bug that clients can provoke must not fill the log: one traceback in this time, in seconds.
 LOG_SECONDS = 10.0
 # After these ends, no last answer is on its way to the client.
-_NO_LAST_ANSWER = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT)
+_NO_LAST_ANSWER = (Disconnect.EOF, Disconnect.IDLE, Disconnect.SEND_TIMEOUT, *Refusal)
 
 
 class Handler:
@@ -49,7 +51,7 @@ class Handler:
         other exception ends this connection, is logged and counted, and does not affect other clients.
         """
         self._clients.add(client)
-        reason: Disconnect | None = None
+        reason: Disconnect | Refusal | None = None
         try:
             reason = await self._serve(client)
             if reason not in _NO_LAST_ANSWER and not (reason is Disconnect.DRAIN and client.silent):
@@ -77,8 +79,8 @@ class Handler:
     def enter_sources(self) -> None:
         """Count the open connections by source; without limits by source they were not counted."""
         for client in self._clients:
-            if client.source is ANYONE and (address := client.stream.peer()) is not None:
-                client.source = self._service.admission.enter(address[0])
+            if client.source is ANYONE:
+                client.source = self._service.admission.enter(client.host)
 
     def settings_changed(self) -> None:
         """Apply new timeouts to the present waits."""
@@ -94,7 +96,9 @@ class Handler:
         self._deadlines.drain = Drain(trio.current_time(), ends)
         self._deadlines.wake()
 
-    async def _serve(self, client: Client) -> Disconnect:
+    async def _serve(self, client: Client) -> Disconnect | Refusal:
+        if client.relayed is not None and (unknown := await self._get_to_know(client, client.relayed)):
+            return unknown
         if isinstance(client.stream, SecuredStream) and (
             end := await self._shake_hands(client, client.stream)
         ):
@@ -121,6 +125,35 @@ class Handler:
         """Whether the client's unfinished line is overdue."""
         began = client.first_byte
         return began is not None and trio.current_time() >= began + self._service.timeouts.line
+
+    async def _get_to_know(self, client: Client, relayed: Relayed) -> Disconnect | Refusal | None:
+        """Read the PROXY header, within the time of a line, and admit the client that it names.
+
+        Returns why the connection ends, or None to go on.
+        """
+        if not relayed.waits:
+            return None
+        try:
+            while not relayed.read():
+                if client.late:
+                    overdue = trio.current_time() >= client.since + self._service.timeouts.line
+                    return Refusal.PROXY_HEADER if overdue else Disconnect.DRAIN
+                self._deadlines.expect(client, Wait.HEADER, client.since)
+                with trio.CancelScope() as client.scope:
+                    await client.stream.wait_readable()
+        except HeaderError as exc:
+            self._service.log.debug("bad PROXY header", proxy=client.peer, why=str(exc))
+            return Refusal.PROXY_HEADER
+        client.since = trio.current_time()
+        admission = self._service.admission
+        refusal = admission.refusal(relayed.host, full=False)  # it was counted when it was accepted
+        if refusal is None:
+            client.source = admission.enter(relayed.host)
+        elif (text := REFUSALS[refusal]) and not client.stream.secured:
+            with suppress(trio.BrokenResourceError):
+                client.stream.send_now(text)
+                client.stream.receive_now(RECEIVE_BYTES)  # closing with unread input would reset
+        return refusal
 
     async def _shake_hands(self, client: Client, stream: SecuredStream) -> Disconnect | None:
         """Shake hands, within the time of a line. Return why the connection ends, or None to go on."""

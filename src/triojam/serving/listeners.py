@@ -1,4 +1,4 @@
-"""Accepting: one bounded step for both paths, its errors and refusals, and the portable listener.
+"""Accepting: one bounded step for both paths, its errors, and the portable listener.
 
 A step takes up to `ACCEPTS_AT_ONCE` clients from one accept queue. `ClientListener` serves the portable path
 and the TLS port; `AcceptQueues` serves the fast lane.
@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import trio
 
-from triojam.core.admission import ANYONE, Source
 from triojam.core.counters import Counters
-from triojam.core.protocol import REFUSALS
-from triojam.core.reasons import AcceptError, Disconnect
+from triojam.core.reasons import AcceptError, Disconnect, HandoverCause
 from triojam.serving.client import Client
+from triojam.serving.newcomers import Newcomer, admit
 from triojam.serving.service import Service
 from triojam.serving.streams import RECEIVE_BYTES, TcpStream
 
@@ -42,9 +41,6 @@ NOTSENT_BYTES = 16 * 1024
 # system without one of these options uses its own times.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
-# How many bytes that a refused client has sent are read and dropped.
-_UNREAD_BYTES = 4096
-
 # The queued connection has failed, not the server (accept(2), "Error handling"): try the next one.
 _NEXT_CONNECTION = frozenset({
     errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT,
@@ -58,22 +54,16 @@ QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 LAST_ACCEPTS = 1.0
 
 
-class Newcomer(NamedTuple):
-    """A client that was admitted and counted as opened. sock: non-blocking. address: the client's."""
-
-    sock: socket.socket
-    address: tuple[Any, ...]
-    source: Source
-
-
 class Accepted(NamedTuple):
     """The result of one step.
 
-    clients: the admitted clients. more: whether the queue may have others.
+    clients: the admitted clients. waiting: those whose PROXY header is not whole yet.
+    more: whether the queue may have others.
     failed: whether accepting must pause, because the next attempt would fail, too.
     """
 
     clients: list[Newcomer]
+    waiting: list[Newcomer]
     more: bool
     failed: bool
 
@@ -99,22 +89,32 @@ def accept_some(listening: socket.socket, service: Service, *, tell: bool = True
     tell: whether refused clients are sent the reason.
     """
     clients: list[Newcomer] = []
+    waiting: list[Newcomer] = []
     for _ in range(ACCEPTS_AT_ONCE):
         try:
             client, address = listening.accept()
         except BlockingIOError:
-            return Accepted(clients, more=False, failed=False)
+            return Accepted(clients, waiting, more=False, failed=False)
         except OSError as exc:
             if _count_error(service.counters, exc):
-                return Accepted(clients, more=False, failed=True)
+                return Accepted(clients, waiting, more=False, failed=True)
             continue
-        if (source := _admit(client, address, service, tell=tell)) is not None:
+        if (newcomer := admit(client, address, service, tell=tell)) is not None:
             if sys.platform == "linux":  # the rest is inherited (tcp(7))
                 client.setblocking(False)  # noqa: FBT003  # the standard library's signature
             else:
                 prepare(client)
-            clients.append(Newcomer(client, address, source))
-    return Accepted(clients, more=True, failed=False)
+            if newcomer.relayed is not None and newcomer.relayed.waits:
+                waiting.append(newcomer)
+            else:
+                clients.append(newcomer)
+    return Accepted(clients, waiting, more=True, failed=False)
+
+
+def _make_client(newcomer: Newcomer, service: Service, now: float) -> Client:
+    client = Client(service, TcpStream(newcomer.sock, newcomer.address), newcomer.source, now)
+    client.relayed = newcomer.relayed
+    return client
 
 
 def _count_error(counters: Counters, exc: OSError) -> bool:
@@ -125,44 +125,25 @@ def _count_error(counters: Counters, exc: OSError) -> bool:
     return exc.errno not in _NEXT_CONNECTION
 
 
-def _admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, tell: bool) -> Source | None:
-    """Count an accepted connection and return its source; None if it is refused.
-
-    A refused client is sent the reason, if there is one to tell, and closed without waiting. A denied address
-    gets no reply, even when the server is full.
-    """
-    counters, admission = service.counters, service.admission
-    host, port = address[:2]
-    if (host, port) in admission.own:
-        counters.opened()
-        return ANYONE
-    full = counters.connections_open >= counters.connections_limit
-    refusal = admission.refusal(host, full=full)
-    if refusal is None:
-        counters.opened()
-        return admission.enter(host)
-    counters.refused(refusal)
-    with sock, suppress(OSError):
-        if not (tell and (text := REFUSALS[refusal])):
-            return None
-        sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        sock.send(text)
-        sock.shutdown(socket.SHUT_WR)
-        sock.recv(_UNREAD_BYTES)  # closing with unread input would reset the connection
-    return None
-
-
 class AcceptQueues:
     """Listening sockets, which it owns, watched by an epoll.
 
+    handovers: gets the connections whose PROXY header is not whole yet.
     sockets: by descriptor. paused_until: when accepting goes on after an error; None if it is not paused.
     """
 
-    def __init__(self, sockets: Iterable[socket.socket], epoll: "select.epoll", service: Service) -> None:
+    def __init__(
+        self,
+        sockets: Iterable[socket.socket],
+        epoll: "select.epoll",
+        service: Service,
+        handovers: deque[Client],
+    ) -> None:
         self.sockets = {sock.fileno(): sock for sock in sockets}
         self.paused_until: float | None = None
         self._epoll = epoll
         self._service = service
+        self._handovers = handovers
         for sock in self.sockets.values():
             prepare(sock)
         self.resume()
@@ -172,6 +153,9 @@ class AcceptQueues:
         accepted = accept_some(self.sockets[listening], self._service)
         if accepted.failed:
             self.pause(now + ACCEPT_PAUSE)
+        if accepted.waiting:
+            self._service.counters.handovers[HandoverCause.HEADER] += len(accepted.waiting)
+            self._handovers += [_make_client(each, self._service, now) for each in accepted.waiting]
         return accepted
 
     def resume(self) -> None:
@@ -260,8 +244,9 @@ class ClientListener(DrainingListener):
         """Accept the clients of one turn; return whether accepting must pause."""
         accepted = accept_some(self.socket, self._service, tell=self._tell)
         now = trio.current_time()
+        self._accepted += [_make_client(each, self._service, now) for each in accepted.waiting]
         for each in accepted.clients:
-            client = Client(self._service, TcpStream(each.sock, each.address), each.source, now)
+            client = _make_client(each, self._service, now)
             try:
                 first = client.stream.receive_now(RECEIVE_BYTES)
             except trio.BrokenResourceError:

@@ -99,6 +99,7 @@ def make_policy(settings: Settings) -> Policy:
         connections_per_source=settings.connections_per_source,
         rate_per_source=settings.rate_per_source,
         burst_per_source=settings.burst_per_source,
+        proxies=parse_networks(settings.proxies),
     )
 
 

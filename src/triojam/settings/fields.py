@@ -136,6 +136,10 @@ class Settings:
         NETWORK, None, "TCP port of the time service over TLS; 0 is any free port, none turns it off.",
         f"{PORT}, or none", _or_none(_is_port),
     )  # fmt: skip
+    proxies: str = _setting(
+        NETWORK, "", "Networks of load balancers: each connection from there begins with a PROXY header.",
+        NETWORKS, _are_networks, reloads=True,
+    )  # fmt: skip
     tls_certificate: str = _setting(
         TLS, "", "Certificate of both TLS listeners.", CERTIFICATE, _is_text, reloads=True
     )

@@ -24,7 +24,7 @@ def _meant(name: str, text: str, kind: Any) -> str | None:
     if name == "timezone":
         # Not zoneinfo.available_timezones: it opens each file of the system's folder, whatever that is.
         return _ignoring_case(text, importlib.resources.files("tzdata").joinpath("zones").read_text().split())
-    if name in ("allow", "deny"):
+    if name in ("allow", "deny", "proxies"):
         return _strict_networks(text)
     if kind is float and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", text)):
         return f"{float(match[1]) * _UNITS[match[2]]:g}"

@@ -26,7 +26,7 @@ NONE = "none"
 # Whole numbers of TOML have 64 bits (TOML 1.0, "Integer"); Python's parser takes any.
 _INTEGER_LIMIT = 2**63
 
-_LISTS = {"allow", "deny"}  # may be arrays in the file
+_LISTS = {"allow", "deny", "proxies"}  # may be arrays in the file
 
 
 def check_variables(names: Iterable[str]) -> None:

@@ -1,0 +1,1 @@
+"""Tests of deploy/: configurations, manifests, and a fleet behind a real HAProxy."""
