@@ -49,7 +49,11 @@ class ClosedError(AskError):
 
 
 class RefusedError(AskError):
-    """The server answered with an ERROR line."""
+    """The server answered with an ERROR line. reason: the word that follows ERROR."""
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class StrangerError(AskError):
@@ -132,7 +136,8 @@ class Session:
         self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
     ) -> Answer:
         """Ask for the time; `triojam.client.ask.ask` describes the parameters. Raises AskError."""
-        asked, began = now(), time.perf_counter()
+        began = time.perf_counter()  # first: a pause between the two makes the round trip longer
+        asked = now()
         await self.send()
         try:
             second = await self.receive(patience)
@@ -148,9 +153,12 @@ class Session:
         with _as_ask_errors():
             await self._stream.send_all(data)
 
-    async def receive(self, patience: float) -> int:
-        """Return the second of the day in the next answer. Raises AskError."""
-        with trio.move_on_after(patience):
+    async def receive(self, patience: float, *, due: float = 0.0) -> int:
+        """Return the second of the day in the next answer. Raises AskError.
+
+        due: how long it takes until the request is sent, in seconds; the patience counts from then.
+        """
+        with trio.move_on_after(due + patience):
             while b"\n" not in self._received:
                 if len(self._received) > _LONGEST_ANSWER:
                     return read_answer(self._received)
@@ -198,8 +206,8 @@ def read_answer(line: bytes) -> int:
         return second
     if re.fullmatch(rb"JAM \d\d:\d\d:\d\d\r\n", line):
         raise WrongTimeError(f"answered with {_shown(line)}, which is no time of day")
-    if line.startswith(b"ERROR "):
-        raise RefusedError(f"answered with {_shown(line)}")
+    if refused := re.match(rb"ERROR ([a-z_]*)", line):
+        raise RefusedError(f"answered with {_shown(line)}", refused[1].decode("ascii"))
     if line.startswith(b"HTTP/"):
         raise StrangerError("speaks HTTP, not TIME: is it the metrics port?")
     if line[:2] in _TLS_RECORDS:
