@@ -66,14 +66,23 @@ def ask(
     bound), the round trip and the address. Exit status: 0 if all have answered, 1 if not.
     """
     from triojam.client.ask import AskOptions, Outcomes, ask_all  # noqa: PLC0415  # see above
-    from triojam.client.render import as_json, render  # noqa: PLC0415  # see above
+    from triojam.client.render import as_json, render, render_one  # noqa: PLC0415  # see above
     from triojam.client.session import Answer  # noqa: PLC0415  # see above
 
     targets = _targets(servers)
     options = AskOptions(precise=precise, patience=timeout, tls=_tls(tls=tls, ca=ca), zone=_zone(timezone))
     outcomes: Outcomes = [None] * len(targets)
-    interrupted = _run(partial(ask_all, targets, options, outcomes))
-    print(as_json(targets, outcomes) if json else render(targets, outcomes))
+    live = sys.stdout.isatty() and not json
+
+    def show(place: int) -> None:
+        if live:
+            print(render_one(targets, place, outcomes[place]), flush=True)
+
+    interrupted = _run(partial(ask_all, targets, options, outcomes, show))
+    if not live:
+        print(as_json(targets, outcomes) if json else render(targets, outcomes))
+    for place in [place for place, each in enumerate(outcomes) if each is None and live]:
+        print(render_one(targets, place, None))
     if interrupted:
         return INTERRUPTED
     return 0 if all(isinstance(each, Answer) for each in outcomes) else FAILED

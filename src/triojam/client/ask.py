@@ -8,7 +8,8 @@ from datetime import tzinfo
 
 import trio
 
-from triojam.client.session import DEFAULT_PORT, Answer, AskError, Target, connect
+from triojam.client.session import DEFAULT_PORT, Answer, AskError, Session, Target, connect
+from triojam.client.strangers import explain
 
 
 async def ask(  # noqa: PLR0913  # every option has a default
@@ -28,8 +29,14 @@ async def ask(  # noqa: PLR0913  # every option has a default
 
     Raises AskError.
     """
-    async with await connect(Target(host, port), patience=patience, tls=tls) as session:
-        return await session.ask(patience=patience, zone=zone, now=now)
+    target = Target(host, port)
+    async with await connect(target, patience=patience, tls=tls) as session:
+        try:
+            return await session.ask(patience=patience, zone=zone, now=now)
+        except AskError as exc:
+            if tls is None:
+                raise await explain(exc, session, target) from exc
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +52,39 @@ class AskOptions:
         """Ask one server, and return its answer, or the error that says why there is none."""
         try:
             async with await connect(target, patience=self.patience, tls=self.tls) as session:
-                if not self.precise:
-                    return await session.ask(patience=self.patience, zone=self.zone)
-                from triojam.client.precise import find_offset  # noqa: PLC0415  # a plain `ask` starts faster
-
-                return await find_offset(session, patience=self.patience, zone=self.zone)
+                try:
+                    return await self._ask(session)
+                except AskError as exc:
+                    return exc if self.tls is not None else await explain(exc, session, target)
         except AskError as exc:
             return exc
 
+    async def _ask(self, session: Session) -> Answer:
+        if not self.precise:
+            return await session.ask(patience=self.patience, zone=self.zone)
+        from triojam.client.precise import find_offset  # noqa: PLC0415  # a plain `ask` starts faster
 
-Outcomes = list[Answer | AskError | None]
+        return await find_offset(session, patience=self.patience, zone=self.zone)
 
 
-async def ask_all(targets: Sequence[Target], options: AskOptions, outcomes: Outcomes) -> None:
-    """Ask all servers at once; sets each of `outcomes`, in the order of the targets, when it is known."""
+Outcome = Answer | AskError | None
+Outcomes = list[Outcome]
+
+
+async def ask_all(
+    targets: Sequence[Target],
+    options: AskOptions,
+    outcomes: Outcomes,
+    show: Callable[[int], None] = lambda _place: None,
+) -> None:
+    """Ask all servers at once; sets each of `outcomes`, in the order of the targets, when it is known.
+
+    show: called then, with its place.
+    """
 
     async def ask_one(place: int, target: Target) -> None:
         outcomes[place] = await options.ask(target)
+        show(place)
 
     async with trio.open_nursery() as nursery:
         for place, target in enumerate(targets):

@@ -27,7 +27,10 @@ DEFAULT_PORT = 45000
 
 # Longer than any answer of the protocol.
 _LONGEST_ANSWER = 512
-_UNMASK_SECONDS = 0.5
+# An HTTP server waits for an empty line. The client sends it when no byte has come after this time, or after
+# this multiple of the time that the connection took.
+_UNMASK_SECONDS = 0.25
+_UNMASK_TRIPS = 3
 # The first two bytes of a TLS record: an alert or a handshake (RFC 8446, section 5.1).
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 
@@ -116,14 +119,20 @@ class Answer:
 class Session:
     """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
-    address: the server's address as text. socket_address: the same as a socket address.
+    address: the server's address as text. socket_address: the same as a socket address. heard: whether any
+    byte has come. opened_in: how long the connection took, in seconds.
     """
 
-    def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...], *, opened_in: float = 0.0
+    ) -> None:
         self.socket_address = socket_address
         self.address = format_address(socket_address)
+        self.heard = False
         self._stream = stream
         self._received = b""
+        self._unmask_after = max(_UNMASK_SECONDS, _UNMASK_TRIPS * opened_in)
+        self._unmasked = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,11 +148,7 @@ class Session:
         began = time.perf_counter()  # first: a pause between the two makes the round trip longer
         asked = now()
         await self.send()
-        try:
-            second = await self.receive(patience)
-        except SilentError:
-            await self.unmask()
-            raise
+        second = await self.receive(patience)
         round_trip = time.perf_counter() - began
         offset = second + 0.5 - (second_of_day(asked, zone) + round_trip / 2)
         return Answer(format_second(second), fold(offset), 0.5 + round_trip / 2, round_trip, self.address)
@@ -159,27 +164,41 @@ class Session:
         due: how long it takes until the request is sent, in seconds; the patience counts from then.
         """
         with trio.move_on_after(due + patience):
-            while b"\n" not in self._received:
-                if len(self._received) > _LONGEST_ANSWER:
-                    return read_answer(self._received)
-                with _as_ask_errors():
-                    data = await self._stream.receive_some()
-                if not data:
-                    raise ClosedError(_unfinished(self._received, "closed the connection"))
-                self._received += data
-            line, feed, self._received = self._received.partition(b"\n")
-            return read_answer(line + feed)
+            line = await self._receive_line(due, patience)
+            if self._unmasked and re.match(rb"ERROR bad_(command|terminator)", line):
+                self._unmasked = False  # a time server that was late rejects the empty line
+                line = await self._receive_line(due, patience)
+            return read_answer(line)
         raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
 
-    async def unmask(self) -> None:
-        """Check whether a silent server is waiting for the rest of an HTTP request. Raises StrangerError."""
-        with suppress(SilentError, ClosedError):
-            await self.send(b"\r\n")
-            await self.receive(_UNMASK_SECONDS)
+    async def _receive_line(self, due: float, patience: float) -> bytes:
+        """Return the next line, or what can be no answer."""
+        if not self.heard:
+            with trio.move_on_after(due + min(self._unmask_after, patience / 2)):
+                await self._receive_some()
+            if not self.heard:
+                self._unmasked = True
+                with suppress(ClosedError):  # the next receive fails too, with a better reason
+                    await self.send(b"\r\n")
+        while b"\n" not in self._received:
+            if len(self._received) > _LONGEST_ANSWER or self._received[:2] in _TLS_RECORDS:
+                return self._received
+            await self._receive_some()
+        line, feed, self._received = self._received.partition(b"\n")
+        return line + feed
+
+    async def _receive_some(self) -> None:
+        with _as_ask_errors():
+            data = await self._stream.receive_some()
+        if not data:
+            raise ClosedError(_unfinished(self._received, "closed the connection"))
+        self.heard = True
+        self._received += data
 
 
 async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None) -> Session:
     """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given. Raises AskError."""
+    began = time.perf_counter()
     with trio.move_on_after(patience):
         try:
             tcp = await trio.open_tcp_stream(target.host, target.port)
@@ -196,7 +215,7 @@ async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext 
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise
-        return Session(stream, address)
+        return Session(stream, address, opened_in=time.perf_counter() - began)
     raise UnreachableError(f"no connection within {patience:g} s")
 
 
