@@ -53,6 +53,23 @@ def test_a_bad_address_is_refused(text: str) -> None:
         Target.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("fe80::1%eth0:45000", r"\[fe80::1%eth0\]:45000"),
+        ("fe80::1%eth0:7", r"\[fe80::1%eth0\]:7"),
+        ("fe80::1%eth0:x", r"\[fe80::1%eth0\]:45000"),
+        ("45000", "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+        ("0", "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+        ("9" * 5000, "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+    ],
+)
+def test_an_ambiguous_address_is_refused_with_the_right_form(text: str, right: str) -> None:
+    """A zone with a port in it and a number without a host are mistakes."""
+    with pytest.raises(ValueError, match=right):
+        Target.parse(text)
+
+
 def test_the_default_port_is_the_servers() -> None:
     """Client and server have the same default port."""
     assert triojam.Settings().port == DEFAULT_PORT

@@ -139,6 +139,23 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
     [
         (("ask", "a b"), "invalid value 'a b' for SERVERS: expected HOST or HOST:PORT"),
         (
+            ("ask", "fe80::1%eth0:45000"),
+            "invalid value 'fe80::1%eth0:45000' for SERVERS: expected brackets: [fe80::1%eth0]:45000",
+        ),
+        (
+            ("ask", "localhost", "45000"),
+            "invalid value '45000' for SERVERS: expected HOST or HOST:PORT: did you mean localhost:45000?",
+        ),
+        (
+            ("watch", "192.0.2.1", "7"),
+            "invalid value '7' for SERVERS: expected HOST or HOST:PORT: did you mean 192.0.2.1:7?",
+        ),
+        (
+            ("ask", "::1", "7"),
+            "invalid value '7' for SERVERS: expected HOST or HOST:PORT: did you mean [::1]:7?",
+        ),
+        (("ask", "7"), "invalid value '7' for SERVERS: expected HOST or HOST:PORT, as in 127.0.0.1:7"),
+        (
             ("ask", "--timezone", "Nowhere"),
             "invalid value 'Nowhere' for --timezone: expected system or an IANA time zone name",
         ),

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -53,6 +54,10 @@ def run(main: Callable[[], Awaitable[None]], interrupt: Callable[[], bool] = lam
 
 def targets_of(servers: tuple[str, ...]) -> "list[Target]":
     """Parse the words that name servers; without any, this machine."""
+    for host, word in pairwise(servers):
+        if word.isdecimal() and not host.isdecimal():  # as netcat takes it
+            meant = f"[{host}]:{word}" if ":" in host else f"{host}:{word}"
+            raise invalid_value(word, "SERVERS", f"HOST or HOST:PORT: did you mean {meant}?")
     return [target_of("SERVERS", each) for each in servers or ("127.0.0.1",)]
 
 

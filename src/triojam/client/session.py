@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import tzinfo
-from ipaddress import IPv6Address
 from typing import Self
 
 import trio
 
+from triojam.client.addresses import parse_address
 from triojam.client.time_of_day import fold, format_second, second_of_day
 from triojam.core.addresses import format_address
 from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable, read_jam
@@ -84,17 +84,7 @@ class Target:
 
         Raises ValueError that says what is expected.
         """
-        bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", text)
-        plain = re.fullmatch(r"([^:\[\]/\s]+)(?::(\d+))?", text)
-        if match := bracketed or plain:
-            host, port = match[1], int(match[2] or DEFAULT_PORT)
-        elif _is_ipv6(text):
-            host, port = text, DEFAULT_PORT
-        else:
-            host, port = "", 0
-        if not (host and 0 < port <= 65_535):
-            raise ValueError("HOST or HOST:PORT, as in [::1]:45000")
-        return cls(host, port)
+        return cls(*parse_address(text, DEFAULT_PORT))
 
     def __str__(self) -> str:
         return format_address((self.host, self.port))
@@ -250,13 +240,6 @@ def read_answer(line: bytes) -> int:
 def certified_name(host: str) -> str:
     """Return the name to send and to verify: without the dot of the root (RFC 6066, 3), without a zone."""
     return host.partition("%")[0].removesuffix(".")
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return bool(IPv6Address(text))
-    except ValueError:
-        return False
 
 
 @contextmanager
