@@ -245,7 +245,7 @@ def test_exit_status_tables_are_complete() -> None:
     expected = [0, ListenError.exit_status, ConfigurationError.exit_status, *signalled]
     assert [int(status) for status, _ in table("docs/operate.md", "Stop")] == expected
     rows = table("docs/clients.md", "Exit statuses")
-    clients = {0, servers.FAILED, client.UNBALANCED, servers.INTERRUPTED}
+    clients = {0, servers.FAILED, client.UNBALANCED, servers.INTERRUPTED, servers.TERMINATED}
     assert {int(status) for status, *_ in rows} == clients | {ConfigurationError.exit_status}
 
 

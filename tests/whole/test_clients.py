@@ -18,6 +18,8 @@ import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
 from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
+from tests.helpers.requirements import cannot_run, require_program
+from tests.helpers.screen import Screen, draw_until, open_terminal, type_text
 from tests.helpers.servers import PATIENCE, receive_all
 
 FAST = ("--timeout", "0.3")
@@ -36,13 +38,15 @@ async def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(words, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-async def interrupted(words: Sequence[str], ready: Callable[[], Awaitable[None]]) -> tuple[int, str]:
+async def interrupted(
+    words: Sequence[str], ready: Callable[[], Awaitable[None]], signum: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
     """Run a command, interrupt it after `ready`, and return its status and output."""
     async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with trio.fail_after(PATIENCE):
             await ready()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signum)
             printed = await receive_all(process.stdout)
             return await process.wait(), printed.decode()
 
@@ -198,7 +202,7 @@ async def test_watch_on_a_pipe_prints_lines() -> None:
     *lines, good, bad = done.stdout.splitlines()
     assert done.returncode == 1
     assert sorted(line.split()[0] for line in lines) == ["127.0.0.1:1"] * 2 + [server] * 2
-    assert "127.0.0.1:1  connection refused" in lines
+    assert any(re.fullmatch(r"127.0.0.1:1  [\d:]{8}  connection refused", line) for line in lines)
     assert re.fullmatch(rf"{server}: 2 answered, 0 failed; round trip .* to .*, median .*", good)
     assert bad == "127.0.0.1:1: 0 answered, 2 failed"
 
@@ -220,6 +224,84 @@ async def test_watch_on_a_terminal_draws_a_table() -> None:
             drawn += await everything(screen)
             assert await process.wait() == 130
     assert re.search(rb" answered, 0 failed; round trip ", drawn)
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40])
+async def test_watch_fits_its_terminal(columns: int) -> None:
+    """At any width the time, the state and the counts are whole, and Ctrl-C leaves one header."""
+    async with serving() as program:
+        ours, theirs = open_terminal(columns)
+        words = ["watch", at(program.address), "127.0.0.1:1", "--interval", "600"]
+        async with launched([*COMMAND, *words], {"TERM": "xterm", "COLUMNS": ""}, stdout=theirs) as process:
+            stream, screen = trio.lowlevel.FdStream(ours), Screen(columns)
+            with trio.fail_after(PATIENCE):
+                await draw_until(stream, screen, r"(?s)\d\d:\d\d:\d\d.* 1 +0\n(.*\n)*.* 0 +1(\n|$)")
+                type_text(ours, "^C")  # as a terminal echoes it
+                await draw_until(stream, screen, r"\^C")
+                process.send_signal(signal.SIGINT)
+                os.close(theirs)
+                screen.feed(await everything(stream))
+                assert await process.wait() == 130
+    lines = screen.text().splitlines()
+    headings = ["ok" if columns == 40 else "answered", "failed"]
+    assert [line.split()[-2:] for line in lines].count(headings) == 1
+    (good,) = [line for line in lines if re.search(r"\d\d:\d\d:\d\d", line)]
+    assert good.split()[-2:] == ["1", "0"]
+    table = " ".join(screen.text().partition(f"\n{at(program.address)}: ")[0].split())
+    assert re.search(r"[+-]0\.\d\d s (.* )?± (.* )?0\.5\d s", table)
+    assert re.search(r"connection (.* )?refused", table)
+    assert ("█" in table) == (columns >= 80)
+    assert ("round trip" in table) == (columns >= 80)
+    assert (at(program.address) in table) == (columns >= 80)
+
+
+async def test_watch_names_the_time_of_a_failure_on_a_pipe() -> None:
+    """On a pipe, the line of a failure has the time of this machine."""
+    done = await run("watch", "127.0.0.1:1", "--count", "1", "--timezone", "UTC")
+    line, _ = done.stdout.splitlines()
+    assert re.fullmatch(r"127\.0\.0\.1:1  \d\d:\d\d:\d\d  connection refused", line)
+
+
+async def test_terminated_clients_print_their_results(nursery: trio.Nursery) -> None:
+    """SIGTERM ends ask and watch as Ctrl-C does; the status is 143."""
+    heard = trio.Event()
+
+    async def hears(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            heard.set()
+
+    address = at(await start_bad(nursery, hears))
+    for words in (["ask", address], ["watch", address, "127.0.0.1:1"]):
+        heard = trio.Event()
+        status, printed = await interrupted([*words, "--timeout", "60"], heard.wait, signal.SIGTERM)
+        assert status == 143
+        assert f"{address}  interrupted\n" in printed or f"{address}: 0 answered, 0 failed\n" in printed
+    nursery.cancel_scope.cancel()
+
+
+async def test_watch_ends_at_sigterm_as_process_1(nursery: trio.Nursery) -> None:
+    """As the first process of a container, watch prints its summary at SIGTERM."""
+    unshare = require_program("unshare", "util-linux")
+    if os.geteuid():
+        cannot_run("only root makes a PID namespace")
+    heard = trio.Event()
+
+    async def hears(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            heard.set()
+
+    address = at(await start_bad(nursery, hears))
+    first = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child"]
+    words = [*first, *COMMAND, "watch", address, "--timeout", "60"]
+    async with launched(words, {}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            await heard.wait()
+            (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii").split()  # noqa: ASYNC240  # not a disk
+            os.kill(int(child), signal.SIGTERM)
+            assert (await receive_all(process.stdout)).decode() == f"{address}: 0 answered, 0 failed\n"
+            assert await process.wait() == 143
+    nursery.cancel_scope.cancel()
 
 
 async def test_interrupted_ask_prints_its_results(nursery: trio.Nursery) -> None:

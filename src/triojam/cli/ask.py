@@ -10,7 +10,6 @@ from triojam.cli.common import Commands, Positive
 from triojam.cli.servers import (
     FAILED,
     FLAG,
-    INTERRUPTED,
     Ca,
     Servers,
     Timeout,
@@ -64,7 +63,7 @@ def ask(
     for place in [place for place, each in enumerate(outcomes) if each is None and live]:
         print(render_one(targets, place, None))
     if interrupted:
-        return INTERRUPTED
+        return interrupted
     return 0 if all(isinstance(each, Answer) for each in outcomes) else FAILED
 
 
@@ -95,7 +94,7 @@ def watch(
         interrupted = run(partial(watching.watch, watched, options, show, interval=interval, count=count))
     print(watching.summary(watched))
     if interrupted:
-        return INTERRUPTED
+        return interrupted
     return FAILED if any(each.failed for each in watched) else 0
 
 

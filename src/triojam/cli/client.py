@@ -13,7 +13,6 @@ from triojam.cli.common import Commands, NotNegative, Positive, make_app_of, reg
 from triojam.cli.servers import (
     FAILED,
     FLAG,
-    INTERRUPTED,
     Servers,
     Timeout,
     check_writable,
@@ -106,15 +105,15 @@ def load(
     # The bar is for a terminal; a file or a pipe gets the result alone.
     console = Console(stderr=True, force_terminal=None if sys.stdout.isatty() else False)
     with progress(plan, console) as show:
-        run(partial(job.run, show), job.interrupt)
+        interrupted = run(partial(job.run, show), job.interrupt)
     if job.failure is not None:
         print(f"triojam: {job.failure}", file=sys.stderr)
         return FAILED
     result = job.result
     if result is None:
-        return INTERRUPTED
+        return interrupted
     print(report.render(result), flush=True)
-    status = INTERRUPTED if result.interrupted else UNBALANCED if result.faults else 0
+    status = interrupted if result.interrupted else UNBALANCED if result.faults else 0
     status = status or (0 if result.complete else FAILED)
     try:
         if json is not None:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own, and return the exit status.
 
     0: done; 1: a port is taken, or a server failed; 2: a setting or word is wrong, said in one line on
-    stderr; 3: a load and its server's counters do not balance; 130: interrupted.
+    stderr; 3: a load and its server's counters do not balance; 130, 143: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     _limit_width()

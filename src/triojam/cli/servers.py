@@ -1,6 +1,5 @@
 """What the commands that connect to servers have in common: their arguments, and how they run."""
 
-import signal
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ Parsed = TypeVar("Parsed")
 
 FAILED = 1
 INTERRUPTED = 130
+TERMINATED = 143
 
 FLAG = Parameter(negative="", show_default=False)
 
@@ -33,23 +33,23 @@ Ca = Annotated[Path | None, Parameter(help="File with CA certificates (PEM) to t
 Zone = Annotated[str, Parameter(help="Time zone of the answers: an IANA name, or system for this machine's.")]
 
 
-def run(main: Callable[[], Awaitable[None]], interrupt: Callable[[], bool] = lambda: False) -> bool:
-    """Run until it is done or interrupted; whether it was interrupted.
+def run(main: Callable[[], Awaitable[None]], interrupt: Callable[[], bool] = lambda: False) -> int:
+    """Run until it is done, or a signal ends it; return the exit status of the signal, or 0.
 
-    interrupt: is called at Ctrl-C, and tells whether `main` is about to end by itself.
+    interrupt: is called at Ctrl-C and at SIGTERM, and tells whether `main` is about to end by itself.
     """
     from triojam.process import signals  # noqa: PLC0415  # see above
 
-    interrupted = False
+    status = 0
 
-    def heed(_signum: int, scope: "trio.CancelScope") -> None:
-        nonlocal interrupted
-        interrupted = True
+    def heed(signum: int, scope: "trio.CancelScope") -> None:
+        nonlocal status
+        status = 128 + signum
         if not interrupt():
             scope.cancel()
 
-    signals.run(main, heed, {signal.SIGINT}, ignore_afterwards=False)
-    return interrupted
+    signals.run(main, heed, signals.STOP, ignore_afterwards=False)
+    return status
 
 
 def targets_of(servers: tuple[str, ...]) -> "list[Target]":

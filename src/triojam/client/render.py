@@ -65,17 +65,18 @@ def as_json(targets: Sequence[Target], outcomes: Sequence[Outcome]) -> str:
     return json.dumps(data, indent=2)
 
 
-def format_offset(offset: float, bound: float) -> str:
+def format_offset(offset: float, bound: float, *, words: bool = True) -> str:
     """Render an offset and its bound, with no more digits than are known.
 
     The bound is rounded up, and includes the rounding of the offset. If one answer cannot tell the clocks
-    apart, only the bound is shown. Whole quarters of an hour are shown as a time zone.
+    apart, only the bound is shown, unless `words` is false. Whole quarters of an hour are shown as a time
+    zone.
     """
     zone, offset = _split_zone(offset)
     unit, size = ("ms", 1e3) if bound < 0.1 and abs(offset) < 1 else ("s", 1.0)
     digits = max(0 if unit == "ms" else 1, 1 - math.floor(math.log10(max(bound * size, 1e-4))))
     step = 10.0**-digits
-    if not zone and bound >= ONE_ANSWER and abs(offset) <= bound:
+    if words and not zone and bound >= ONE_ANSWER and abs(offset) <= bound:
         return f"agrees within ± {math.ceil(bound / step) * step:.{digits}f} s"
     shown = round(offset * size, digits)
     above = math.ceil((bound * size + abs(offset * size - shown)) / step) * step
