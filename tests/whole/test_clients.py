@@ -116,6 +116,25 @@ async def test_ask_prints_each_line_on_a_terminal_when_it_is_known(nursery: trio
     nursery.cancel_scope.cancel()
 
 
+async def test_clients_name_the_server_that_is_wrong(nursery: trio.Nursery) -> None:
+    """Of three servers, the one that differs is named: in a line, in JSON, and by watch when it changes."""
+    good = [at(await start_bad(nursery, tells(time.time))) for _ in range(2)]
+    wrong = at(await start_bad(nursery, tells(lambda: time.time() + 30)))
+    done = await run("ask", *good, wrong, "--timezone", "UTC")
+    assert done.returncode == 0
+    said = rf"2 of 3 servers agree; {wrong} is wrong by \+[\d.]+ s ± [\d.]+ s"
+    assert re.fullmatch(said, done.stdout.splitlines()[-1])
+    answers = json.loads((await run("ask", *good, wrong, "--timezone", "UTC", "--json")).stdout)
+    assert [each["agrees"] for each in answers] == [True, True, False]
+    assert abs(answers[2]["off_by"] - 30) < 2
+    assert answers[0]["off_by"] is None
+    done = await run("watch", *good, wrong, "--timezone", "UTC", "--count", "3", "--interval", "0.05")
+    lines = done.stdout.splitlines()
+    assert [bool(re.fullmatch(said, line)) for line in lines].count(True) == 2  # once, and in the summary
+    assert re.fullmatch(said, lines[-1])
+    nursery.cancel_scope.cancel()
+
+
 async def test_ask_precise_finds_no_offset_on_this_machine() -> None:
     """The offset of a server on this machine is 0 within a bound below 0.1 s."""
     async with serving() as program:

@@ -42,8 +42,9 @@ def ask(
     Prints each server's time, how far its clock is ahead of this machine's (the true offset lies within the
     bound), the round trip and the address. Exit status: 0 if all have answered, 1 if not.
     """
+    from triojam.client.agreement import judge  # noqa: PLC0415  # --help does without Trio, TLS and rich
     from triojam.client.ask import AskOptions, Outcomes, ask_all  # noqa: PLC0415  # see above
-    from triojam.client.render import as_json, render, render_one  # noqa: PLC0415  # see above
+    from triojam.client.render import as_json, describe, render, render_one  # noqa: PLC0415  # see above
     from triojam.client.session import Answer  # noqa: PLC0415  # see above
 
     targets = targets_of(servers)
@@ -58,10 +59,16 @@ def ask(
             print(render_one(targets, place, outcomes[place]), flush=True)
 
     interrupted = run(partial(ask_all, targets, options, outcomes, show))
-    if not live:
-        print(as_json(targets, outcomes) if json else render(targets, outcomes))
-    for place in [place for place, each in enumerate(outcomes) if each is None and live]:
-        print(render_one(targets, place, None))
+    verdict = judge(outcomes)
+    if json:
+        print(as_json(targets, outcomes, verdict))
+    elif live:
+        for place in [place for place, each in enumerate(outcomes) if each is None]:
+            show(place)
+    else:
+        print(render(targets, outcomes))
+    if verdict is not None and not json:
+        print(describe(targets, verdict))
     if interrupted:
         return interrupted
     return 0 if all(isinstance(each, Answer) for each in outcomes) else FAILED

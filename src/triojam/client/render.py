@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from triojam.client.agreement import Verdict
 from triojam.client.ask import Outcome
 from triojam.client.session import Answer, AskError, Target
 
@@ -53,12 +54,38 @@ def cells(answer: Answer) -> tuple[str, str, str, str]:
     )
 
 
-def as_json(targets: Sequence[Target], outcomes: Sequence[Outcome]) -> str:
-    """Render the outcomes for programs."""
-    data = []
-    for target, outcome in zip(targets, outcomes, strict=True):
+def describe(targets: Sequence[Target], verdict: Verdict) -> str:
+    """Say in a line which servers agree, and which is wrong."""
+    asked, groups = (
+        verdict.asked,
+        [", ".join(str(targets[each]) for each in group) for group in verdict.groups],
+    )
+    if verdict.agree:
+        if not verdict.off:
+            return f"all {asked} servers agree: {format_offset(verdict.offset, verdict.bound, words=False)}"
+        wrong = (
+            f"{targets[place]} is wrong by {format_offset(off, bound, words=False)}"
+            for place, (off, bound) in verdict.off.items()
+        )
+        return "; ".join([f"{len(verdict.agree)} of {asked} servers agree", *wrong])
+    size = len(verdict.groups[0])
+    if size == 1:
+        return f"a tie: no two of the {asked} servers agree"
+    if len(groups) > 1:
+        return f"a tie: {', and '.join(f'{each} agree' for each in groups)}; no majority"
+    return f"no majority: {size} of {asked} servers agree: {groups[0]}"
+
+
+def as_json(targets: Sequence[Target], outcomes: Sequence[Outcome], verdict: Verdict | None) -> str:
+    """Render the outcomes for programs. verdict: which servers agree, if that is known."""
+    data: list[dict[str, object]] = []
+    for place, (target, outcome) in enumerate(zip(targets, outcomes, strict=True)):
         if isinstance(outcome, Answer):
             data.append({"server": str(target), **asdict(outcome)})
+            if verdict is not None:
+                off = verdict.off.get(place)
+                agrees = place in verdict.agree if verdict.agree else None
+                data[-1] |= {"agrees": agrees, "off_by": off[0] if off is not None else None}
         else:
             error = type(outcome).__name__
             data.append({"server": str(target), "error": error, "reason": _why(outcome)})

@@ -13,13 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from triojam.client.agreement import Verdict, judge
 from triojam.client.ask import AskOptions
-from triojam.client.render import cells, format_offset, format_seconds
+from triojam.client.render import cells, describe, format_offset, format_seconds
 from triojam.client.session import Answer, AskError, Target
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_LENGTH = 24
 FEWEST_BARS = 4
+WRONG = ", wrong"
 COUNTS = ("answered", "failed")
 # Of columns whose heading is not their name: the first that fits.
 HEADINGS = {"recent": (), "answered": ("answered", "ok")}
@@ -80,7 +82,7 @@ async def watch(
 def view(servers: Sequence[Watched], console: Console) -> Iterator[Callable[[Watched], None]]:
     """Yield a function that shows an outcome: on a terminal in a live table, elsewhere as a line."""
     if not console.is_terminal:
-        yield lambda server: print(plain_line(server), file=console.file, flush=True)
+        yield _printer(servers, console)
         return
 
     def draw() -> Table:
@@ -90,9 +92,30 @@ def view(servers: Sequence[Watched], console: Console) -> Iterator[Callable[[Wat
         yield lambda _: live.update(draw(), refresh=True)
 
 
+def _printer(servers: Sequence[Watched], console: Console) -> Callable[[Watched], None]:
+    said: object = None
+
+    def show(server: Watched) -> None:
+        nonlocal said
+        print(plain_line(server), file=console.file, flush=True)
+        verdict = _verdict(servers)
+        if verdict is not None and (groups := (verdict.groups, set(verdict.off))) != said:
+            said = groups
+            print(describe([each.target for each in servers], verdict), file=console.file, flush=True)
+
+    return show
+
+
+def _verdict(servers: Sequence[Watched]) -> Verdict | None:
+    return judge([each.last for each in servers])
+
+
 def table(servers: Sequence[Watched], width: int) -> Table:
     """Render all servers for a terminal."""
     rows = [_cells(server) for server in servers]
+    verdict = _verdict(servers)
+    for place in verdict.off if verdict is not None else ():
+        rows[place]["offset"] += WRONG
     sizes = _fit(rows, width)
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name, size in sizes.items():
@@ -148,7 +171,8 @@ def _fit(rows: Sequence[dict[str, str]], width: int) -> dict[str, int]:
 
 
 def _style(name: str, text: str) -> str:
-    return "red" if name == "failed" and text != "0" else ""
+    bad = text != "0" if name == "failed" else name == "offset" and text.endswith(WRONG)
+    return "red" if bad else ""
 
 
 def plain_line(server: Watched) -> str:
@@ -166,6 +190,8 @@ def summary(servers: Sequence[Watched]) -> str:
             shortest, middle, longest = map(format_seconds, (min(trips), median(trips), max(trips)))
             line += f"; round trip {shortest} to {longest}, median {middle}"
         lines.append(line)
+    if (verdict := _verdict(servers)) is not None:
+        lines.append(describe([each.target for each in servers], verdict))
     return "\n".join(lines)
 
 
