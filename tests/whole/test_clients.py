@@ -135,6 +135,37 @@ async def test_clients_name_the_server_that_is_wrong(nursery: trio.Nursery) -> N
     nursery.cancel_scope.cancel()
 
 
+async def test_an_offset_beyond_the_limit_is_a_status(nursery: trio.Nursery) -> None:
+    """`ask --max-offset` gives status 4 and names the server; below a second it asks precisely."""
+    wrong = at(await start_bad(nursery, tells(lambda: time.time() + 30)))
+    async with serving() as program:
+        good = at(program.address)
+        done = await run("ask", good, "--max-offset", "0.2")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert " ms ± " in done.stdout
+        done = await run("ask", good, wrong, "--max-offset", "5", "--timezone", "UTC")
+        assert done.returncode == 4
+        assert re.fullmatch(rf"triojam: {wrong}: \+.* s ± .* s, beyond 5 s\n", done.stderr)
+        done = await run("ask", good, "127.0.0.1:1", "--max-offset", "5")
+        assert done.returncode == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_ask_is_a_plugin_for_nagios() -> None:
+    """`ask --nagios` prints one line, and ends with a status of Nagios, also for a wrong word."""
+    async with serving() as program:
+        done = await run("ask", at(program.address), "--nagios", "--max-offset", "5")
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+        assert re.match(r"TIME OK - 127\.0\.0\.1:\d+ .* \| offset=\S+s;;-5:5 bound=", done.stdout)
+    done = await run("ask", "127.0.0.1:1", "--nagios")
+    assert (done.returncode, done.stdout) == (2, "TIME CRITICAL - 127.0.0.1:1 connection refused\n")
+    for words in (["a b"], ["--max-offset", "-1"], ["--json"], ["--colour"]):
+        done = await run("ask", "--nagios", *words)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert done.stdout.startswith("TIME UNKNOWN - ")
+        assert done.stdout.count("\n") == 1
+
+
 async def test_ask_precise_finds_no_offset_on_this_machine() -> None:
     """The offset of a server on this machine is 0 within a bound below 0.1 s."""
     async with serving() as program:

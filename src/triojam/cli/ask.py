@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -20,6 +20,16 @@ from triojam.cli.servers import (
     tls_of,
     zone_of,
 )
+from triojam.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from triojam.client.ask import Outcomes
+    from triojam.client.session import Target
+
+BEYOND = 4
+
+# In seconds. One answer tells an offset only to half a second.
+PRECISE_BELOW = 1.0
 
 Precise = Annotated[
     bool,
@@ -32,6 +42,16 @@ def ask(
     *servers: Servers,
     precise: Precise = False,
     json: Annotated[bool, FLAG, Parameter(help="Print JSON.")] = False,
+    max_offset: Annotated[
+        float | None,
+        Positive,
+        Parameter(help="Seconds that an offset may have; below 1, the servers are asked precisely."),
+    ] = None,
+    nagios: Annotated[
+        bool,
+        FLAG,
+        Parameter(help="Be a plugin for Nagios: one line with performance data, and its statuses."),
+    ] = False,
     timeout: Timeout = 5.0,
     timezone: Zone = "system",
     tls: Tls = False,
@@ -40,38 +60,64 @@ def ask(
     """Ask servers for their time, once.
 
     Prints each server's time, how far its clock is ahead of this machine's (the true offset lies within the
-    bound), the round trip and the address. Exit status: 0 if all have answered, 1 if not.
+    bound), the round trip and the address. Exit status: 0 if all have answered, 1 if not, 4 if an offset is,
+    or may be, beyond --max-offset.
     """
-    from triojam.client.agreement import judge  # noqa: PLC0415  # --help does without Trio, TLS and rich
-    from triojam.client.ask import AskOptions, Outcomes, ask_all  # noqa: PLC0415  # see above
-    from triojam.client.render import as_json, describe, render, render_one  # noqa: PLC0415  # see above
-    from triojam.client.session import Answer  # noqa: PLC0415  # see above
+    from triojam.client.ask import AskOptions, Outcomes, ask_all  # noqa: PLC0415  # --help does without TLS
+    from triojam.client.render import render_one  # noqa: PLC0415  # see above
+    from triojam.client.threshold import nagios as as_plugin  # noqa: PLC0415  # see above
 
+    if nagios and json:
+        raise ConfigurationError("--nagios and --json print different things: expected one of them")
     targets = targets_of(servers)
+    precise = precise or (max_offset is not None and max_offset < PRECISE_BELOW)
     options = AskOptions(
         precise=precise, patience=timeout, tls=tls_of(tls=tls, ca=ca), zone=zone_of(timezone)
     )
     outcomes: Outcomes = [None] * len(targets)
-    live = sys.stdout.isatty() and not json
+    live = sys.stdout.isatty() and not (json or nagios)
 
     def show(place: int) -> None:
         if live:
             print(render_one(targets, place, outcomes[place]), flush=True)
 
     interrupted = run(partial(ask_all, targets, options, outcomes, show))
+    if nagios:
+        status, line = as_plugin(targets, outcomes, max_offset)
+        print(line)
+        return status
+    for place in [place for place, each in enumerate(outcomes) if each is None]:
+        show(place)
+    _print_results(targets, outcomes, json=json, lines=not live)
+    return interrupted or _judge_offsets(targets, outcomes, max_offset)
+
+
+def _print_results(targets: "list[Target]", outcomes: "Outcomes", *, json: bool, lines: bool) -> None:
+    """Print the results as JSON; or as lines, if they are not printed yet, and which server is wrong."""
+    from triojam.client.agreement import judge  # noqa: PLC0415  # see above
+    from triojam.client.render import as_json, describe, render  # noqa: PLC0415  # see above
+
     verdict = judge(outcomes)
     if json:
         print(as_json(targets, outcomes, verdict))
-    elif live:
-        for place in [place for place, each in enumerate(outcomes) if each is None]:
-            show(place)
-    else:
+        return
+    if lines:
         print(render(targets, outcomes))
-    if verdict is not None and not json:
+    if verdict is not None:
         print(describe(targets, verdict))
-    if interrupted:
-        return interrupted
-    return 0 if all(isinstance(each, Answer) for each in outcomes) else FAILED
+
+
+def _judge_offsets(targets: "list[Target]", outcomes: "Outcomes", limit: float | None) -> int:
+    """Name the servers whose offset is, or may be, beyond the limit, and return the exit status."""
+    from triojam.client.session import Answer  # noqa: PLC0415  # see above
+    from triojam.client.threshold import Nearness, describe_offset, nearness  # noqa: PLC0415  # see above
+
+    status = 0
+    for target, each in zip(targets, outcomes, strict=True):
+        if isinstance(each, Answer) and nearness(each, limit) is not Nearness.WITHIN:
+            print(f"triojam: {target}: {describe_offset(each, limit)}", file=sys.stderr)
+            status = BEYOND
+    return status if all(isinstance(each, Answer) for each in outcomes) else FAILED
 
 
 def watch(
