@@ -20,7 +20,7 @@ from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, s
 from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
 from tests.helpers.requirements import cannot_run, require_program
 from tests.helpers.screen import Screen, draw_until, open_terminal, type_text
-from tests.helpers.servers import PATIENCE, receive_all
+from tests.helpers.servers import PATIENCE, authority, receive_all, start_tls
 
 FAST = ("--timeout", "0.3")
 
@@ -164,6 +164,37 @@ async def test_ask_is_a_plugin_for_nagios() -> None:
         assert (done.returncode, done.stderr) == (3, "")
         assert done.stdout.startswith("TIME UNKNOWN - ")
         assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("ask",), ("watch", "--count", "1")])
+async def test_clients_present_a_certificate(
+    nursery: trio.Nursery, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """With --cert and --key, ask and watch are served where a client certificate is wanted."""
+    ca, pem, key = tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client.key"
+    authority().cert_pem.write_to_path(str(ca))
+    client = authority().issue_cert("client@example.org")
+    client.cert_chain_pems[0].write_to_path(str(pem))
+    client.private_key_pem.write_to_path(str(key))
+    server = await start_tls(nursery, tls_client_ca=str(ca))
+    assert server.server is not None
+    address = at(server.server.tls_addresses[0])
+    words = [*command, address, "--ca", str(ca), "--server-name", "localhost"]
+    done = await run(*words, "--cert", str(pem), "--key", str(key))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = await run(*words)
+    assert done.returncode == 1
+    assert "wants a client certificate: try it with --cert" in done.stdout
+    for more, said in (
+        (["--cert", str(pem)], f"invalid value '{pem}' for --cert: expected a PEM file of a certificate"),
+        (["--key", str(key)], "--key needs --cert"),
+        (["--cert", str(ca), "--key", str(key)], f"invalid value '{key}' for --key: expected the PEM file"),
+        (["--cert", "/nonexistent"], "invalid value '/nonexistent' for --cert: expected a PEM file"),
+        (["--cert", str(pem), "--key", "/dev/zero"], "invalid value '/dev/zero' for --key: expected"),
+    ):
+        done = await run(*words, *more)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"triojam: {said}")
 
 
 async def test_ask_precise_finds_no_offset_on_this_machine() -> None:

@@ -11,6 +11,9 @@ from triojam.cli.servers import (
     FAILED,
     FLAG,
     Ca,
+    Cert,
+    Key,
+    ServerName,
     Servers,
     Timeout,
     Tls,
@@ -56,6 +59,9 @@ def ask(
     timezone: Zone = "system",
     tls: Tls = False,
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
 ) -> int:
     """Ask servers for their time, once.
 
@@ -72,7 +78,11 @@ def ask(
     targets = targets_of(servers)
     precise = precise or (max_offset is not None and max_offset < PRECISE_BELOW)
     options = AskOptions(
-        precise=precise, patience=timeout, tls=tls_of(tls=tls, ca=ca), zone=zone_of(timezone)
+        precise=precise,
+        patience=timeout,
+        tls=tls_of(tls=tls, ca=ca, cert=cert, key=key, name=server_name),
+        name=server_name,
+        zone=zone_of(timezone),
     )
     outcomes: Outcomes = [None] * len(targets)
     live = sys.stdout.isatty() and not (json or nagios)
@@ -130,6 +140,9 @@ def watch(
     timezone: Zone = "system",
     tls: Tls = False,
     ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
 ) -> int:
     """Ask servers again and again, and show their answers.
 
@@ -142,7 +155,12 @@ def watch(
     from triojam.client.ask import AskOptions  # noqa: PLC0415  # see above
 
     watched = [watching.Watched(each) for each in targets_of(servers)]
-    options = AskOptions(patience=timeout, tls=tls_of(tls=tls, ca=ca), zone=zone_of(timezone))
+    options = AskOptions(
+        patience=timeout,
+        tls=tls_of(tls=tls, ca=ca, cert=cert, key=key, name=server_name),
+        name=server_name,
+        zone=zone_of(timezone),
+    )
     with watching.view(watched, Console()) as show:
         interrupted = run(partial(watching.watch, watched, options, show, interval=interval, count=count))
     print(watching.summary(watched))

@@ -28,8 +28,11 @@ FLAG = Parameter(negative="", show_default=False)
 
 Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; without any, port 45000 of this machine.")]
 Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
-Tls = Annotated[bool, FLAG, Parameter(help="Ask over TLS.")]
+Tls = Annotated[bool, FLAG, Parameter(help="Ask over TLS; the options below imply it.")]
 Ca = Annotated[Path | None, Parameter(help="File with CA certificates (PEM) to trust, and no others.")]
+Cert = Annotated[Path | None, Parameter(help="File with a client certificate (PEM), and perhaps its key.")]
+Key = Annotated[Path | None, Parameter(help="File with the key of --cert (PEM).")]
+ServerName = Annotated[str | None, Parameter(help="Name in the certificate, if it is not HOST.")]
 Zone = Annotated[str, Parameter(help="Time zone of the answers: an IANA name, or system for this machine's.")]
 
 
@@ -86,22 +89,60 @@ def zone_of(name: str) -> "tzinfo | None":
         raise invalid_value(name, "--timezone", f"system or an IANA time zone name ({exc})") from exc
 
 
-def tls_of(*, tls: bool, ca: Path | None) -> "ssl.SSLContext | None":
-    """Make the context for --tls and --ca; None = plain TCP."""
+def tls_of(
+    *,
+    tls: bool,
+    ca: Path | None,
+    cert: Path | None = None,
+    key: Path | None = None,
+    name: str | None = None,
+) -> "ssl.SSLContext | None":
+    """Make the context for --tls, --ca, --cert and --key; None = plain TCP. name: that of --server-name."""
     import ssl  # noqa: PLC0415  # see above
 
     from triojam.settings.files import new_context  # noqa: PLC0415  # see above
     from triojam.settings.reading import read_bounded  # noqa: PLC0415  # see above
 
-    if not tls and ca is None:
+    if key is not None and cert is None:
+        raise ConfigurationError("--key needs --cert")
+    if not tls and ca is None and cert is None and name is None:
         return None
     try:
         trusted = read_bounded(str(ca)).decode("ascii") if ca is not None else None
-        return new_context(ssl.Purpose.SERVER_AUTH, trusted)
+        context = new_context(ssl.Purpose.SERVER_AUTH, trusted)
     except (OSError, ValueError) as exc:
         if isinstance(exc, ConfigurationError):
             raise
         raise invalid_value(str(ca), "--ca", "a PEM file of certificates") from exc
+    if cert is not None:
+        _load_identity(context, cert, key)
+    return context
+
+
+def _load_identity(context: "ssl.SSLContext", cert: Path, key: Path | None) -> None:
+    """Load the client's certificate and its key."""
+    from triojam.settings.reading import read_bounded  # noqa: PLC0415  # see above
+
+    for option, file in (("--cert", cert), ("--key", key)):
+        if file is not None:
+            expected = "a PEM file of a certificate" if option == "--cert" else "the PEM file of its key"
+            try:
+                read_bounded(str(file))
+            except (OSError, ValueError) as exc:
+                reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
+                raise invalid_value(str(file), option, f"{expected} ({reason.lower()})") from exc
+
+    def refuse() -> str:
+        raise ValueError("it has a passphrase")  # OpenSSL itself would ask on the terminal
+
+    try:
+        context.load_cert_chain(cert, key, password=refuse)
+    except (OSError, ValueError) as exc:
+        reason = (getattr(exc, "reason", None) or str(exc)).replace("_", " ").lower()
+        if key is not None:
+            raise invalid_value(str(key), "--key", f"the PEM file of the key of {cert} ({reason})") from exc
+        expected = f"a PEM file of a certificate and its key, or --key ({reason})"
+        raise invalid_value(str(cert), "--cert", expected) from exc
 
 
 def check_writable(option: str, file: Path | None) -> None:

@@ -34,28 +34,32 @@ async def ask(  # noqa: PLR0913  # every option has a default
         try:
             return await session.ask(patience=patience, zone=zone, now=now)
         except AskError as exc:
-            if tls is None:
-                raise await explain(exc, session, target) from exc
-            raise
+            raise await explain(exc, session, target, tls) from exc
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions:
-    """How servers are asked. precise: find the offset to a fraction of a second. The others: see `ask`."""
+    """How servers are asked. The options without a word here: see `ask`.
+
+    precise: find the offset to a fraction of a second. name: the host in the certificate; None = the
+    target's.
+    """
 
     precise: bool = False
     patience: float = 5.0
     tls: ssl.SSLContext | None = None
+    name: str | None = None
     zone: tzinfo | None = None
 
     async def ask(self, target: Target) -> Answer | AskError:
         """Ask one server, and return its answer, or the error that says why there is none."""
         try:
-            async with await connect(target, patience=self.patience, tls=self.tls) as session:
+            connection = connect(target, patience=self.patience, tls=self.tls, name=self.name)
+            async with await connection as session:
                 try:
                     return await self._ask(session)
                 except AskError as exc:
-                    return exc if self.tls is not None else await explain(exc, session, target)
+                    return await explain(exc, session, target, self.tls, self.name)
         except AskError as exc:
             return exc
 

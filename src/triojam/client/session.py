@@ -18,6 +18,7 @@ from typing import Self
 import trio
 
 from triojam.client.addresses import parse_address
+from triojam.client.alerts import meaning_of
 from triojam.client.time_of_day import fold, format_second, second_of_day
 from triojam.core.addresses import format_address
 from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable, read_jam
@@ -68,7 +69,7 @@ class WrongTimeError(AskError):
 
 
 class UntrustedError(AskError):
-    """The certificate is not trusted, or belongs to another host."""
+    """The server's certificate is not trusted, or is another host's; or the server wants a client's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,11 @@ class Session:
             return read_answer(line)
         raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
 
+    async def listen(self, patience: float) -> None:
+        """Wait until any byte comes, without a request. Raises AskError if the connection ends."""
+        with trio.move_on_after(patience):
+            await self._receive_some()
+
     async def _receive_line(self, due: float, patience: float) -> bytes:
         """Return the next line, or what can be no answer."""
         if not self.heard:
@@ -252,7 +258,8 @@ def _as_ask_errors() -> Iterator[None]:
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise UntrustedError(f"its certificate is not trusted: {cause.verify_message}") from exc
         if isinstance(cause, ssl.SSLError):
-            raise StrangerError("does not speak TLS, or only an unsafe version") from exc
+            about_certificate, text = meaning_of(cause)
+            raise (UntrustedError if about_certificate else StrangerError)(text) from exc
         raise ClosedError("reset the connection") from exc
 
 
