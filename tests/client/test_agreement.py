@@ -5,9 +5,9 @@ import random
 import pytest
 
 import triojam
-from triojam.client.agreement import judge
 from triojam.client.render import describe
 from triojam.client.session import Target
+from triojam.client.verdicts.agreement import judge
 from triojam.client.watch import Watched, summary, table
 
 

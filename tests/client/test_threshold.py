@@ -4,7 +4,7 @@ import pytest
 
 import triojam
 from triojam.client.session import Target
-from triojam.client.threshold import Nearness, nagios, nearness
+from triojam.client.verdicts.threshold import Nearness, nagios, nearness
 
 
 def answer(offset: float, bound: float) -> triojam.Answer:

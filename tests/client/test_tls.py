@@ -17,9 +17,9 @@ from tests.helpers.servers import (
     start_tls,
     trusting,
 )
-from triojam.client.alerts import meaning_of
 from triojam.client.ask import AskOptions
 from triojam.client.session import Target
+from triojam.client.wire.alerts import meaning_of
 
 
 async def wanting(nursery: trio.Nursery, tmp_path: Path, clients: trustme.CA) -> Target:

@@ -71,7 +71,7 @@ def ask(
     """
     from triojam.client.ask import AskOptions, Outcomes, ask_all  # noqa: PLC0415  # --help does without TLS
     from triojam.client.render import render_one  # noqa: PLC0415  # see above
-    from triojam.client.threshold import nagios as as_plugin  # noqa: PLC0415  # see above
+    from triojam.client.verdicts.threshold import nagios as as_plugin  # noqa: PLC0415  # see above
 
     if nagios and json:
         raise ConfigurationError("--nagios and --json print different things: expected one of them")
@@ -104,8 +104,8 @@ def ask(
 
 def _print_results(targets: "list[Target]", outcomes: "Outcomes", *, json: bool, lines: bool) -> None:
     """Print the results as JSON; or as lines, if they are not printed yet, and which server is wrong."""
-    from triojam.client.agreement import judge  # noqa: PLC0415  # see above
     from triojam.client.render import as_json, describe, render  # noqa: PLC0415  # see above
+    from triojam.client.verdicts.agreement import judge  # noqa: PLC0415  # see above
 
     verdict = judge(outcomes)
     if json:
@@ -120,7 +120,7 @@ def _print_results(targets: "list[Target]", outcomes: "Outcomes", *, json: bool,
 def _judge_offsets(targets: "list[Target]", outcomes: "Outcomes", limit: float | None) -> int:
     """Name the servers whose offset is, or may be, beyond the limit, and return the exit status."""
     from triojam.client.session import Answer  # noqa: PLC0415  # see above
-    from triojam.client.threshold import Nearness, describe_offset, nearness  # noqa: PLC0415  # see above
+    from triojam.client.verdicts.threshold import Nearness, describe_offset, nearness  # noqa: PLC0415  # see above
 
     status = 0
     for target, each in zip(targets, outcomes, strict=True):

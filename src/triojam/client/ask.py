@@ -9,7 +9,7 @@ from datetime import tzinfo
 import trio
 
 from triojam.client.session import DEFAULT_PORT, Answer, AskError, Session, Target, connect
-from triojam.client.strangers import explain
+from triojam.client.wire.strangers import explain
 
 
 async def ask(  # noqa: PLR0913  # every option has a default

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from triojam.client.agreement import Verdict
 from triojam.client.ask import Outcome
 from triojam.client.session import Answer, AskError, Target
+from triojam.client.verdicts.agreement import Verdict
 
 # The bound that one answer gives is not smaller.
 ONE_ANSWER = 0.5

@@ -17,9 +17,9 @@ from typing import Self
 
 import trio
 
-from triojam.client.addresses import parse_address
-from triojam.client.alerts import meaning_of
 from triojam.client.time_of_day import fold, format_second, second_of_day
+from triojam.client.wire.addresses import parse_address
+from triojam.client.wire.alerts import meaning_of
 from triojam.core.addresses import format_address
 from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable, read_jam
 from triojam.errors import leaves

@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from triojam.client.agreement import Verdict, judge
 from triojam.client.ask import AskOptions
 from triojam.client.render import cells, describe, format_offset, format_seconds
 from triojam.client.session import Answer, AskError, Target
+from triojam.client.verdicts.agreement import Verdict, judge
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE_LENGTH = 24
