@@ -117,6 +117,8 @@ def table(servers: Sequence[Watched], width: int) -> Table:
     for place in verdict.off if verdict is not None else ():
         rows[place]["offset"] += WRONG
     sizes = _fit(rows, width)
+    for row in rows:
+        row["recent"] = row["recent"][-sizes.get("recent", 1) :]
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name, size in sizes.items():
         drawn.add_column(
@@ -151,13 +153,18 @@ def _fit(rows: Sequence[dict[str, str]], width: int) -> dict[str, int]:
     sizes = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     sizes |= {"time": len("hh:mm:ss"), "recent": SPARKLINE_LENGTH}
 
+    wide = sizes["server"]
+
+    def taken() -> int:
+        return sum(sizes.values()) + len(sizes) - 1
+
     def missing() -> int:
-        return max(0, sum(sizes.values()) + len(sizes) - 1 - width)
+        return max(0, taken() - width)
 
     def shrink(name: str, least: int) -> None:
         sizes[name] -= min(missing(), max(0, sizes[name] - least))
 
-    shrink("offset", len("-12.00 s ± 0.51 s"))
+    shrink("offset", len("connection refused"))
     shrink("recent", FEWEST_BARS)
     if missing():
         del sizes["recent"]
@@ -167,6 +174,7 @@ def _fit(rows: Sequence[dict[str, str]], width: int) -> dict[str, int]:
     shrink("answered", max(len("ok"), *(len(row["answered"]) for row in rows)))
     shrink("offset", len("connection"))
     shrink("server", 1)
+    sizes["server"] += min(wide - sizes["server"], width - taken())
     return sizes
 
 
