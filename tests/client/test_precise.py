@@ -253,6 +253,45 @@ async def test_a_limited_rate_gives_an_offset(
             assert found.bound < (0.005 if limit[0] >= 1 else 0.5)
 
 
+async def test_a_close_after_a_limit_keeps_what_is_known(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the server closes the connection because of its limit, the offset is known less exactly."""
+    monkeypatch.setattr("tests.client.test_precise.ERROR_BUDGET", 2)
+    found = await search(Network(_always(0.3), lambda: 100e-6, (0.001, 5)), SLOW_SECONDS)
+    assert abs(found.offset - 0.3) <= found.bound < 0.5
+
+
+PIECES = (
+    b"JAM 12:34:56\r\n",
+    b"JAM 12:34:57\r\n",
+    b"JAM 99:00:00\r\n",
+    b"ERROR rate_limited: later\r\n",
+    b"ERROR bad_command: no\r\n",
+    b"ERROR busy: later\r\n",
+    b"JAM 12:",
+    b"\x15\x03\x01",
+    b"\xff\x00\n",
+    b"",
+)
+
+
+async def test_any_server_gives_an_answer_or_an_error(nursery: trio.Nursery) -> None:
+    """Whatever a server sends and whenever it closes, the client has a result without an exception."""
+    for seed in range(300):
+        chance = random.Random(seed)
+
+        async def anything(stream: trio.abc.Stream, chance: random.Random = chance) -> None:
+            while chance.random() < 0.8:
+                await stream.send_all(b"".join(chance.choices(PIECES, k=chance.randint(0, 4))))
+                if chance.random() < 0.7:
+                    await stream.receive_some()
+
+        address = await start_bad(nursery, anything)
+        outcome = await AskOptions(precise=seed % 2 == 0, patience=0.05, zone=UTC).ask(Target(*address))
+        assert isinstance(outcome, Answer | AskError)
+
+
 async def test_few_requests_are_sent(autojump_clock: trio.testing.MockClock) -> None:
     """A search fits into a limit of 10 requests a second and 50 at once, and needs 50 in all."""
     stream = Network(_always(0.3), lambda: 100e-6)
@@ -306,6 +345,7 @@ async def test_the_offset_is_found_over_tcp(nursery: trio.Nursery) -> None:
     [
         (silent, SilentError, "said nothing for 0.1 s without an answer"),
         (says(b"JAM 12:34:56\r\n" * 3), StrangerError, "answers more often than it was asked"),
+        (says(b"JAM 12:34:56\r\n" + LIMITED), StrangerError, "answers more often than it was asked"),
     ],
 )
 async def test_a_bad_server_is_an_error(

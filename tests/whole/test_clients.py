@@ -410,12 +410,13 @@ async def test_interrupted_watch_prints_its_summary() -> None:
     assert re.search(rf"\n{server}: \d+ answered, 0 failed; ", printed)
 
 
-async def test_interrupted_load_balances() -> None:
-    """After Ctrl-C load prints the result so far, which balances; the status is 130."""
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_load_balances(signum: signal.Signals) -> None:
+    """After Ctrl-C or SIGTERM load prints the result so far, which balances; the status names the signal."""
     async with serving() as program:
         words = ["load", at(program.address), "--duration", "60", "--metrics", at(program.web)]
-        status, printed = await interrupted(words, partial(asked, program, 100))
-    assert status == 130
+        status, printed = await interrupted(words, partial(asked, program, 100), signum)
+    assert status == 128 + signum
     assert "The balance closes." in printed
     assert re.search(r"failed +0\n", printed)
 

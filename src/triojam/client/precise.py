@@ -27,6 +27,7 @@ import trio
 from triojam.client.session import (
     Answer,
     AskError,
+    ClosedError,
     RefusedError,
     Session,
     SilentError,
@@ -182,7 +183,11 @@ class _Search:
             await self._ask_at([self.began])
             now = self._clock.now()
             await self._ask_at(_spread(now, now + SWEEP_SECONDS, SWEEP_REQUESTS))
-            await self._follow_changes()
+            try:
+                await self._follow_changes()
+            except ClosedError:
+                if self._budget != SLOW_SECONDS:
+                    raise  # else the limit is the reason, and what is known holds
 
     async def _follow_changes(self) -> None:
         requests, pause = BURST_REQUESTS, 0.0
@@ -230,19 +235,21 @@ class _Search:
 
     async def _take_answer(self, due: float) -> None:
         try:
-            self.second = await self._session.receive(self._patience, due=due)
+            second: int | None = await self._session.receive(self._patience, due=due)
         except RefusedError as exc:
             if exc.reason != Rejection.RATE_LIMITED or self.second is None:
                 raise
-            self._slow_down()
-            self._asked.popleft()
-            return
+            second = None
         answered = self._clock.now()
         if not self._asked:
             raise StrangerError("answers more often than it was asked")
         asked = self._asked.popleft()
+        if second is None:
+            self._slow_down()
+            return
+        self.second = second
         self.round_trip = min(self.round_trip, answered - asked)
-        self.bracket.add(self.second, asked - self.midnight, answered - self.midnight)
+        self.bracket.add(second, asked - self.midnight, answered - self.midnight)
 
     def _slow_down(self) -> None:
         self._limited = True
