@@ -264,6 +264,13 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
             "invalid value 'x.gif' for --plot: expected a file name that ends in .svg or .png",
         ),
         (("watch", "--colour"), "--colour"),
+        *(
+            (
+                ("ask", "--server-name", name),
+                f"invalid value {name!r} for --server-name: expected a host name",
+            )
+            for name in ("x" * 64, ".example.org", "", "a b")
+        ),
     ],
 )
 async def test_bad_usage_gives_one_line(words: tuple[str, ...], said: str) -> None:

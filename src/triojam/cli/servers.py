@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from triojam.cli.common import Positive
 from triojam.errors import ConfigurationError, invalid_value
@@ -24,15 +24,20 @@ FAILED = 1
 INTERRUPTED = 130
 TERMINATED = 143
 
+TLS = Group("TLS")  # of options in --help
 FLAG = Parameter(negative="", show_default=False)
 
 Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; without any, port 45000 of this machine.")]
 Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
-Tls = Annotated[bool, FLAG, Parameter(help="Ask over TLS; the options below imply it.")]
-Ca = Annotated[Path | None, Parameter(help="File with CA certificates (PEM) to trust, and no others.")]
-Cert = Annotated[Path | None, Parameter(help="File with a client certificate (PEM), and perhaps its key.")]
-Key = Annotated[Path | None, Parameter(help="File with the key of --cert (PEM).")]
-ServerName = Annotated[str | None, Parameter(help="Name in the certificate, if it is not HOST.")]
+Tls = Annotated[bool, FLAG, Parameter(group=TLS, help="Ask over TLS; the options below imply it.")]
+Ca = Annotated[
+    Path | None, Parameter(group=TLS, help="File with CA certificates (PEM) to trust, and no others.")
+]
+Cert = Annotated[
+    Path | None, Parameter(group=TLS, help="File with a client certificate (PEM), and perhaps its key.")
+]
+Key = Annotated[Path | None, Parameter(group=TLS, help="File with the key of --cert (PEM).")]
+ServerName = Annotated[str | None, Parameter(group=TLS, help="Name in the certificate, if it is not HOST.")]
 Zone = Annotated[str, Parameter(help="Time zone of the answers: an IANA name, or system for this machine's.")]
 
 
@@ -116,6 +121,13 @@ def tls_of(
         raise invalid_value(str(ca), "--ca", "a PEM file of certificates") from exc
     if cert is not None:
         _load_identity(context, cert, key)
+    if name is not None:
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+        except ValueError as exc:
+            raise invalid_value(name, "--server-name", f"a host name ({exc})") from exc
+        if not name.isprintable() or " " in name:
+            raise invalid_value(name, "--server-name", "a host name without spaces")
     return context
 
 
