@@ -12,6 +12,7 @@ import trio
 
 import triojam
 from tests.helpers.bad_servers import (
+    JAM,
     Behaviour,
     closes_at_once,
     resets_at_once,
@@ -21,8 +22,9 @@ from tests.helpers.bad_servers import (
     tells,
 )
 from tests.helpers.resolver import Resolver
-from tests.helpers.servers import NOW, settings_for_test, start_tcp, start_tls, trusting
-from triojam.client.render import format_offset
+from tests.helpers.servers import NOW, PATIENCE, settings_for_test, start_tcp, start_tls, trusting
+from triojam.client.ask import AskOptions
+from triojam.client.render import format_offset, render
 from triojam.client.session import DEFAULT_PORT, Target, certified_name
 from triojam.client.time_of_day import fold, second_of_day
 
@@ -48,6 +50,23 @@ def test_an_address_is_parsed(text: str, host: str, port: int) -> None:
 def test_a_bad_address_is_refused(text: str) -> None:
     """The error says what is expected."""
     with pytest.raises(ValueError, match="HOST or HOST:PORT"):
+        Target.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("fe80::1%eth0:45000", r"\[fe80::1%eth0\]:45000"),
+        ("fe80::1%eth0:7", r"\[fe80::1%eth0\]:7"),
+        ("fe80::1%eth0:x", r"\[fe80::1%eth0\]:45000"),
+        ("45000", "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+        ("0", "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+        ("9" * 5000, "HOST or HOST:PORT, as in 127.0.0.1:45000"),
+    ],
+)
+def test_an_ambiguous_address_is_refused_with_the_right_form(text: str, right: str) -> None:
+    """A zone with a port in it and a number without a host are mistakes."""
+    with pytest.raises(ValueError, match=right):
         Target.parse(text)
 
 
@@ -124,6 +143,50 @@ async def test_the_metrics_port_is_recognized(nursery: trio.Nursery) -> None:
     host, port = server.metrics_addresses[0]
     with pytest.raises(triojam.StrangerError, match=r"speaks HTTP, not TIME: is it the metrics port\?$"):
         await triojam.ask(str(host), int(port), patience=0.2)
+
+
+async def test_the_metrics_port_is_recognized_before_the_patience_ends(nursery: trio.Nursery) -> None:
+    """The client does not wait for its whole patience until it completes the HTTP request."""
+    server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
+    with trio.fail_after(PATIENCE):
+        for precise in (False, True):
+            options = AskOptions(precise=precise, patience=10 * PATIENCE)
+            outcome = await options.ask(Target(*server.metrics_addresses[0]))
+            assert isinstance(outcome, triojam.StrangerError)
+            assert str(outcome) == "speaks HTTP, not TIME: is it the metrics port?"
+
+
+async def test_a_tls_port_is_recognized_in_clear(nursery: trio.Nursery) -> None:
+    """A port that closes a connection in clear, and does a TLS handshake, speaks TLS; so does an alert."""
+    server = await start_tls(nursery)
+    assert server.server is not None
+    alerts = says(b"\x15\x03\x01\x00\x02\x02\x46")
+    for address in (server.server.tls_addresses[0], await start_bad(nursery, alerts)):
+        outcome = await AskOptions(patience=10 * PATIENCE).ask(Target(*address))
+        assert isinstance(outcome, triojam.StrangerError)
+        assert str(outcome) == "speaks TLS: try it with --tls"
+
+
+@pytest.mark.parametrize("precise", [False, True])
+async def test_a_slow_answer_is_an_answer(nursery: trio.Nursery, precise: bool) -> None:  # noqa: FBT001  # a parameter
+    """A server that answers late, and rejects the end of an HTTP request, is asked as any other."""
+    first = True
+
+    async def slow(stream: trio.abc.Stream) -> None:
+        nonlocal first
+        async for data in stream:
+            for line in data.splitlines(keepends=True):
+                if first:
+                    await trio.sleep(0.7)
+                    first = False
+                now = time.gmtime(time.time())  # without it, of the last tick
+                answer = JAM % (now.tm_hour, now.tm_min, now.tm_sec)
+                await stream.send_all(answer if line == b"TIME\r\n" else b"ERROR bad_command: no\r\n")
+
+    options = AskOptions(precise=precise, patience=PATIENCE, zone=UTC)
+    outcome = await options.ask(Target(*await start_bad(nursery, slow)))
+    assert isinstance(outcome, triojam.Answer)
+    assert abs(outcome.offset) <= outcome.bound
 
 
 async def test_an_unreachable_server_is_an_error() -> None:
@@ -208,13 +271,30 @@ def test_a_difference_is_folded_to_half_a_day(seconds: float, folded: float) -> 
 @pytest.mark.parametrize(
     ("offset", "bound", "shown"),
     [
-        (0.26, 0.5001, "+0.26 s ± 0.51 s"),
+        (0.26, 0.5001, "agrees within ± 0.51 s"),
+        (0.0, 0.5045, "agrees within ± 0.51 s"),
+        (-0.51, 0.5001, "-0.51 s ± 0.51 s"),
         (-12.0, 0.5, "-12.00 s ± 0.50 s"),
-        (0.0, 0.5045, "+0.00 s ± 0.51 s"),
         (-0.0000004, 0.0002, "+0.00 ms ± 0.21 ms"),
         (3.0001234, 0.00026, "+3.00012 s ± 0.00027 s"),
+        (17_999.57, 0.5001, "+5 h -0.43 s ± 0.51 s"),
+        (-12_600.0, 0.5, "-3 h 30 min +0.00 s ± 0.50 s"),
+        (901.0, 0.5, "+15 min +1.00 s ± 0.50 s"),
+        (950.0, 0.5, "+950.00 s ± 0.50 s"),
+        (20_700.000125, 0.0002, "+5 h 45 min +0.12 ms ± 0.21 ms"),
     ],
 )
 def test_the_shown_bound_holds(offset: float, bound: float, shown: str) -> None:
-    """The printed range contains the exact range."""
+    """The printed range contains the exact range, in the words that fit."""
     assert format_offset(offset, bound) == shown
+
+
+def test_a_time_zone_is_named() -> None:
+    """An offset of whole quarters of an hour is shown as another time zone, with the option for it."""
+    server = [Target("a"), Target("b")]
+    answers = [
+        triojam.Answer("17:00:00", offset, 0.5, 0.001, "192.0.2.1:45000") for offset in (17_999.57, 0.1)
+    ]
+    far, near = render(server, answers).splitlines()
+    assert far.endswith("192.0.2.1:45000  another time zone: see --timezone")
+    assert near.endswith("192.0.2.1:45000")

@@ -18,7 +18,9 @@ import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
 from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
-from tests.helpers.servers import PATIENCE, receive_all
+from tests.helpers.requirements import cannot_run, require_program
+from tests.helpers.screen import Screen, draw_until, open_terminal, type_text
+from tests.helpers.servers import PATIENCE, authority, receive_all, start_tls
 
 FAST = ("--timeout", "0.3")
 
@@ -36,13 +38,15 @@ async def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(words, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
-async def interrupted(words: Sequence[str], ready: Callable[[], Awaitable[None]]) -> tuple[int, str]:
+async def interrupted(
+    words: Sequence[str], ready: Callable[[], Awaitable[None]], signum: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
     """Run a command, interrupt it after `ready`, and return its status and output."""
     async with launched([*COMMAND, *words], {}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with trio.fail_after(PATIENCE):
             await ready()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signum)
             printed = await receive_all(process.stdout)
             return await process.wait(), printed.decode()
 
@@ -75,7 +79,7 @@ async def test_ask_prints_one_line_a_server() -> None:
         good = await run("ask", server, f"localhost:{program.address[1]}")
         assert (good.returncode, good.stderr) == (0, "")
         lines = good.stdout.splitlines()
-        pattern = r"\S+ +\d\d:\d\d:\d\d  [+-]\d\.\d\d s ± 0\.5\d s +round trip [\d.]+ [µm]s +127\.0\.0\.1:\d+"
+        pattern = r"\S+ +\d\d:\d\d:\d\d  agrees within ± 0\.5\d s +round trip [\d.]+ [µm]s +127\.0\.0\.1:\d+"
         assert all(re.fullmatch(pattern, line) for line in lines)
         assert len({line.index("round trip") for line in lines}) == 1
         mixed = await run("ask", *FAST, server, "127.0.0.1:1", web)
@@ -89,6 +93,108 @@ async def test_ask_prints_one_line_a_server() -> None:
         assert both[1] == {
             "server": "127.0.0.1:1", "error": "UnreachableError", "reason": "connection refused"
         }  # fmt: skip
+
+
+async def test_ask_prints_each_line_on_a_terminal_when_it_is_known(nursery: trio.Nursery) -> None:
+    """A terminal gets the line of a fast server while a slow one, named before it, is still waited for."""
+    slow = at(await start_bad(nursery, silent))
+    ours, theirs = pty.openpty()
+    async with serving() as program:
+        fast = at(program.address)
+        words = ["ask", slow, fast, "--timeout", "600"]
+        async with launched([*COMMAND, *words], {"TERM": "xterm", "TZ": "UTC"}, stdout=theirs) as process:
+            os.close(theirs)
+            screen = trio.lowlevel.FdStream(ours)
+            drawn = b""
+            with trio.fail_after(PATIENCE):
+                while not re.search(rb"round trip .*\n", drawn):
+                    drawn += await screen.receive_some()
+            process.send_signal(signal.SIGINT)
+            drawn += await everything(screen)
+            assert await process.wait() == 130
+    assert [line.split()[0] for line in drawn.decode().splitlines()] == [fast, slow]
+    nursery.cancel_scope.cancel()
+
+
+async def test_clients_name_the_server_that_is_wrong(nursery: trio.Nursery) -> None:
+    """Of three servers, the one that differs is named: in a line, in JSON, and by watch when it changes."""
+    good = [at(await start_bad(nursery, tells(time.time))) for _ in range(2)]
+    wrong = at(await start_bad(nursery, tells(lambda: time.time() + 30)))
+    done = await run("ask", *good, wrong, "--timezone", "UTC")
+    assert done.returncode == 0
+    said = rf"2 of 3 servers agree; {wrong} is wrong by \+[\d.]+ s ± [\d.]+ s"
+    assert re.fullmatch(said, done.stdout.splitlines()[-1])
+    answers = json.loads((await run("ask", *good, wrong, "--timezone", "UTC", "--json")).stdout)
+    assert [each["agrees"] for each in answers] == [True, True, False]
+    assert abs(answers[2]["off_by"] - 30) < 2
+    assert answers[0]["off_by"] is None
+    done = await run("watch", *good, wrong, "--timezone", "UTC", "--count", "3", "--interval", "0.05")
+    lines = done.stdout.splitlines()
+    assert [bool(re.fullmatch(said, line)) for line in lines].count(True) == 2  # once, and in the summary
+    assert re.fullmatch(said, lines[-1])
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_offset_beyond_the_limit_is_a_status(nursery: trio.Nursery) -> None:
+    """`ask --max-offset` gives status 4 and names the server; below a second it asks precisely."""
+    wrong = at(await start_bad(nursery, tells(lambda: time.time() + 30)))
+    async with serving() as program:
+        good = at(program.address)
+        done = await run("ask", good, "--max-offset", "0.2")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert " ms ± " in done.stdout
+        done = await run("ask", good, wrong, "--max-offset", "5", "--timezone", "UTC")
+        assert done.returncode == 4
+        assert re.fullmatch(rf"triojam: {wrong}: \+.* s ± .* s, beyond 5 s\n", done.stderr)
+        done = await run("ask", good, "127.0.0.1:1", "--max-offset", "5")
+        assert done.returncode == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_ask_is_a_plugin_for_nagios() -> None:
+    """`ask --nagios` prints one line, and ends with a status of Nagios, also for a wrong word."""
+    async with serving() as program:
+        done = await run("ask", at(program.address), "--nagios", "--max-offset", "5")
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+        assert re.match(r"TIME OK - 127\.0\.0\.1:\d+ .* \| offset=\S+s;;-5:5 bound=", done.stdout)
+    done = await run("ask", "127.0.0.1:1", "--nagios")
+    assert (done.returncode, done.stdout) == (2, "TIME CRITICAL - 127.0.0.1:1 connection refused\n")
+    for words in (["a b"], ["--max-offset", "-1"], ["--json"], ["--colour"]):
+        done = await run("ask", "--nagios", *words)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert done.stdout.startswith("TIME UNKNOWN - ")
+        assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("ask",), ("watch", "--count", "1")])
+async def test_clients_present_a_certificate(
+    nursery: trio.Nursery, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """With --cert and --key, ask and watch are served where a client certificate is wanted."""
+    ca, pem, key = tmp_path / "ca.pem", tmp_path / "client.pem", tmp_path / "client.key"
+    authority().cert_pem.write_to_path(str(ca))
+    client = authority().issue_cert("client@example.org")
+    client.cert_chain_pems[0].write_to_path(str(pem))
+    client.private_key_pem.write_to_path(str(key))
+    server = await start_tls(nursery, tls_client_ca=str(ca))
+    assert server.server is not None
+    address = at(server.server.tls_addresses[0])
+    words = [*command, address, "--ca", str(ca), "--server-name", "localhost"]
+    done = await run(*words, "--cert", str(pem), "--key", str(key))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = await run(*words)
+    assert done.returncode == 1
+    assert "wants a client certificate: try it with --cert" in done.stdout
+    for more, said in (
+        (["--cert", str(pem)], f"invalid value '{pem}' for --cert: expected a PEM file of a certificate"),
+        (["--key", str(key)], "--key needs --cert"),
+        (["--cert", str(ca), "--key", str(key)], f"invalid value '{key}' for --key: expected the PEM file"),
+        (["--cert", "/nonexistent"], "invalid value '/nonexistent' for --cert: expected a PEM file"),
+        (["--cert", str(pem), "--key", "/dev/zero"], "invalid value '/dev/zero' for --key: expected"),
+    ):
+        done = await run(*words, *more)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"triojam: {said}")
 
 
 async def test_ask_precise_finds_no_offset_on_this_machine() -> None:
@@ -118,6 +224,23 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
     [
         (("ask", "a b"), "invalid value 'a b' for SERVERS: expected HOST or HOST:PORT"),
         (
+            ("ask", "fe80::1%eth0:45000"),
+            "invalid value 'fe80::1%eth0:45000' for SERVERS: expected brackets: [fe80::1%eth0]:45000",
+        ),
+        (
+            ("ask", "localhost", "45000"),
+            "invalid value '45000' for SERVERS: expected HOST or HOST:PORT: did you mean localhost:45000?",
+        ),
+        (
+            ("watch", "192.0.2.1", "7"),
+            "invalid value '7' for SERVERS: expected HOST or HOST:PORT: did you mean 192.0.2.1:7?",
+        ),
+        (
+            ("ask", "::1", "7"),
+            "invalid value '7' for SERVERS: expected HOST or HOST:PORT: did you mean [::1]:7?",
+        ),
+        (("ask", "7"), "invalid value '7' for SERVERS: expected HOST or HOST:PORT, as in 127.0.0.1:7"),
+        (
             ("ask", "--timezone", "Nowhere"),
             "invalid value 'Nowhere' for --timezone: expected system or an IANA time zone name",
         ),
@@ -141,6 +264,13 @@ async def test_clients_ignore_the_settings_of_a_server() -> None:
             "invalid value 'x.gif' for --plot: expected a file name that ends in .svg or .png",
         ),
         (("watch", "--colour"), "--colour"),
+        *(
+            (
+                ("ask", "--server-name", name),
+                f"invalid value {name!r} for --server-name: expected a host name",
+            )
+            for name in ("x" * 64, ".example.org", "", "a b")
+        ),
     ],
 )
 async def test_bad_usage_gives_one_line(words: tuple[str, ...], said: str) -> None:
@@ -160,7 +290,7 @@ async def test_watch_on_a_pipe_prints_lines() -> None:
     *lines, good, bad = done.stdout.splitlines()
     assert done.returncode == 1
     assert sorted(line.split()[0] for line in lines) == ["127.0.0.1:1"] * 2 + [server] * 2
-    assert "127.0.0.1:1  connection refused" in lines
+    assert any(re.fullmatch(r"127.0.0.1:1  [\d:]{8}  connection refused", line) for line in lines)
     assert re.fullmatch(rf"{server}: 2 answered, 0 failed; round trip .* to .*, median .*", good)
     assert bad == "127.0.0.1:1: 0 answered, 2 failed"
 
@@ -182,6 +312,84 @@ async def test_watch_on_a_terminal_draws_a_table() -> None:
             drawn += await everything(screen)
             assert await process.wait() == 130
     assert re.search(rb" answered, 0 failed; round trip ", drawn)
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40])
+async def test_watch_fits_its_terminal(columns: int) -> None:
+    """At any width the time, the state and the counts are whole, and Ctrl-C leaves one header."""
+    async with serving() as program:
+        ours, theirs = open_terminal(columns)
+        words = ["watch", at(program.address), "127.0.0.1:1", "--interval", "600"]
+        async with launched([*COMMAND, *words], {"TERM": "xterm", "COLUMNS": ""}, stdout=theirs) as process:
+            stream, screen = trio.lowlevel.FdStream(ours), Screen(columns)
+            with trio.fail_after(PATIENCE):
+                await draw_until(stream, screen, r"(?s)\d\d:\d\d:\d\d.* 1 +0\n(.*\n)*.* 0 +1(\n|$)")
+                type_text(ours, "^C")  # as a terminal echoes it
+                await draw_until(stream, screen, r"\^C")
+                process.send_signal(signal.SIGINT)
+                os.close(theirs)
+                screen.feed(await everything(stream))
+                assert await process.wait() == 130
+    lines = screen.text().splitlines()
+    headings = ["ok" if columns == 40 else "answered", "failed"]
+    assert [line.split()[-2:] for line in lines].count(headings) == 1
+    (good,) = [line for line in lines if re.search(r"\d\d:\d\d:\d\d", line)]
+    assert good.split()[-2:] == ["1", "0"]
+    table = " ".join(screen.text().partition(f"\n{at(program.address)}: ")[0].split())
+    assert re.search(r"[+-]0\.\d\d s (.* )?± (.* )?0\.5\d s", table)
+    assert re.search(r"connection (.* )?refused", table)
+    assert ("█" in table) == (columns >= 80)
+    assert ("round trip" in table) == (columns >= 80)
+    assert (at(program.address) in table) == (columns >= 80)
+
+
+async def test_watch_names_the_time_of_a_failure_on_a_pipe() -> None:
+    """On a pipe, the line of a failure has the time of this machine."""
+    done = await run("watch", "127.0.0.1:1", "--count", "1", "--timezone", "UTC")
+    line, _ = done.stdout.splitlines()
+    assert re.fullmatch(r"127\.0\.0\.1:1  \d\d:\d\d:\d\d  connection refused", line)
+
+
+async def test_terminated_clients_print_their_results(nursery: trio.Nursery) -> None:
+    """SIGTERM ends ask and watch as Ctrl-C does; the status is 143."""
+    heard = trio.Event()
+
+    async def hears(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            heard.set()
+
+    address = at(await start_bad(nursery, hears))
+    for words in (["ask", address], ["watch", address, "127.0.0.1:1"]):
+        heard = trio.Event()
+        status, printed = await interrupted([*words, "--timeout", "60"], heard.wait, signal.SIGTERM)
+        assert status == 143
+        assert f"{address}  interrupted\n" in printed or f"{address}: 0 answered, 0 failed\n" in printed
+    nursery.cancel_scope.cancel()
+
+
+async def test_watch_ends_at_sigterm_as_process_1(nursery: trio.Nursery) -> None:
+    """As the first process of a container, watch prints its summary at SIGTERM."""
+    unshare = require_program("unshare", "util-linux")
+    if os.geteuid():
+        cannot_run("only root makes a PID namespace")
+    heard = trio.Event()
+
+    async def hears(stream: trio.abc.Stream) -> None:
+        async for _ in stream:
+            heard.set()
+
+    address = at(await start_bad(nursery, hears))
+    first = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child"]
+    words = [*first, *COMMAND, "watch", address, "--timeout", "60"]
+    async with launched(words, {}, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            await heard.wait()
+            (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii").split()  # noqa: ASYNC240  # not a disk
+            os.kill(int(child), signal.SIGTERM)
+            assert (await receive_all(process.stdout)).decode() == f"{address}: 0 answered, 0 failed\n"
+            assert await process.wait() == 143
+    nursery.cancel_scope.cancel()
 
 
 async def test_interrupted_ask_prints_its_results(nursery: trio.Nursery) -> None:
@@ -223,12 +431,13 @@ async def test_load_reads_metrics_without_a_proxy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-async def test_interrupted_load_balances() -> None:
-    """After Ctrl-C load prints the result so far, which balances; the status is 130."""
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_load_balances(signum: signal.Signals) -> None:
+    """After Ctrl-C or SIGTERM load prints the result so far, which balances; the status names the signal."""
     async with serving() as program:
         words = ["load", at(program.address), "--duration", "60", "--metrics", at(program.web)]
-        status, printed = await interrupted(words, partial(asked, program, 100))
-    assert status == 130
+        status, printed = await interrupted(words, partial(asked, program, 100), signum)
+    assert status == 128 + signum
     assert "The balance closes." in printed
     assert re.search(r"failed +0\n", printed)
 
@@ -425,7 +634,7 @@ async def test_ask_replaces_characters_that_the_output_does_not_have() -> None:
     async with serving() as program:
         done = await run("ask", at(program.address), PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (0, "")
-        assert " s \\xb1 " in done.stdout
+        assert " \\xb1 " in done.stdout
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])

@@ -18,7 +18,12 @@ FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 
-CLIENT_COMMANDS = ("ask", "watch", "load")
+# What reads a plugin for Nagios takes status 2 for a server that fails.
+NAGIOS = "--nagios"
+UNKNOWN = 3
+
+ASK_COMMAND = "ask"
+CLIENT_COMMANDS = (ASK_COMMAND, "watch", "load")
 LAB_COMMAND = "lab"
 CHECK_COMMAND = "check"  # shows every error, not only the first
 
@@ -30,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default the process's own, and return the exit status.
 
     0: done; 1: a port is taken, or a server failed; 2: a setting or word is wrong, said in one line on
-    stderr; 3: a load and its server's counters do not balance; 130: interrupted.
+    stderr; 3: a load and its server's counters do not balance; 130, 143: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     _limit_width()
@@ -54,11 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"triojam: {exc.strerror or exc}", file=sys.stderr)
         return FAILED
     except OperatorError as exc:
-        more = exc.more if isinstance(exc, ConfigurationError) and CHECK_COMMAND in words else ()
-        for each in (exc, *more):
-            print(f"triojam: {each}", file=sys.stderr)
-        return exc.exit_status
+        return _report(exc, words)
     return status
+
+
+def _report(exc: OperatorError, words: Sequence[str]) -> int:
+    """Say what the operator can mend, and return the exit status."""
+    if NAGIOS in words and words[0] == ASK_COMMAND:
+        print(f"TIME UNKNOWN - {exc}".replace("|", "/"))
+        return UNKNOWN
+    more = exc.more if isinstance(exc, ConfigurationError) and CHECK_COMMAND in words else ()
+    for each in (exc, *more):
+        print(f"triojam: {each}", file=sys.stderr)
+    return exc.exit_status
 
 
 def _limit_width() -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import tzinfo
-from ipaddress import IPv6Address
 from typing import Self
 
 import trio
 
 from triojam.client.time_of_day import fold, format_second, second_of_day
+from triojam.client.wire.addresses import parse_address
+from triojam.client.wire.alerts import meaning_of
 from triojam.core.addresses import format_address
 from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable, read_jam
 from triojam.errors import leaves
@@ -27,7 +28,10 @@ DEFAULT_PORT = 45000
 
 # Longer than any answer of the protocol.
 _LONGEST_ANSWER = 512
-_UNMASK_SECONDS = 0.5
+# An HTTP server waits for an empty line. The client sends it when no byte has come after this time, or after
+# this multiple of the time that the connection took.
+_UNMASK_SECONDS = 0.25
+_UNMASK_TRIPS = 3
 # The first two bytes of a TLS record: an alert or a handshake (RFC 8446, section 5.1).
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 
@@ -49,7 +53,11 @@ class ClosedError(AskError):
 
 
 class RefusedError(AskError):
-    """The server answered with an ERROR line."""
+    """The server answered with an ERROR line. reason: the word that follows ERROR."""
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class StrangerError(AskError):
@@ -61,7 +69,7 @@ class WrongTimeError(AskError):
 
 
 class UntrustedError(AskError):
-    """The certificate is not trusted, or belongs to another host."""
+    """The server's certificate is not trusted, or is another host's; or the server wants a client's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +85,7 @@ class Target:
 
         Raises ValueError that says what is expected.
         """
-        bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", text)
-        plain = re.fullmatch(r"([^:\[\]/\s]+)(?::(\d+))?", text)
-        if match := bracketed or plain:
-            host, port = match[1], int(match[2] or DEFAULT_PORT)
-        elif _is_ipv6(text):
-            host, port = text, DEFAULT_PORT
-        else:
-            host, port = "", 0
-        if not (host and 0 < port <= 65_535):
-            raise ValueError("HOST or HOST:PORT, as in [::1]:45000")
-        return cls(host, port)
+        return cls(*parse_address(text, DEFAULT_PORT))
 
     def __str__(self) -> str:
         return format_address((self.host, self.port))
@@ -112,33 +110,36 @@ class Answer:
 class Session:
     """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
-    address: the server's address as text. socket_address: the same as a socket address.
+    address: the server's address as text. socket_address: the same as a socket address. stream: the bytes.
+    heard: whether any byte has come. opened_in: how long the connection took, in seconds.
     """
 
-    def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...], *, opened_in: float = 0.0
+    ) -> None:
         self.socket_address = socket_address
         self.address = format_address(socket_address)
-        self._stream = stream
+        self.stream = stream
+        self.heard = False
         self._received = b""
+        self._unmask_after = max(_UNMASK_SECONDS, _UNMASK_TRIPS * opened_in)
+        self._unmasked = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_args: object) -> None:
         # An orderly end of TLS would wait for the server.
-        await trio.aclose_forcefully(self._stream)
+        await trio.aclose_forcefully(self.stream)
 
     async def ask(
         self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
     ) -> Answer:
         """Ask for the time; `triojam.client.ask.ask` describes the parameters. Raises AskError."""
-        asked, began = now(), time.perf_counter()
+        began = time.perf_counter()  # first: a pause between the two makes the round trip longer
+        asked = now()
         await self.send()
-        try:
-            second = await self.receive(patience)
-        except SilentError:
-            await self.unmask()
-            raise
+        second = await self.receive(patience)
         round_trip = time.perf_counter() - began
         offset = second + 0.5 - (second_of_day(asked, zone) + round_trip / 2)
         return Answer(format_second(second), fold(offset), 0.5 + round_trip / 2, round_trip, self.address)
@@ -146,50 +147,85 @@ class Session:
     async def send(self, data: bytes = REQUEST) -> None:
         """Send one request. Raises AskError."""
         with _as_ask_errors():
-            await self._stream.send_all(data)
+            await self.stream.send_all(data)
 
-    async def receive(self, patience: float) -> int:
-        """Return the second of the day in the next answer. Raises AskError."""
-        with trio.move_on_after(patience):
-            while b"\n" not in self._received:
-                if len(self._received) > _LONGEST_ANSWER:
-                    return read_answer(self._received)
-                with _as_ask_errors():
-                    data = await self._stream.receive_some()
-                if not data:
-                    raise ClosedError(_unfinished(self._received, "closed the connection"))
-                self._received += data
-            line, feed, self._received = self._received.partition(b"\n")
-            return read_answer(line + feed)
+    async def receive(self, patience: float, *, due: float = 0.0) -> int:
+        """Return the second of the day in the next answer. Raises AskError.
+
+        due: how long it takes until the request is sent, in seconds; the patience counts from then.
+        """
+        with trio.move_on_after(due + patience):
+            line = await self._receive_line(due, patience)
+            if self._unmasked and re.match(rb"ERROR bad_(command|terminator)", line):
+                self._unmasked = False  # a time server that was late rejects the empty line
+                line = await self._receive_line(due, patience)
+            return read_answer(line)
         raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
 
-    async def unmask(self) -> None:
-        """Check whether a silent server is waiting for the rest of an HTTP request. Raises StrangerError."""
-        with suppress(SilentError, ClosedError):
-            await self.send(b"\r\n")
-            await self.receive(_UNMASK_SECONDS)
+    async def listen(self, patience: float) -> None:
+        """Wait until any byte comes, without a request. Raises AskError if the connection ends."""
+        with trio.move_on_after(patience):
+            await self._receive_some()
+
+    async def _receive_line(self, due: float, patience: float) -> bytes:
+        """Return the next line, or what can be no answer."""
+        if not self.heard:
+            with trio.move_on_after(due + min(self._unmask_after, patience / 2)):
+                await self._receive_some()
+            if not self.heard:
+                self._unmasked = True
+                with suppress(ClosedError):  # the next receive fails too, with a better reason
+                    await self.send(b"\r\n")
+        while b"\n" not in self._received:
+            if len(self._received) > _LONGEST_ANSWER or self._received[:2] in _TLS_RECORDS:
+                return self._received
+            await self._receive_some()
+        line, feed, self._received = self._received.partition(b"\n")
+        return line + feed
+
+    async def _receive_some(self) -> None:
+        with _as_ask_errors():
+            data = await self.stream.receive_some()
+        if not data:
+            raise ClosedError(_unfinished(self._received, "closed the connection"))
+        self.heard = True
+        self._received += data
 
 
-async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None) -> Session:
-    """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given. Raises AskError."""
+async def connect(
+    target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None, name: str | None = None
+) -> Session:
+    """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given.
+
+    name: the host in the certificate; None = the target's.
+
+    Raises AskError.
+    """
+    began = time.perf_counter()
     with trio.move_on_after(patience):
         try:
             tcp = await trio.open_tcp_stream(target.host, target.port)
         except (OSError, UnicodeError) as exc:  # a name with a label of 64 characters has no encoding
             raise UnreachableError(_reasons(exc)) from exc
-        stream: trio.abc.Stream = tcp
         try:
             with _as_ask_errors():
                 address = tcp.socket.getpeername()
-                if tls is not None:
-                    name = certified_name(target.host)
-                    stream = trio.SSLStream(tcp, tls, server_hostname=name, https_compatible=True)
-                    await stream.do_handshake()
+                opened_in = time.perf_counter() - began
+            return Session(await over_tls(tcp, tls, name or target.host), address, opened_in=opened_in)
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise
-        return Session(stream, address)
     raise UnreachableError(f"no connection within {patience:g} s")
+
+
+async def over_tls(tcp: trio.SocketStream, tls: ssl.SSLContext | None, host: str) -> trio.abc.Stream:
+    """Shake hands over a TCP connection to this host; return it as it is without `tls`. Raises AskError."""
+    if tls is None:
+        return tcp
+    stream = trio.SSLStream(tcp, tls, server_hostname=certified_name(host), https_compatible=True)
+    with _as_ask_errors():
+        await stream.do_handshake()
+    return stream
 
 
 def read_answer(line: bytes) -> int:
@@ -198,8 +234,8 @@ def read_answer(line: bytes) -> int:
         return second
     if re.fullmatch(rb"JAM \d\d:\d\d:\d\d\r\n", line):
         raise WrongTimeError(f"answered with {_shown(line)}, which is no time of day")
-    if line.startswith(b"ERROR "):
-        raise RefusedError(f"answered with {_shown(line)}")
+    if refused := re.match(rb"ERROR ([a-z_]*)", line):
+        raise RefusedError(f"answered with {_shown(line)}", refused[1].decode("ascii"))
     if line.startswith(b"HTTP/"):
         raise StrangerError("speaks HTTP, not TIME: is it the metrics port?")
     if line[:2] in _TLS_RECORDS:
@@ -212,13 +248,6 @@ def certified_name(host: str) -> str:
     return host.partition("%")[0].removesuffix(".")
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        return bool(IPv6Address(text))
-    except ValueError:
-        return False
-
-
 @contextmanager
 def _as_ask_errors() -> Iterator[None]:
     """Turn the errors of a broken connection into AskErrors."""
@@ -229,7 +258,8 @@ def _as_ask_errors() -> Iterator[None]:
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise UntrustedError(f"its certificate is not trusted: {cause.verify_message}") from exc
         if isinstance(cause, ssl.SSLError):
-            raise StrangerError("does not speak TLS, or only an unsafe version") from exc
+            about_certificate, text = meaning_of(cause)
+            raise (UntrustedError if about_certificate else StrangerError)(text) from exc
         raise ClosedError("reset the connection") from exc
 
 

@@ -1,0 +1,1 @@
+"""What follows from offsets: which server is wrong, and which offset is too large."""
