@@ -138,15 +138,7 @@ async def test_a_bad_server_has_an_error_of_its_own(
 
 
 async def test_the_metrics_port_is_recognized(nursery: trio.Nursery) -> None:
-    """An HTTP server that waits for the rest of a request is recognized."""
-    server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
-    host, port = server.metrics_addresses[0]
-    with pytest.raises(triojam.StrangerError, match=r"speaks HTTP, not TIME: is it the metrics port\?$"):
-        await triojam.ask(str(host), int(port), patience=0.2)
-
-
-async def test_the_metrics_port_is_recognized_before_the_patience_ends(nursery: trio.Nursery) -> None:
-    """The client does not wait for its whole patience until it completes the HTTP request."""
+    """The metrics port refuses a request line without HTTP at once, and the client knows it by that."""
     server: triojam.Server = await nursery.start(triojam.serve, settings_for_test(metrics_port=0))
     with trio.fail_after(PATIENCE):
         for precise in (False, True):
@@ -168,25 +160,24 @@ async def test_a_tls_port_is_recognized_in_clear(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("precise", [False, True])
-async def test_a_slow_answer_is_an_answer(nursery: trio.Nursery, precise: bool) -> None:  # noqa: FBT001  # a parameter
-    """A server that answers late, and rejects the end of an HTTP request, is asked as any other."""
-    first = True
+async def test_a_slow_server_gets_the_requests_alone(nursery: trio.Nursery, precise: bool) -> None:  # noqa: FBT001  # a parameter
+    """A server that answers late is asked as any other: the client adds nothing to its requests."""
+    lines: list[bytes] = []
 
     async def slow(stream: trio.abc.Stream) -> None:
-        nonlocal first
         async for data in stream:
             for line in data.splitlines(keepends=True):
-                if first:
+                if not lines:
                     await trio.sleep(0.7)
-                    first = False
+                lines.append(bytes(line))
                 now = time.gmtime(time.time())  # without it, of the last tick
-                answer = JAM % (now.tm_hour, now.tm_min, now.tm_sec)
-                await stream.send_all(answer if line == b"TIME\r\n" else b"ERROR bad_command: no\r\n")
+                await stream.send_all(JAM % (now.tm_hour, now.tm_min, now.tm_sec))
 
     options = AskOptions(precise=precise, patience=PATIENCE, zone=UTC)
     outcome = await options.ask(Target(*await start_bad(nursery, slow)))
     assert isinstance(outcome, triojam.Answer)
     assert abs(outcome.offset) <= outcome.bound
+    assert set(lines) == {b"TIME\r\n"}
 
 
 async def test_an_unreachable_server_is_an_error() -> None:

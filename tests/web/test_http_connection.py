@@ -79,6 +79,14 @@ async def test_bytes_that_are_not_http_get_400(request_: bytes, listener: Web) -
     assert listener.counters.web_rejected[WebRejection.BAD_REQUEST] == 1
 
 
+@pytest.mark.parametrize("pieces", [(b"TIME\r\n",), (b"GET /\n",), (b"SSH-2.0-x", b"y\r\n"), (b"\r\n",)])
+async def test_another_protocol_is_refused_at_its_first_line(pieces: list[bytes], listener: Web) -> None:
+    """A line that cannot begin an HTTP request gets status 400 before an empty line follows it."""
+    (answer,) = await listener.exchange(*pieces)
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert listener.counters.web_rejected[WebRejection.BAD_REQUEST] == 1
+
+
 async def test_any_byte_in_a_header_value_is_harmless(listener: Web) -> None:
     """Bytes above 127 in the value of a header, of Host too, get a status below 500."""
     for name in ("Accept", "Accept-Encoding", "Authorization", "Cookie", "X"):

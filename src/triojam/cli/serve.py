@@ -12,6 +12,7 @@ from cyclopts.config import Env
 from triojam.cli import client, lab
 from triojam.cli.common import unwrapped
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
+from triojam.cli.servers import FAILED
 from triojam.errors import all_of
 from triojam.settings.certificates import Concern
 from triojam.settings.fields import SettingError, Settings
@@ -132,7 +133,7 @@ def _ask_for_health(invocation: Invocation) -> int:
         settings.host, settings.port, allow=settings.allow, deny=settings.deny, patience=HEALTH_SECONDS
     )
     print(found.said, file=sys.stdout if found.healthy else sys.stderr)
-    return 0 if found.healthy else client.FAILED
+    return 0 if found.healthy else FAILED
 
 
 def _shown(value: object) -> str:

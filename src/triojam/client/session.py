@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Self
@@ -28,10 +28,6 @@ DEFAULT_PORT = 45000
 
 # Longer than any answer of the protocol.
 _LONGEST_ANSWER = 512
-# An HTTP server waits for an empty line. The client sends it when no byte has come after this time, or after
-# this multiple of the time that the connection took.
-_UNMASK_SECONDS = 0.25
-_UNMASK_TRIPS = 3
 # The first two bytes of a TLS record: an alert or a handshake (RFC 8446, section 5.1).
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 
@@ -111,19 +107,15 @@ class Session:
     """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
     address: the server's address as text. socket_address: the same as a socket address. stream: the bytes.
-    heard: whether any byte has come. opened_in: how long the connection took, in seconds.
+    heard: whether any byte has come.
     """
 
-    def __init__(
-        self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...], *, opened_in: float = 0.0
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
         self.socket_address = socket_address
         self.address = format_address(socket_address)
         self.stream = stream
         self.heard = False
         self._received = b""
-        self._unmask_after = max(_UNMASK_SECONDS, _UNMASK_TRIPS * opened_in)
-        self._unmasked = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,11 +147,7 @@ class Session:
         due: how long it takes until the request is sent, in seconds; the patience counts from then.
         """
         with trio.move_on_after(due + patience):
-            line = await self._receive_line(due, patience)
-            if self._unmasked and re.match(rb"ERROR bad_(command|terminator)", line):
-                self._unmasked = False  # a time server that was late rejects the empty line
-                line = await self._receive_line(due, patience)
-            return read_answer(line)
+            return read_answer(await self._receive_line())
         raise SilentError(_unfinished(self._received, f"said nothing for {patience:g} s"))
 
     async def listen(self, patience: float) -> None:
@@ -167,15 +155,8 @@ class Session:
         with trio.move_on_after(patience):
             await self._receive_some()
 
-    async def _receive_line(self, due: float, patience: float) -> bytes:
+    async def _receive_line(self) -> bytes:
         """Return the next line, or what can be no answer."""
-        if not self.heard:
-            with trio.move_on_after(due + min(self._unmask_after, patience / 2)):
-                await self._receive_some()
-            if not self.heard:
-                self._unmasked = True
-                with suppress(ClosedError):  # the next receive fails too, with a better reason
-                    await self.send(b"\r\n")
         while b"\n" not in self._received:
             if len(self._received) > _LONGEST_ANSWER or self._received[:2] in _TLS_RECORDS:
                 return self._received
@@ -201,7 +182,6 @@ async def connect(
 
     Raises AskError.
     """
-    began = time.perf_counter()
     with trio.move_on_after(patience):
         try:
             tcp = await trio.open_tcp_stream(target.host, target.port)
@@ -210,8 +190,7 @@ async def connect(
         try:
             with _as_ask_errors():
                 address = tcp.socket.getpeername()
-                opened_in = time.perf_counter() - began
-            return Session(await over_tls(tcp, tls, name or target.host), address, opened_in=opened_in)
+            return Session(await over_tls(tcp, tls, name or target.host), address)
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise

@@ -57,6 +57,8 @@ class Response:
 
 Answer = Callable[[Request], Awaitable[Response]]
 
+# The end of a request line.
+_VERSION = re.compile(rb" HTTP/\d\.\d\r?", re.IGNORECASE)
 # The host, and the rest, of a target in absolute-form.
 _ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)", re.IGNORECASE)
 
@@ -145,6 +147,7 @@ class HttpConnection:
                             begun = True
                             wait.deadline = trio.current_time() + REQUEST_SECONDS
                         self._http.receive_data(bytes(data))
+                        self._check_first_line()
                     elif isinstance(event, h11.Request):
                         head = event
                         self._head_only = head.method == b"HEAD"
@@ -164,6 +167,14 @@ class HttpConnection:
         if begun:
             raise _RefusedError(408, "the request took too long", WebRejection.TIMEOUT)
         return None
+
+    def _check_first_line(self) -> None:
+        """Refuse another protocol as soon as its first line is there: h11 waits for an empty line."""
+        if self._http.their_state is not h11.IDLE:
+            return
+        line, feed, _ = self._http.trailing_data[0].partition(b"\n")
+        if feed and not _VERSION.search(line[-len(b" HTTP/1.1\r") :]):
+            raise _RefusedError(400, "not a request of HTTP/1.1", WebRejection.BAD_REQUEST)
 
     def _check(self, head: h11.Request) -> None:
         """Refuse a request that h11 accepts, and this server does not."""
