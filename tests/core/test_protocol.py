@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.vectors import VECTORS, Vector, cuts
+from triojam.verify.vectors import VECTORS, Vector, cuts
 from triojam.core.protocol import LINES_AT_ONCE, Connection, Outcome, Rules
 from triojam.core.reasons import Disconnect, Rejection
 

@@ -7,7 +7,7 @@ import trio
 
 from tests.conftest import Start
 from tests.helpers.servers import JAM, assert_answered, receive_all, receive_exactly, until
-from tests.helpers.vectors import VECTORS, Vector, cuts
+from triojam.verify.vectors import VECTORS, Vector, cuts
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Disconnect, Rejection
 from triojam.serving.deadlines import DRAIN_WINDOW, Timeouts

@@ -112,13 +112,13 @@ class Answer:
 class Session:
     """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
-    address: the server's address as text. socket_address: the same as a socket address.
+    address: the server's address as text. socket_address: the same as a socket address. stream: the connection.
     """
 
     def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
         self.socket_address = socket_address
         self.address = format_address(socket_address)
-        self._stream = stream
+        self.stream = stream
         self._received = b""
 
     async def __aenter__(self) -> Self:
@@ -126,7 +126,7 @@ class Session:
 
     async def __aexit__(self, *_args: object) -> None:
         # An orderly end of TLS would wait for the server.
-        await trio.aclose_forcefully(self._stream)
+        await trio.aclose_forcefully(self.stream)
 
     async def ask(
         self, *, patience: float, zone: tzinfo | None = None, now: Callable[[], float] = time.time
@@ -146,7 +146,7 @@ class Session:
     async def send(self, data: bytes = REQUEST) -> None:
         """Send one request. Raises AskError."""
         with _as_ask_errors():
-            await self._stream.send_all(data)
+            await self.stream.send_all(data)
 
     async def receive(self, patience: float) -> int:
         """Return the second of the day in the next answer. Raises AskError."""
@@ -155,7 +155,7 @@ class Session:
                 if len(self._received) > _LONGEST_ANSWER:
                     return read_answer(self._received)
                 with _as_ask_errors():
-                    data = await self._stream.receive_some()
+                    data = await self.stream.receive_some()
                 if not data:
                     raise ClosedError(_unfinished(self._received, "closed the connection"))
                 self._received += data
@@ -170,26 +170,38 @@ class Session:
             await self.receive(_UNMASK_SECONDS)
 
 
-async def connect(target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None) -> Session:
-    """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given. Raises AskError."""
+async def connect(
+    target: Target, *, patience: float = 5.0, tls: ssl.SSLContext | None = None, name: str | None = None
+) -> Session:
+    """Connect to one of the host's addresses, as in RFC 8305, with TLS if `tls` is given.
+
+    name: the host in the certificate; None = the target's.
+
+    Raises AskError.
+    """
     with trio.move_on_after(patience):
         try:
             tcp = await trio.open_tcp_stream(target.host, target.port)
         except (OSError, UnicodeError) as exc:  # a name with a label of 64 characters has no encoding
             raise UnreachableError(_reasons(exc)) from exc
-        stream: trio.abc.Stream = tcp
         try:
             with _as_ask_errors():
                 address = tcp.socket.getpeername()
-                if tls is not None:
-                    name = certified_name(target.host)
-                    stream = trio.SSLStream(tcp, tls, server_hostname=name, https_compatible=True)
-                    await stream.do_handshake()
+            return Session(await over_tls(tcp, tls, name or target.host), address)
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise
-        return Session(stream, address)
     raise UnreachableError(f"no connection within {patience:g} s")
+
+
+async def over_tls(tcp: trio.SocketStream, tls: ssl.SSLContext | None, host: str) -> trio.abc.Stream:
+    """Shake hands over a TCP connection to this host; the connection itself without `tls`. Raises AskError."""
+    if tls is None:
+        return tcp
+    stream = trio.SSLStream(tcp, tls, server_hostname=certified_name(host), https_compatible=True)
+    with _as_ask_errors():
+        await stream.do_handshake()
+    return stream
 
 
 def read_answer(line: bytes) -> int:

@@ -1,0 +1,233 @@
+"""How the robust rules are judged: bytes in pieces, many clients at once, and clients that misbehave."""
+
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from triojam.core.protocol import REQUEST
+from triojam.verify.client import Broken, Client, End, Subject
+from triojam.verify.vectors import LONG_REQUESTS, ODD_BYTES, Vector
+
+GAP = 0.25  # between two pieces, so that they arrive in two segments
+CROWD = 50
+DROPPED = 0.9  # a kernel repeats a connection request that was dropped after a second
+CONNECTS, CONNECTS_AT_ONCE = 1000, 20
+HOSTILE = 4
+QUESTIONS, BETWEEN_QUESTIONS = 4, 0.15
+MOST_SENT = 4 << 20
+BAD_LINES = b"HELLO\r\n" * 2000
+NO_LINE = b"x" * 16_384
+MANY_REQUESTS = REQUEST * 4000
+
+
+async def two_at_once(subject: Subject) -> None:
+    """Two requests in one segment get two answers."""
+    client = await subject.ask(REQUEST * 2)
+    await client.receive_times(2)
+    if client.times != 2:
+        raise client.broken(f"two requests in one segment got {client.times or 'no'} answer")
+
+
+async def one_in_pieces(subject: Subject) -> None:
+    """A request in pieces gets one answer."""
+    await _in_pieces(subject, b"TI", b"M", b"E\r\n")
+
+
+async def line_end_in_pieces(subject: Subject) -> None:
+    """A request whose CR and LF arrive one after the other gets one answer, after its LF."""
+    await _in_pieces(subject, b"TIME\r", b"\n")
+
+
+async def _in_pieces(subject: Subject, *pieces: bytes) -> None:
+    client = await subject.open()
+    await client.send_pieces(pieces[:-1], GAP)
+    with trio.move_on_after(2 * GAP):
+        end = await client.receive_times(patient=True)
+        if end is End.ENOUGH:
+            raise client.broken("the answer came before the end of the line")
+    await client.send(pieces[-1])
+    end = await client.receive_times()
+    if end is not End.ENOUGH:
+        raise client.broken(f"of a request in {len(pieces)} pieces: {client.why_no_time(end)}")
+
+
+async def long_lines(subject: Subject) -> None:
+    """A request of up to 512 bytes gets one answer."""
+    await _answers_each(subject, LONG_REQUESTS)
+
+
+async def high_bytes(subject: Subject) -> None:
+    """A request with bytes beyond ASCII, which are no UTF-8, gets one answer."""
+    await _answers_each(subject, ODD_BYTES[:1])
+
+
+async def _answers_each(subject: Subject, vectors: tuple[Vector, ...]) -> None:
+    async def ask(vector: Vector) -> None:
+        client = await subject.ask(vector.sent)
+        end = await client.receive_times()
+        if end is not End.ENOUGH:
+            raise client.broken(f"of a request of {len(vector.sent)} bytes: {client.why_no_time(end)}")
+
+    await subject.each(vectors, ask)
+
+
+async def half_close(subject: Subject) -> None:
+    """A client that ends its sending side after its request still gets the answer."""
+    client = await subject.ask()
+    await client.end_sending()
+    end = await client.receive_times()
+    if end is not End.ENOUGH:
+        raise client.broken(f"after the end of the client's sending side, {client.why_no_time(end)}")
+
+
+async def crowd(subject: Subject) -> None:
+    """All of 50 clients that connect at the same moment are answered."""
+    socks = _connect_at_once(subject)
+    began = trio.current_time()
+    slow: list[float] = []
+    failed: list[str] = []
+
+    async def ask(sock: trio.socket.SocketType) -> None:
+        try:
+            with trio.fail_after(subject.patience):
+                await trio.lowlevel.wait_writable(sock)
+                if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(code, os.strerror(code))
+                if (waited := trio.current_time() - began) > DROPPED:
+                    slow.append(waited)
+                client = await subject.adopt(trio.SocketStream(sock))
+            await client.send(REQUEST)
+            end = await client.receive_times(patient=True)
+            if end is not End.ENOUGH:
+                failed.append(client.why_no_time(end))
+            await client.aclose()
+        except trio.TooSlowError:
+            failed.append("no connection was opened")
+        except OSError as exc:
+            failed.append(os.strerror(exc.errno or 0).lower())
+        except Broken as exc:
+            failed.append(str(exc))
+
+    async with trio.open_nursery() as nursery:
+        for sock in socks:
+            nursery.start_soon(ask, sock)
+    if failed:
+        raise Broken(f"{len(failed)} of {CROWD} clients got no answer: {failed[0]}")
+    if slow:
+        raise Broken(
+            f"{len(slow)} of {CROWD} connections were not opened at once, the last after {max(slow):.1f} s: "
+            "the backlog was full, and the kernel dropped them"
+        )
+
+
+def _connect_at_once(subject: Subject) -> list[trio.socket.SocketType]:
+    """Begin all connections before the server can accept the first ones."""
+    family = socket.AF_INET6 if len(subject.socket_address) > 2 else socket.AF_INET
+    socks = [socket.socket(family, socket.SOCK_STREAM) for _ in range(CROWD)]
+    for sock in socks:
+        sock.setblocking(False)  # noqa: FBT003  # its only parameter
+    for sock in socks:
+        code = sock.connect_ex(subject.socket_address)
+        if code not in (0, errno.EINPROGRESS):
+            for each in socks:
+                each.close()
+            raise Broken(f"no connection: {os.strerror(code).lower()}")
+    return [trio.socket.from_stdlib_socket(sock) for sock in socks]
+
+
+Attack = Callable[[Client], Awaitable[None]]
+
+
+async def _survives(subject: Subject, attack: Attack) -> None:
+    """Others are answered in time, during an attack and after it."""
+    late: list[str] = []
+
+    async def attacker() -> None:
+        with suppress(Broken, trio.BrokenResourceError, trio.ClosedResourceError):
+            await attack(await subject.open())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(HOSTILE):
+            nursery.start_soon(attacker)
+        for _ in range(QUESTIONS):
+            await trio.sleep(BETWEEN_QUESTIONS)
+            if reason := await subject.why_not_answering(subject.reaction):
+                late.append(f"meanwhile another client was not answered: {reason}")
+                break
+        nursery.cancel_scope.cancel()
+    shown = next(iter(subject.clients), None)
+    if late:
+        raise Broken(late[0], shown)
+
+
+async def resets(subject: Subject) -> None:
+    """Clients that reset their connection leave the server alive."""
+
+    async def attack(client: Client) -> None:
+        await client.send(REQUEST)
+        client.reset()
+
+    await _survives(subject, attack)
+
+
+async def bad_flood(subject: Subject) -> None:
+    """A flood of bad lines delays no other client."""
+
+    async def attack(client: Client) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive, lambda _data: False)
+            await _send_much(client, BAD_LINES)
+
+    await _survives(subject, attack)
+
+
+async def endless_line(subject: Subject) -> None:
+    """A line without an end delays no other client."""
+    await _survives(subject, lambda client: _send_much(client, NO_LINE))
+
+
+async def never_reads(subject: Subject) -> None:
+    """A client that never reads its answers delays no other client."""
+
+    async def attack(client: Client) -> None:
+        client.take_little()
+        await _send_much(client, MANY_REQUESTS)
+        await trio.sleep_forever()
+
+    await _survives(subject, attack)
+
+
+async def _send_much(client: Client, data: bytes) -> None:
+    for _ in range(MOST_SENT // len(data)):
+        if not await client.send(data):
+            return
+
+
+async def no_leak(subject: Subject) -> None:
+    """The server closes its side when a client has gone, and answers after 1,000 connections."""
+    client = await subject.ask()
+    await client.receive_times()
+    await client.end_sending()
+    if await client.receive(lambda _data: False) is End.SILENT:
+        raise client.broken("the client ended the connection, and the server kept its side open")
+    await client.aclose()
+
+    async def visit(place: int) -> None:
+        try:
+            session = await subject.open_tcp()
+        except Broken as exc:
+            raise Broken(f"connection {place + 1} of {CONNECTS}: {exc}") from exc
+        with suppress(trio.BrokenResourceError):
+            if place % 2 and subject.tls is None:
+                await session.send_all(REQUEST)
+        await trio.aclose_forcefully(session)
+
+    await subject.each(range(CONNECTS), visit)
+    if reason := await subject.why_not_answering():
+        raise Broken(f"after {CONNECTS} connections: {reason}")
+
+
