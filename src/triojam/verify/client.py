@@ -5,6 +5,7 @@ and for twenty times its slowest answer so far. If the server serves clients sid
 must also have got its answer meanwhile: a machine that stood still is no silent server.
 """
 
+import os
 import re
 import socket
 import ssl
@@ -30,7 +31,7 @@ LAST_LOOK = 0.25
 AT_ONCE = 20
 MOST_BYTES = 1 << 20
 MOST_SHOWN = 4
-SMALL_BUFFER = 4096
+SMALL_BUFFER, SMALL_SEGMENT = 4096, 536
 
 
 class End(Enum):
@@ -110,12 +111,8 @@ class Client:
 
     def reset(self) -> None:
         """Reset the connection instead of closing it."""
-        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._reset_on_close()
         self.tcp.socket.close()
-
-    def take_little(self) -> None:
-        """Let the kernel keep few bytes for this client, which will not read them."""
-        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
 
     async def receive(self, enough: Callable[[bytes], object], *, patient: bool = False) -> End:
         """Receive until all that came is `enough`, the connection ends, or the server is silent.
@@ -177,8 +174,27 @@ class Client:
         }.get(end, "no answer came")
 
     async def aclose(self) -> None:
-        """Close at once."""
+        """Close at once.
+
+        If the server has closed first, its port would be in TIME_WAIT for a minute, and a server without
+        SO_REUSEADDR could not start again. A reset spares it that, and reaches no program.
+        """
+        if self.tcp.socket.fileno() < 0:
+            return
+        with suppress(OSError):
+            if self.end is End.CLOSED or self._has_ended():
+                self._reset_on_close()
         await trio.aclose_forcefully(self._stream)
+
+    def _has_ended(self) -> bool:
+        """Whether the end of the stream has arrived, and nothing before it is unread."""
+        descriptor = self.tcp.socket.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as sock, suppress(BlockingIOError):
+            return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
+
+    def _reset_on_close(self) -> None:
+        self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Subject:
@@ -224,6 +240,23 @@ class Subject:
     async def open_tcp(self) -> trio.abc.Stream:
         """Open a connection without TLS, for the caller to close. Raises Broken."""
         return (await self._connect(None)).stream
+
+    async def open_with_small_buffers(self) -> Client:
+        """Open a connection whose answers soon fill all buffers, if they are not read. Raises Broken.
+
+        The server's kernel sizes its send buffer by the size of the segments.
+        """
+        family = socket.AF_INET6 if len(self.socket_address) > 2 else socket.AF_INET
+        sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
+        try:
+            with trio.fail_after(self.patience):
+                await sock.connect(self.socket_address)
+        except (OSError, trio.TooSlowError) as exc:
+            sock.close()
+            raise Broken(f"no connection: {str(exc).lower()}") from exc
+        return await self.adopt(trio.SocketStream(sock))
 
     async def adopt(self, tcp: trio.SocketStream) -> Client:
         """Make a client of a TCP connection, with TLS if the server has it. Raises Broken."""
@@ -287,6 +320,8 @@ class Subject:
                     await visit(case)
                 except Broken as exc:
                     found[place] = exc
+                if not self.concurrent:
+                    await self._close_all()
 
         async with trio.open_nursery() as nursery:
             for place, case in enumerate(cases):
@@ -295,10 +330,13 @@ class Subject:
             raise found[min(found)]
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and forget them."""
+        await self._close_all()
+        self.clients.clear()
+
+    async def _close_all(self) -> None:
         for client in self.clients:
             await client.aclose()
-        self.clients.clear()
 
 
 def quoted(data: bytes) -> str:

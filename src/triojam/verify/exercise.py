@@ -74,6 +74,7 @@ async def right_second(subject: Subject) -> None:
     difference = await _difference(subject, client)
     if not difference:
         return
+    await client.aclose()
     fresh = await subject.open()
     if await _difference(subject, fresh) == 0:
         raise client.broken(

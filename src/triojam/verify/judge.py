@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from triojam.verify.client import Broken, Subject
+from triojam.verify.client import Broken, Client, Subject
 
 # The rule on which all others depend.
 ANSWER = "answer"
@@ -77,7 +77,7 @@ async def judge(
     """Try the rules in their order. show: gets each finding at once.
 
     revive: starts a server that has died once more, and tells whether it listens. stderr: returns what the
-    server has written since the last call.
+    server has written lately.
     """
     findings: dict[str, Finding] = {}
     killer = ""
@@ -85,11 +85,10 @@ async def judge(
         finding = _untried(rule, findings, killer, slow=slow)
         if finding is None:
             finding, survived = await _try(subject, rule)
+            if stderr is not None and finding.verdict is Verdict.FAILS:
+                finding = replace(finding, stderr=await stderr())
             if not survived and not (revive is not None and await revive()):
                 killer = rule.name
-            if stderr is not None:
-                written = await stderr()
-                finding = replace(finding, stderr=written if finding.verdict is Verdict.FAILS else "")
         findings[rule.name] = finding
         show(finding)
     return list(findings.values())
@@ -114,7 +113,7 @@ async def _try(subject: Subject, rule: Rule) -> tuple[Finding, bool]:
         await rule.judge(subject)
     except Broken as exc:
         broken = exc
-    shown = broken.client if broken is not None else next(iter(subject.clients), None)
+    shown = broken.client if broken is not None else _telling(subject.clients)
     sent, came = (shown.sent, shown.came) if shown is not None else ("", "")
     await subject.close()
     reason = str(broken) if broken is not None else ""
@@ -126,3 +125,8 @@ async def _try(subject: Subject, rule: Rule) -> tuple[Finding, bool]:
     verdict = Verdict.FAILS if reason else Verdict.HOLDS
     finding = Finding(rule=rule, verdict=verdict, reason=reason, sent=sent, came=came)
     return finding, gone is None
+
+
+def _telling(clients: Sequence[Client]) -> Client | None:
+    """Return the connection that shows most: one with an answer."""
+    return next((each for each in clients if each.received), next(iter(clients), None))

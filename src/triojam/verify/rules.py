@@ -133,6 +133,7 @@ RULES = (
         cause="`recv(32)` cuts the request: it no longer ends with CR LF.",
         mend="while b'\\n' not in buffer and len(buffer) < 512:\n    buffer += client.recv(4096)",
         judge=robust.long_lines,
+        depends=("answer", "any-time-request"),
     ),
     Rule(
         name="half-close",
@@ -160,6 +161,7 @@ RULES = (
         cause="`decode()` fails for bytes that are no UTF-8, and ends the thread or the server.",
         mend="line.startswith(b'TIME')    # compare bytes; or decode('utf-8', 'replace')",
         judge=robust.high_bytes,
+        depends=("answer", "any-time-request"),
     ),
     Rule(
         name="resets",

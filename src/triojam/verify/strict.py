@@ -102,8 +102,7 @@ async def idle_deadline(subject: Subject) -> None:
 
 async def send_deadline(subject: Subject) -> None:
     """A client that does not take its answers is reset."""
-    client = await subject.open()
-    client.take_little()
+    client = await subject.open_with_small_buffers()
     with trio.move_on_after(SEND_SECONDS + subject.patience):
         while await client.send(MANY_REQUESTS, patience=inf):
             pass

@@ -1,0 +1,261 @@
+"""Judges several servers, and starts and ends those that `--command` names."""
+
+import os
+import shlex
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from pathlib import Path
+
+import trio
+
+from triojam.client.session import DEFAULT_PORT, Target
+from triojam.errors import ConfigurationError, invalid_value
+from triojam.verify.client import Subject
+from triojam.verify.judge import Finding, Rule, judge
+
+LOOPBACK = "127.0.0.1"
+SUBMISSION, PORT = "{}", "{port}"
+AT_ONCE = 8
+START_SECONDS = 10.0
+FREE_SECONDS = 65.0  # TIME_WAIT lasts a minute
+STOP_SECONDS = 8.0  # the keeper takes less
+POLL_SECONDS = 0.05
+STDERR_SECONDS = 0.1
+STDERR_BYTES, STDERR_LINES = 4000, 12
+LISTENING = "0A"  # in /proc/net/tcp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How servers are judged; see `Subject` and `judge`."""
+
+    rules: Sequence[Rule]
+    slow: bool = False
+    patience: float = 5.0
+    tls: ssl.SSLContext | None = None
+    zone: tzinfo | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to judge. command: starts it; empty: it runs already."""
+
+    name: str
+    target: Target
+    command: tuple[str, ...] = ()
+
+
+@dataclass
+class Report:
+    """What was found about a server."""
+
+    server: Server
+    findings: list[Finding] = field(default_factory=list)
+
+
+def servers_of(command: str | None, words: Sequence[str], port: int | None) -> list[Server]:
+    """Return the servers that a command line names. Raises ConfigurationError, or ValueError for an address.
+
+    command: with {} in it, the words are submissions, and each takes the place of {}. {port} is a free port.
+    """
+    if command is None:
+        if port is not None:
+            raise ConfigurationError("--port is for --command: name the port as HOST:PORT")
+        return [Server(str(target), target) for target in map(Target.parse, words or (LOOPBACK,))]
+    parts = _split(command)
+    if not any(SUBMISSION in part for part in parts):
+        if len(words) > 1:
+            raise ConfigurationError(
+                "--command starts one server: expected one SERVER, or {} in the command for submissions"
+            )
+        target = Target.parse(words[0]) if words else Target(LOOPBACK, port or DEFAULT_PORT)
+        return [_started(parts, "", target, words[0] if words else shlex.join(parts))]
+    if not words:
+        raise ConfigurationError("--command has {}: expected the submissions that take its place")
+    if port is None and any(PORT in part for part in parts):
+        return [_started(parts, word, Target(LOOPBACK, free_port()), word) for word in words]
+    return [_started(parts, word, Target(LOOPBACK, port or DEFAULT_PORT), word) for word in words]
+
+
+def _split(command: str) -> list[str]:
+    try:
+        parts = shlex.split(command)
+    except ValueError as exc:
+        raise invalid_value(command, "--command", f"the words of a command ({str(exc).lower()})") from exc
+    if not parts or (SUBMISSION not in parts[0] and shutil.which(parts[0]) is None):
+        raise invalid_value(command, "--command", "a program that can be started, and its arguments")
+    return parts
+
+
+def _started(parts: Sequence[str], submission: str, target: Target, name: str) -> Server:
+    words = [part.replace(PORT, str(target.port)).replace(SUBMISSION, submission) for part in parts]
+    return Server(name, target, tuple(words))
+
+
+def free_port() -> int:
+    """Return a port that no program uses at this moment."""
+    with socket.socket() as sock:
+        sock.bind((LOOPBACK, 0))
+        return int(sock.getsockname()[1])
+
+
+async def judge_all(
+    servers: Sequence[Server],
+    options: Options,
+    *,
+    show: Callable[[Finding], None] = lambda _finding: None,
+    done: Callable[[Report], None] = lambda _report: None,
+) -> list[Report]:
+    """Judge all servers, a few at once, and those on the same port one after the other.
+
+    show: gets each finding. done: gets the report of each server at its end.
+    """
+    reports = [Report(server) for server in servers]
+    limit = trio.CapacityLimiter(AT_ONCE)
+    turns = {server.target: trio.Lock() for server in servers}
+
+    async def judge_one(report: Report) -> None:
+        async with turns[report.server.target], limit:
+            await _judge_one(report, options, show)
+        done(report)
+
+    async with trio.open_nursery() as nursery:
+        for report in reports:
+            nursery.start_soon(judge_one, report)
+            await trio.lowlevel.checkpoint()  # in their order
+    return reports
+
+
+async def _judge_one(report: Report, options: Options, show: Callable[[Finding], None]) -> None:
+    server = report.server
+    subject = Subject(server.target, patience=options.patience, tls=options.tls, zone=options.zone)
+
+    def note(finding: Finding) -> None:
+        report.findings.append(finding)
+        show(finding)
+
+    if not server.command:
+        await judge(subject, options.rules, slow=options.slow, show=note)
+        return
+    async with running(server) as program:
+        await program.restart()
+        await judge(
+            subject,
+            options.rules,
+            slow=options.slow,
+            show=note,
+            revive=program.restart,
+            stderr=program.stderr,
+        )
+
+
+@asynccontextmanager
+async def running(server: Server) -> "AsyncIterator[Program]":
+    """Have a program that is ended with all its children."""
+    async with trio.open_nursery() as nursery:
+        program = Program(server, nursery)
+        try:
+            yield program
+        finally:
+            await program.stop()
+        nursery.cancel_scope.cancel()
+
+
+class Program:
+    """A server that is started with a command, under a keeper."""
+
+    def __init__(self, server: Server, nursery: trio.Nursery) -> None:
+        self._server = server
+        self._nursery = nursery
+        self._keeper: trio.Process | None = None
+        self._status = b""
+        self._stderr = bytearray()
+
+    async def restart(self) -> bool:
+        """Start the command, after the end of an earlier start; return whether it listens.
+
+        Raises ConfigurationError if another program has the port.
+        """
+        await self.stop()
+        port = self._server.target.port
+        with trio.move_on_after(FREE_SECONDS):
+            while states := port_states(port):
+                if LISTENING in states:
+                    raise ConfigurationError(f"another program listens on port {port}: end it, or use --port")
+                await trio.sleep(POLL_SECONDS)
+        self._status = b""
+        self._keeper = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "triojam.verify.keeper", *self._server.command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must reach only the judge
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        self._nursery.start_soon(self._read, self._keeper)
+        return await self._listens()
+
+    async def stop(self) -> None:
+        """End the command and all its children."""
+        if self._keeper is None:
+            return
+        keeper, self._keeper = self._keeper, None
+        with trio.CancelScope(shield=True):
+            if keeper.stdin is not None:
+                await keeper.stdin.aclose()
+            with trio.move_on_after(STOP_SECONDS):
+                await keeper.wait()
+            keeper.kill()
+            await keeper.wait()
+
+    async def stderr(self) -> str:
+        """Return the last lines that the server has written to stderr since the last call."""
+        await trio.sleep(STDERR_SECONDS)  # the pipe may have more
+        text = self._stderr.decode("utf-8", "replace")
+        self._stderr.clear()
+        lines = ["".join(each if each.isprintable() else " " for each in line) for line in text.splitlines()]
+        return "\n".join(line.rstrip() for line in lines[-STDERR_LINES:])
+
+    async def _read(self, keeper: trio.Process) -> None:
+        async def read_stderr() -> None:
+            if keeper.stderr is not None:
+                async for data in keeper.stderr:
+                    self._stderr += data
+                    del self._stderr[:-STDERR_BYTES]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_stderr)
+            if keeper.stdout is not None:
+                async for data in keeper.stdout:
+                    self._status += data
+
+    async def _listens(self) -> bool:
+        """Wait until the server listens; it may also have ended, or never listen."""
+        target = self._server.target
+        with trio.move_on_after(START_SECONDS):
+            while self._status.strip() in (b"", b"0"):  # a daemon ends with 0, and its child listens
+                with suppress(OSError):
+                    stream = await trio.open_tcp_stream(target.host, target.port)
+                    await trio.aclose_forcefully(stream)
+                    return True
+                await trio.sleep(POLL_SECONDS)
+        return False
+
+
+def port_states(port: int) -> set[str]:
+    """Return the states of this machine's TCP sockets with this port; empty where there is no /proc."""
+    states = set()
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{name}").read_text("ascii").splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if int(local.rpartition(":")[2], 16) == port:
+                    states.add(state)
+    return states
