@@ -1,39 +1,36 @@
 """The clients' side of the command line: one command each, no logic."""
 
 import importlib.util
-import signal
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from triojam.cli import verify
 from triojam.cli.common import Commands, NotNegative, Positive, make_app_of, register_all
+from triojam.cli.servers import (
+    FAILED,
+    FLAG,
+    INTERRUPTED,
+    Ca,
+    Servers,
+    Timeout,
+    Tls,
+    Zone,
+    check_writable,
+    parsed,
+    run,
+    target_of,
+    targets_of,
+    tls_of,
+    zone_of,
+)
 from triojam.errors import ConfigurationError, invalid_value
 
-if TYPE_CHECKING:  # imported when a command runs: --help does without Trio, TLS and rich
-    import ssl
-    from datetime import tzinfo
-
-    import trio
-
-    from triojam.client.session import Target
-
-Parsed = TypeVar("Parsed")
-
-FAILED = 1
 UNBALANCED = 3
-INTERRUPTED = 130
 
-FLAG = Parameter(negative="", show_default=False)
-
-Servers = Annotated[str, Parameter(help="HOST or HOST:PORT; without any, port 45000 of this machine.")]
-Timeout = Annotated[float, Positive, Parameter(help="Seconds to wait for a connection, and for an answer.")]
-Tls = Annotated[bool, FLAG, Parameter(help="Ask over TLS.")]
-Ca = Annotated[Path | None, Parameter(help="File with CA certificates (PEM) to trust, and no others.")]
-Zone = Annotated[str, Parameter(help="Time zone of the answers: an IANA name, or system for this machine's.")]
 Precise = Annotated[
     bool,
     FLAG,
@@ -69,10 +66,12 @@ def ask(
     from triojam.client.render import as_json, render  # noqa: PLC0415  # see above
     from triojam.client.session import Answer  # noqa: PLC0415  # see above
 
-    targets = _targets(servers)
-    options = AskOptions(precise=precise, patience=timeout, tls=_tls(tls=tls, ca=ca), zone=_zone(timezone))
+    targets = targets_of(servers)
+    options = AskOptions(
+        precise=precise, patience=timeout, tls=tls_of(tls=tls, ca=ca), zone=zone_of(timezone)
+    )
     outcomes: Outcomes = [None] * len(targets)
-    interrupted = _run(partial(ask_all, targets, options, outcomes))
+    interrupted = run(partial(ask_all, targets, options, outcomes))
     print(as_json(targets, outcomes) if json else render(targets, outcomes))
     if interrupted:
         return INTERRUPTED
@@ -100,10 +99,10 @@ def watch(
     from triojam.client import watch as watching  # noqa: PLC0415  # see above
     from triojam.client.ask import AskOptions  # noqa: PLC0415  # see above
 
-    watched = [watching.Watched(each) for each in _targets(servers)]
-    options = AskOptions(patience=timeout, tls=_tls(tls=tls, ca=ca), zone=_zone(timezone))
+    watched = [watching.Watched(each) for each in targets_of(servers)]
+    options = AskOptions(patience=timeout, tls=tls_of(tls=tls, ca=ca), zone=zone_of(timezone))
     with watching.view(watched, Console()) as show:
-        interrupted = _run(partial(watching.watch, watched, options, show, interval=interval, count=count))
+        interrupted = run(partial(watching.watch, watched, options, show, interval=interval, count=count))
     print(watching.summary(watched))
     if interrupted:
         return INTERRUPTED
@@ -160,7 +159,7 @@ def load(
     if plot is not None:
         _check_plot(plot)
     for option, file in (("--json", json), ("--plot", plot)):
-        _check_writable(option, file)
+        check_writable(option, file)
     plan = Plan(
         connections=connections,
         seconds=duration,
@@ -170,14 +169,14 @@ def load(
         rate=rate,
         think_time=think_time,
         patience=timeout,
-        mix=_parsed("--mix", Mix.parse, mix),
+        mix=parsed("--mix", Mix.parse, mix),
     )
-    url = _parsed("--metrics", metrics_url, metrics) if metrics is not None else None
-    job = LoadRun(_target("SERVER", server), plan, metrics=url)
+    url = parsed("--metrics", metrics_url, metrics) if metrics is not None else None
+    job = LoadRun(target_of("SERVER", server), plan, metrics=url)
     # The bar is for a terminal; a file or a pipe gets the result alone.
     console = Console(stderr=True, force_terminal=None if sys.stdout.isatty() else False)
     with progress(plan, console) as show:
-        _run(partial(job.run, show), job.interrupt)
+        run(partial(job.run, show), job.interrupt)
     if job.failure is not None:
         print(f"triojam: {job.failure}", file=sys.stderr)
         return FAILED
@@ -212,81 +211,8 @@ _COMMANDS: Commands = {
         "localhost --rate 5000 --duration 60 --plot latency.svg",
         "localhost --requests 1000000 --mix TIME:90,HELLO:5,split:5 --metrics localhost:45001",
     ),
+    **verify.COMMANDS,
 }
-
-
-def _run(main: Callable[[], Awaitable[None]], interrupt: Callable[[], bool] = lambda: False) -> bool:
-    """Run until it is done or interrupted; whether it was interrupted.
-
-    interrupt: is called at Ctrl-C, and tells whether `main` is about to end by itself.
-    """
-    from triojam.process import signals  # noqa: PLC0415  # see above
-
-    interrupted = False
-
-    def heed(_signum: int, scope: "trio.CancelScope") -> None:
-        nonlocal interrupted
-        interrupted = True
-        if not interrupt():
-            scope.cancel()
-
-    signals.run(main, heed, {signal.SIGINT}, ignore_afterwards=False)
-    return interrupted
-
-
-def _targets(servers: tuple[str, ...]) -> "list[Target]":
-    return [_target("SERVERS", each) for each in servers or ("127.0.0.1",)]
-
-
-def _target(name: str, text: str) -> "Target":
-    from triojam.client.session import Target  # noqa: PLC0415  # see above
-
-    return _parsed(name, Target.parse, text)
-
-
-def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
-    """Parse an argument with a function whose ValueError says what is expected."""
-    try:
-        return parse(text)
-    except ValueError as exc:
-        raise invalid_value(text, name, str(exc)) from exc
-
-
-def _zone(name: str) -> "tzinfo | None":
-    from triojam.settings.zones import load_zone  # noqa: PLC0415  # see above
-
-    try:
-        return load_zone(name)
-    except ValueError as exc:
-        raise invalid_value(name, "--timezone", f"system or an IANA time zone name ({exc})") from exc
-
-
-def _tls(*, tls: bool, ca: Path | None) -> "ssl.SSLContext | None":
-    import ssl  # noqa: PLC0415  # see above
-
-    from triojam.settings.files import new_context  # noqa: PLC0415  # see above
-    from triojam.settings.reading import read_bounded  # noqa: PLC0415  # see above
-
-    if not tls and ca is None:
-        return None
-    try:
-        trusted = read_bounded(str(ca)).decode("ascii") if ca is not None else None
-        return new_context(ssl.Purpose.SERVER_AUTH, trusted)
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, ConfigurationError):
-            raise
-        raise invalid_value(str(ca), "--ca", "a PEM file of certificates") from exc
-
-
-def _check_writable(option: str, file: Path | None) -> None:
-    """Find out before the load, rather than after it."""
-    if file is None:
-        return
-    try:
-        file.open("ab").close()
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise invalid_value(str(file), option, f"a file that can be written ({reason})") from exc
 
 
 def _check_plot(file: Path) -> None:

@@ -18,7 +18,7 @@ FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell shows a program that SIGPIPE ended
 
-CLIENT_COMMANDS = ("ask", "watch", "load")
+CLIENT_COMMANDS = ("ask", "watch", "load", "verify")
 LAB_COMMAND = "lab"
 CHECK_COMMAND = "check"  # shows every error, not only the first
 

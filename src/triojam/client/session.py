@@ -112,7 +112,7 @@ class Answer:
 class Session:
     """A connection to a time server: it sends requests, and receives seconds of the server's day, in order.
 
-    address: the server's address as text. socket_address: the same as a socket address. stream: the connection.
+    address: the server's address as text. socket_address: the same as a socket address. stream: the bytes.
     """
 
     def __init__(self, stream: trio.abc.Stream, socket_address: tuple[str | int, ...]) -> None:
@@ -195,7 +195,7 @@ async def connect(
 
 
 async def over_tls(tcp: trio.SocketStream, tls: ssl.SSLContext | None, host: str) -> trio.abc.Stream:
-    """Shake hands over a TCP connection to this host; the connection itself without `tls`. Raises AskError."""
+    """Shake hands over a TCP connection to this host; return it as it is without `tls`. Raises AskError."""
     if tls is None:
         return tcp
     stream = trio.SSLStream(tcp, tls, server_hostname=certified_name(host), https_compatible=True)

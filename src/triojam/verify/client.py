@@ -1,37 +1,27 @@
-"""A judge's connections to a server: what they send, what comes back, and how long they wait.
-
-How long a judge waits depends on the server. A server is silent if nothing came for a fifth of the patience,
-and for twenty times its slowest answer so far. If the server serves clients side by side, a control client
-must also have got its answer meanwhile: a machine that stood still is no silent server.
-"""
+"""A judge's connection to a server: what it sends, what comes back, and how long it waits."""
 
 import os
 import re
 import socket
-import ssl
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import tzinfo
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TypeVar
+from itertools import groupby
 
 import trio
 
-from triojam.client.session import AskError, Session, Target, connect, over_tls, read_answer
-from triojam.core.protocol import REQUEST, SHOWN_CHARACTERS, printable
-
-Case = TypeVar("Case")
+from triojam.client.session import AskError, read_answer
+from triojam.core.protocol import SHOWN_CHARACTERS, printable
 
 # A time in an answer, also if the form of the answer is not exactly right.
 TIME_OF_DAY = re.compile(rb"(?i)\bJAM\W{0,3}(\d{1,2})\D(\d{1,2})\D(\d\d|\d(?=\D))")
 
 SLOWER = 20  # a server is given this many times its slowest answer
 LAST_LOOK = 0.25
-AT_ONCE = 20
 MOST_BYTES = 1 << 20
 MOST_SHOWN = 4
-SMALL_BUFFER, SMALL_SEGMENT = 4096, 536
 
 
 class End(Enum):
@@ -51,11 +41,38 @@ class Broken(Exception):  # noqa: N818  # a rule is broken; the judge made no er
         self.client = client
 
 
+@dataclass
+class Pace:
+    """How long a judge waits, which depends on the server.
+
+    A server is silent if nothing came for a fifth of the patience, and for twenty times its slowest answer so
+    far. If it serves clients side by side, a control client must have got its answer meanwhile: a machine
+    that stood still is no silent server.
+
+    patience: how long to wait for a connection, and at most for an answer, in seconds. slowest: the slowest
+    answer so far, in seconds. control: asks with another client; None = that client would have to wait.
+    """
+
+    patience: float = 5.0
+    slowest: float = 0.0
+    control: Callable[[], Awaitable[object]] | None = None
+
+    @property
+    def reaction(self) -> float:
+        """How long others may wait while a hostile client is there: by default a second."""
+        return self.patience / 5
+
+    @property
+    def silence(self) -> float:
+        """How long to wait before a server may be called silent."""
+        return min(max(self.reaction, SLOWER * self.slowest), self.patience)
+
+
 class Client:
     """One connection. received: all bytes that came so far. end: how the server ended it, if it did."""
 
-    def __init__(self, subject: "Subject", stream: trio.abc.Stream) -> None:
-        self._subject = subject
+    def __init__(self, pace: Pace, stream: trio.abc.Stream) -> None:
+        self._pace = pace
         self._stream = stream
         self._sent: list[bytes] = []
         self.end: End | None = None
@@ -76,8 +93,12 @@ class Client:
     @property
     def sent(self) -> str:
         """What was sent, in printable pieces."""
-        more = " …" if len(self._sent) > MOST_SHOWN else ""
-        return " ".join(map(quoted, self._sent[:MOST_SHOWN])) + more or "nothing"
+        pieces = []
+        for data, same in groupby(self._sent):
+            times = sum(1 for _ in same)
+            pieces.append(quoted(data) if times == 1 else f"{times} times {quoted(data)}")
+        more = [f"and {len(pieces) - MOST_SHOWN} more"] if len(pieces) > MOST_SHOWN else []
+        return ", ".join(pieces[:MOST_SHOWN] + more) or "nothing"
 
     @property
     def came(self) -> str:
@@ -89,9 +110,9 @@ class Client:
         return ", ".join(parts) or "nothing"
 
     async def send(self, data: bytes, *, patience: float | None = None) -> bool:
-        """Send, and return whether the server still took it. patience: None = the subject's."""
+        """Send, and return whether the server still took it. patience: None = that of the pace."""
         self._sent.append(data)
-        with trio.move_on_after(patience or self._subject.patience), suppress(trio.BrokenResourceError):
+        with trio.move_on_after(patience or self._pace.patience), suppress(trio.BrokenResourceError):
             await self._stream.send_all(data)
             return True
         return False
@@ -119,15 +140,15 @@ class Client:
 
         patient: wait for the whole patience.
         """
-        subject = self._subject
-        waits = [subject.patience] if patient else [subject.silence, LAST_LOOK]
-        ends = trio.current_time() + 2 * subject.patience  # whatever comes
+        pace = self._pace
+        waits = [pace.patience] if patient else [pace.silence, LAST_LOOK]
+        ends = trio.current_time() + 2 * pace.patience  # whatever comes
         while not enough(bytes(self.received)) and len(self.received) < MOST_BYTES:
             if (data := await self._receive_some(waits[0])) is None:
                 if len(waits) == 1 or trio.current_time() > ends:
                     return End.SILENT
-                if subject.concurrent:
-                    await subject.why_not_answering()
+                if pace.control is not None:
+                    await pace.control()
                 del waits[0]
             elif not data:
                 self.end = self.end or End.CLOSED
@@ -147,10 +168,8 @@ class Client:
         with trio.move_on_after(seconds):
             try:
                 return await self._stream.receive_some()
-            except trio.BrokenResourceError as exc:
-                # Over TLS, an end without close_notify.
-                at_end = isinstance(exc.__cause__, ssl.SSLEOFError)
-                self.end = End.CLOSED if at_end else End.RESET
+            except trio.BrokenResourceError:
+                self.end = End.RESET
                 return b""
         return None
 
@@ -195,148 +214,6 @@ class Client:
 
     def _reset_on_close(self) -> None:
         self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-class Subject:
-    """The server that is judged, and how it is reached.
-
-    patience: how long to wait for a connection, and at most for an answer, in seconds. zone: the time zone of
-    the answers; None = this machine's. concurrent: whether it is known to serve clients side by side.
-    socket_address: known after the first connection. slowest: the slowest answer so far, in seconds.
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        *,
-        patience: float = 5.0,
-        tls: ssl.SSLContext | None = None,
-        zone: tzinfo | None = None,
-    ) -> None:
-        self.target = target
-        self.patience = patience
-        self.tls = tls
-        self.zone = zone
-        self.concurrent = False
-        self.socket_address: tuple[str | int, ...] = ()
-        self.slowest = 0.0
-        self.clients: list[Client] = []
-
-    @property
-    def reaction(self) -> float:
-        """How long others may wait while a hostile client is there: a second, or a fifth of the patience."""
-        return self.patience / 5
-
-    @property
-    def silence(self) -> float:
-        """How long to wait before a server counts as silent."""
-        return min(max(self.reaction, SLOWER * self.slowest), self.patience)
-
-    async def open(self) -> Client:
-        """Open a connection. Raises Broken if the server does not accept it."""
-        session = await self._connect(self.tls)
-        return self._keep(session.stream)
-
-    async def open_tcp(self) -> trio.abc.Stream:
-        """Open a connection without TLS, for the caller to close. Raises Broken."""
-        return (await self._connect(None)).stream
-
-    async def open_with_small_buffers(self) -> Client:
-        """Open a connection whose answers soon fill all buffers, if they are not read. Raises Broken.
-
-        The server's kernel sizes its send buffer by the size of the segments.
-        """
-        family = socket.AF_INET6 if len(self.socket_address) > 2 else socket.AF_INET
-        sock = trio.socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
-        try:
-            with trio.fail_after(self.patience):
-                await sock.connect(self.socket_address)
-        except (OSError, trio.TooSlowError) as exc:
-            sock.close()
-            raise Broken(f"no connection: {str(exc).lower()}") from exc
-        return await self.adopt(trio.SocketStream(sock))
-
-    async def adopt(self, tcp: trio.SocketStream) -> Client:
-        """Make a client of a TCP connection, with TLS if the server has it. Raises Broken."""
-        try:
-            return self._keep(await over_tls(tcp, self.tls, self.target.host))
-        except AskError as exc:
-            raise Broken(str(exc)) from exc
-
-    async def _connect(self, tls: ssl.SSLContext | None) -> Session:
-        target = self.target
-        if self.socket_address:
-            host, port, *_ = self.socket_address
-            target = Target(str(host), int(port))
-        try:
-            session = await connect(target, patience=self.patience, tls=tls, name=self.target.host)
-        except AskError as exc:
-            raise Broken(f"no connection: {exc}") from exc
-        self.socket_address = session.socket_address
-        return session
-
-    def _keep(self, stream: trio.abc.Stream) -> Client:
-        client = Client(self, stream)
-        self.clients.append(client)
-        return client
-
-    async def ask(self, data: bytes = REQUEST) -> Client:
-        """Open a connection and send. Raises Broken."""
-        client = await self.open()
-        await client.send(data)
-        return client
-
-    async def why_not_answering(self, seconds: float | None = None) -> str | None:
-        """Ask with a new connection; return what went wrong, and None for an answer within `seconds`."""
-        began = trio.current_time()
-        client: Client | None = None
-        try:
-            with trio.fail_after(seconds or self.patience):
-                client = await self.ask()
-                end = await client.receive_times(patient=True)
-                if end is End.ENOUGH:
-                    self.slowest = max(self.slowest, trio.current_time() - began)
-                    return None
-                return client.why_no_time(end)
-        except Broken as exc:
-            return str(exc)
-        except trio.TooSlowError:
-            return f"no answer within {seconds or self.patience:g} s"
-        finally:
-            if client is not None:
-                self.clients.remove(client)
-                await client.aclose()
-
-    async def each(self, cases: Sequence[Case], visit: Callable[[Case], Awaitable[None]]) -> None:
-        """Visit the server once for each case: side by side if it can do that. Raises the first Broken."""
-        found: dict[int, Broken] = {}
-        limit = trio.CapacityLimiter(AT_ONCE if self.concurrent else 1)
-
-        async def visit_one(place: int, case: Case) -> None:
-            async with limit:
-                try:
-                    await visit(case)
-                except Broken as exc:
-                    found[place] = exc
-                if not self.concurrent:
-                    await self._close_all()
-
-        async with trio.open_nursery() as nursery:
-            for place, case in enumerate(cases):
-                nursery.start_soon(visit_one, place, case)
-        if found:
-            raise found[min(found)]
-
-    async def close(self) -> None:
-        """Close all connections, and forget them."""
-        await self._close_all()
-        self.clients.clear()
-
-    async def _close_all(self) -> None:
-        for client in self.clients:
-            await client.aclose()
 
 
 def quoted(data: bytes) -> str:

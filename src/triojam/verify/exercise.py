@@ -7,7 +7,8 @@ import trio
 
 from triojam.client.time_of_day import DAY, fold, second_of_day
 from triojam.core.protocol import REQUEST, read_jam
-from triojam.verify.client import TIME_OF_DAY, Client, End, Subject, quoted
+from triojam.verify.client import TIME_OF_DAY, Client, End, quoted
+from triojam.verify.subject import Subject
 from triojam.verify.vectors import BAD_COMMANDS, REQUESTS, Vector
 
 MORE_BYTES = 0.2  # how long to look for bytes after an answer
@@ -86,7 +87,7 @@ async def right_second(subject: Subject) -> None:
 
 async def _difference(subject: Subject, client: Client) -> int:
     """Ask, and return how many seconds the answer is ahead of the true time."""
-    while not MIDDLE[0] < time.time() % 1 < MIDDLE[1]:
+    while not MIDDLE[0] < time.time() % 1 < MIDDLE[1]:  # noqa: ASYNC110  # a clock sets no Event
         await trio.sleep(0.02)
     asked = time.time() - TICK
     await client.send(REQUEST)
@@ -139,7 +140,7 @@ async def concurrent(subject: Subject) -> None:
     end = await client.receive_times()
     if end is not End.ENOUGH:
         raise client.broken(f"beside {SILENT_CLIENTS} silent clients, {client.why_no_time(end)}")
-    subject.concurrent = True
+    subject.is_concurrent()
 
 
 async def anything_else(subject: Subject) -> None:
@@ -174,7 +175,7 @@ async def several_requests(subject: Subject) -> None:
 async def quit_closes(subject: Subject) -> None:
     """QUIT closes the connection."""
     client = await subject.ask(b"QUIT\r\n")
-    end = await client.receive(lambda data: TIME_OF_DAY.search(data))
+    end = await client.receive(TIME_OF_DAY.search)
     if client.times:
         raise client.broken("QUIT was answered with the time")
     if end is End.SILENT:

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from triojam.verify.client import Broken, Client, Subject
+from triojam.verify.client import Broken, Client
+from triojam.verify.subject import Subject
 
 # The rule on which all others depend.
 ANSWER = "answer"
@@ -31,8 +32,8 @@ class Verdict(StrEnum):
 class Rule:
     """One rule, and how to judge it.
 
-    purpose: what the rule is for. cause: the usual mistake. mend: a few lines of code. judge: raises Broken if
-    the rule does not hold. depends: rules without which this rule cannot be judged. slow: takes many seconds.
+    purpose: what the rule is for. cause: the usual mistake. mend: a few lines of code. judge: raises Broken
+    if the rule does not hold. depends: rules without which it cannot be judged. slow: takes many seconds.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Finding:
     """The verdict about one rule.
 
     reason: why it fails or was not tried. sent, came: the exchange that shows it, printable. stderr: what a
-    server that was started with --command wrote meanwhile.
+    server that was started with --command wrote meanwhile. skipped: it is slow, and was not asked for.
     """
 
     rule: Rule
@@ -60,12 +61,13 @@ class Finding:
     sent: str = ""
     came: str = ""
     stderr: str = ""
+    skipped: bool = False
 
 
 Show = Callable[[Finding], None]
 
 
-async def judge(
+async def judge(  # noqa: PLR0913  # every option has a default
     subject: Subject,
     rules: Sequence[Rule],
     *,
@@ -96,14 +98,17 @@ async def judge(
 
 def _untried(rule: Rule, findings: dict[str, Finding], killer: str, *, slow: bool) -> Finding | None:
     """Return the finding for a rule that cannot be tried."""
-    reason = ""
     if killer:
-        reason = f"the server did not survive the rule {killer}"
-    elif missing := [each for each in rule.depends if findings[each].verdict is not Verdict.HOLDS]:
-        reason = f"depends on {', '.join(missing)}"
-    elif rule.slow and not slow:
-        reason = "takes long; --slow tries it"
-    return Finding(rule=rule, verdict=Verdict.NOT_TRIED, reason=reason) if reason else None
+        return _not_tried(rule, f"the server did not survive the rule {killer}")
+    if missing := [each for each in rule.depends if findings[each].verdict is not Verdict.HOLDS]:
+        return _not_tried(rule, f"depends on {', '.join(missing)}")
+    if rule.slow and not slow:
+        return replace(_not_tried(rule, "takes long; --slow tries it"), skipped=True)
+    return None
+
+
+def _not_tried(rule: Rule, reason: str) -> Finding:
+    return Finding(rule=rule, verdict=Verdict.NOT_TRIED, reason=reason)
 
 
 async def _try(subject: Subject, rule: Rule) -> tuple[Finding, bool]:

@@ -17,8 +17,8 @@ import trio
 
 from triojam.client.session import DEFAULT_PORT, Target
 from triojam.errors import ConfigurationError, invalid_value
-from triojam.verify.client import Subject
 from triojam.verify.judge import Finding, Rule, judge
+from triojam.verify.subject import Subject
 
 LOOPBACK = "127.0.0.1"
 SUBMISSION, PORT = "{}", "{port}"
@@ -61,27 +61,36 @@ class Report:
 
 
 def servers_of(command: str | None, words: Sequence[str], port: int | None) -> list[Server]:
-    """Return the servers that a command line names. Raises ConfigurationError, or ValueError for an address.
+    """Return the servers that a command line names. Raises ConfigurationError.
 
     command: with {} in it, the words are submissions, and each takes the place of {}. {port} is a free port.
     """
     if command is None:
         if port is not None:
-            raise ConfigurationError("--port is for --command: name the port as HOST:PORT")
-        return [Server(str(target), target) for target in map(Target.parse, words or (LOOPBACK,))]
+            raise ConfigurationError("--port is for --command: expected HOST:PORT for a server that runs")
+        return [Server(str(target), target) for target in map(_target, words or (LOOPBACK,))]
     parts = _split(command)
-    if not any(SUBMISSION in part for part in parts):
-        if len(words) > 1:
-            raise ConfigurationError(
-                "--command starts one server: expected one SERVER, or {} in the command for submissions"
-            )
-        target = Target.parse(words[0]) if words else Target(LOOPBACK, port or DEFAULT_PORT)
-        return [_started(parts, "", target, words[0] if words else shlex.join(parts))]
-    if not words:
-        raise ConfigurationError("--command has {}: expected the submissions that take its place")
-    if port is None and any(PORT in part for part in parts):
-        return [_started(parts, word, Target(LOOPBACK, free_port()), word) for word in words]
-    return [_started(parts, word, Target(LOOPBACK, port or DEFAULT_PORT), word) for word in words]
+    any_port = port is None and any(PORT in part for part in parts)
+
+    def start(submission: str, name: str) -> Server:
+        target = Target(LOOPBACK, free_port() if any_port else port or DEFAULT_PORT)
+        filled = [part.replace(PORT, str(target.port)).replace(SUBMISSION, submission) for part in parts]
+        return Server(name, target, tuple(filled))
+
+    if any(SUBMISSION in part for part in parts):
+        if not words:
+            raise ConfigurationError("--command has {}: expected the submissions that take its place")
+        return [start(word, word) for word in words]
+    if words:
+        raise ConfigurationError("--command without {} starts one server: expected no SERVERS")
+    return [start("", shlex.join(parts))]
+
+
+def _target(word: str) -> Target:
+    try:
+        return Target.parse(word)
+    except ValueError as exc:
+        raise invalid_value(word, "SERVERS", str(exc)) from exc
 
 
 def _split(command: str) -> list[str]:
@@ -94,11 +103,6 @@ def _split(command: str) -> list[str]:
     return parts
 
 
-def _started(parts: Sequence[str], submission: str, target: Target, name: str) -> Server:
-    words = [part.replace(PORT, str(target.port)).replace(SUBMISSION, submission) for part in parts]
-    return Server(name, target, tuple(words))
-
-
 def free_port() -> int:
     """Return a port that no program uses at this moment."""
     with socket.socket() as sock:
@@ -107,19 +111,18 @@ def free_port() -> int:
 
 
 async def judge_all(
-    servers: Sequence[Server],
+    reports: Sequence[Report],
     options: Options,
     *,
     show: Callable[[Finding], None] = lambda _finding: None,
     done: Callable[[Report], None] = lambda _report: None,
-) -> list[Report]:
-    """Judge all servers, a few at once, and those on the same port one after the other.
+) -> None:
+    """Judge the servers of these reports: a few at once, and those on the same port one after the other.
 
     show: gets each finding. done: gets the report of each server at its end.
     """
-    reports = [Report(server) for server in servers]
     limit = trio.CapacityLimiter(AT_ONCE)
-    turns = {server.target: trio.Lock() for server in servers}
+    turns = {each.server.target: trio.Lock() for each in reports}
 
     async def judge_one(report: Report) -> None:
         async with turns[report.server.target], limit:
@@ -130,7 +133,6 @@ async def judge_all(
         for report in reports:
             nursery.start_soon(judge_one, report)
             await trio.lowlevel.checkpoint()  # in their order
-    return reports
 
 
 async def _judge_one(report: Report, options: Options, show: Callable[[Finding], None]) -> None:
@@ -192,7 +194,7 @@ class Program:
                 await trio.sleep(POLL_SECONDS)
         self._status = b""
         self._keeper = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "triojam.verify.keeper", *self._server.command],
+            [sys.executable, "-m", "triojam.process.keeper", *self._server.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

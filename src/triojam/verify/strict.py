@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from math import inf
 
 import trio
 
 from triojam.core.protocol import REQUEST, Rules, read_jam
 from triojam.core.reasons import Disconnect, Rejection
-from triojam.verify.client import End, Subject, quoted
+from triojam.verify.client import Client, End, quoted
 from triojam.verify.robust import MANY_REQUESTS
+from triojam.verify.subject import Subject
 from triojam.verify.vectors import Vector, cuts
 
 JAM = b"JAM hh:mm:ss\r\n"
@@ -66,7 +68,7 @@ async def batch_in_order(subject: Subject) -> None:
     told = [second for second in seconds if second is not None]
     if len(told) != BATCH:
         raise client.broken(f"{BATCH} requests in one batch got {len(told)} times")
-    if sum(later < earlier for earlier, later in zip(told, told[1:], strict=False)) > (told[-1] < told[0]):
+    if sum(later < earlier for earlier, later in pairwise(told)) > (told[-1] < told[0]):
         raise client.broken("the times of one batch go backwards")
 
 
@@ -77,12 +79,12 @@ async def line_deadline(subject: Subject) -> None:
     async with trio.open_nursery() as nursery:
 
         async def drip() -> None:
-            while await client.send(b"x"):
+            while await client.send(b"x"):  # noqa: ASYNC110  # it is the bytes that have to come late
                 await trio.sleep(1)
 
         nursery.start_soon(drip)
-        with trio.move_on_after(LINE_SECONDS + subject.patience):
-            await _patiently(client.receive, subject)
+        with trio.move_on_after(LINE_SECONDS + subject.pace.patience):
+            await _receive_to_the_end(client)
         nursery.cancel_scope.cancel()
     passed = trio.current_time() - began
     if bytes(client.received) != ERROR_LINES[Rejection.TIMEOUT] or passed < LINE_SECONDS - EARLY:
@@ -93,8 +95,8 @@ async def idle_deadline(subject: Subject) -> None:
     """A client that sends nothing is closed without a reply."""
     client = await subject.open()
     began = trio.current_time()
-    with trio.move_on_after(IDLE_SECONDS + subject.patience):
-        await _patiently(client.receive, subject)
+    with trio.move_on_after(IDLE_SECONDS + subject.pace.patience):
+        await _receive_to_the_end(client)
     passed = trio.current_time() - began
     if client.received or client.end is not End.CLOSED or passed < IDLE_SECONDS - EARLY:
         raise client.broken(f"after {passed:.1f} s, a silent client was not closed without a reply")
@@ -103,14 +105,14 @@ async def idle_deadline(subject: Subject) -> None:
 async def send_deadline(subject: Subject) -> None:
     """A client that does not take its answers is reset."""
     client = await subject.open_with_small_buffers()
-    with trio.move_on_after(SEND_SECONDS + subject.patience):
+    with trio.move_on_after(SEND_SECONDS + subject.pace.patience):
         while await client.send(MANY_REQUESTS, patience=inf):
             pass
         return
     raise client.broken("a client that does not read its answers was not reset")
 
 
-async def _patiently(receive: Callable[..., Awaitable[End]], subject: Subject) -> None:
+async def _receive_to_the_end(client: Client) -> None:
     """Receive until the end of the connection; the caller limits the time."""
-    while await receive(lambda _data: False) is End.SILENT:
+    while await client.receive(lambda _data: False) is End.SILENT:
         pass

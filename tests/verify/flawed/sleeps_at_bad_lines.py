@@ -25,7 +25,7 @@ def serve(client):
     while b"\n" in buffer:
         line, _, buffer = buffer.partition(b"\n")
         if not (line.startswith(b"TIME") and line.endswith(b"\r")):
-            sleep(0.8)
+            sleep(1.5)
             return leave(client)
         client.sendall(datetime.now().strftime("JAM %H:%M:%S\r\n").encode())
     if len(buffer) > 512:
