@@ -18,7 +18,8 @@ from triojam.core.protocol import SHOWN_CHARACTERS, printable
 # A time in an answer, also if the form of the answer is not exactly right.
 TIME_OF_DAY = re.compile(rb"(?i)\bJAM\W{0,3}(\d{1,2})\D(\d{1,2})\D(\d\d|\d(?=\D))")
 
-SLOWER = 20  # a server is given this many times its slowest answer
+SLOWER = 10  # a server is silent after this many times its slowest answer
+SLOWER_BESIDE = 3  # others may wait this many times the slowest answer beside a hostile client
 LAST_LOOK = 0.25
 MOST_BYTES = 1 << 20
 MOST_SHOWN = 4
@@ -45,12 +46,13 @@ class Broken(Exception):  # noqa: N818  # a rule is broken; the judge made no er
 class Pace:
     """How long a judge waits, which depends on the server.
 
-    A server is silent if nothing came for a fifth of the patience, and for twenty times its slowest answer so
+    A server is silent if nothing came for a fifth of the patience, and for ten times its slowest answer so
     far. If it serves clients side by side, a control client must have got its answer meanwhile: a machine
     that stood still is no silent server.
 
     patience: how long to wait for a connection, and at most for an answer, in seconds. slowest: the slowest
-    answer so far, in seconds. control: asks with another client; None = that client would have to wait.
+    answer to a lone client so far, in seconds. control: asks with another client, which would have to wait if
+    it is None.
     """
 
     patience: float = 5.0
@@ -59,13 +61,13 @@ class Pace:
 
     @property
     def reaction(self) -> float:
-        """How long others may wait while a hostile client is there: by default a second."""
-        return self.patience / 5
+        """How long others may wait beside a hostile client: by default a second; longer for slow servers."""
+        return min(max(self.patience / 5, SLOWER_BESIDE * self.slowest), self.patience)
 
     @property
     def silence(self) -> float:
         """How long to wait before a server may be called silent."""
-        return min(max(self.reaction, SLOWER * self.slowest), self.patience)
+        return min(max(self.patience / 5, SLOWER * self.slowest), self.patience)
 
 
 class Client:
@@ -135,13 +137,17 @@ class Client:
         self._reset_on_close()
         self.tcp.socket.close()
 
-    async def receive(self, enough: Callable[[bytes], object], *, patient: bool = False) -> End:
+    async def receive(
+        self, enough: Callable[[bytes], object], *, patient: bool = False, wanted: bool = True
+    ) -> End:
         """Receive until all that came is `enough`, the connection ends, or the server is silent.
 
-        patient: wait for the whole patience.
+        patient: wait for the whole patience. wanted: False if the right reply is none: wait half as long.
         """
         pace = self._pace
-        waits = [pace.patience] if patient else [pace.silence, LAST_LOOK]
+        waits = [pace.patience if patient else pace.silence if wanted else pace.silence / 2]
+        if pace.control is not None and not patient:
+            waits.append(LAST_LOOK)
         ends = trio.current_time() + 2 * pace.patience  # whatever comes
         while not enough(bytes(self.received)) and len(self.received) < MOST_BYTES:
             if (data := await self._receive_some(waits[0])) is None:

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import trio
+
 from triojam.verify.client import Broken, Client
 from triojam.verify.subject import Subject
 
@@ -74,12 +76,12 @@ async def judge(  # noqa: PLR0913  # every option has a default
     slow: bool = False,
     show: Show = lambda _finding: None,
     revive: Callable[[], Awaitable[bool]] | None = None,
-    stderr: Callable[[], Awaitable[str]] | None = None,
+    stderr: Callable[[bool], Awaitable[str]] | None = None,
 ) -> list[Finding]:
     """Try the rules in their order. show: gets each finding at once.
 
-    revive: starts a server that has died once more, and tells whether it listens. stderr: returns what the
-    server has written lately.
+    revive: starts a server that has died once more, and tells whether it listens. stderr: forgets
+    what the server has written since the last call, or returns it.
     """
     findings: dict[str, Finding] = {}
     killer = ""
@@ -87,8 +89,8 @@ async def judge(  # noqa: PLR0913  # every option has a default
         finding = _untried(rule, findings, killer, slow=slow)
         if finding is None:
             finding, survived = await _try(subject, rule)
-            if stderr is not None and finding.verdict is Verdict.FAILS:
-                finding = replace(finding, stderr=await stderr())
+            if stderr is not None:
+                finding = replace(finding, stderr=await stderr(finding.verdict is Verdict.FAILS))
             if not survived and not (revive is not None and await revive()):
                 killer = rule.name
         findings[rule.name] = finding
@@ -124,12 +126,21 @@ async def _try(subject: Subject, rule: Rule) -> tuple[Finding, bool]:
     reason = str(broken) if broken is not None else ""
     # A server that has never answered cannot be asked whether it is still there.
     can_answer = ANSWER in rule.depends or (rule.name == ANSWER and broken is None)
-    gone = await subject.why_not_answering() if can_answer else None
+    gone = await _why_gone(subject) if can_answer else None
     if gone is not None:
         reason = f"{reason}; afterwards the server was gone: {gone}".removeprefix("; ")
     verdict = Verdict.FAILS if reason else Verdict.HOLDS
     finding = Finding(rule=rule, verdict=verdict, reason=reason, sent=sent, came=came)
     return finding, gone is None
+
+
+async def _why_gone(subject: Subject) -> str | None:
+    """Ask as the only client; return why there is no answer, and note how long an answer takes."""
+    began = trio.current_time()
+    gone = await subject.why_not_answering()
+    if gone is None:
+        subject.pace.slowest = max(subject.pace.slowest, trio.current_time() - began)
+    return gone
 
 
 def _telling(clients: Sequence[Client]) -> Client | None:

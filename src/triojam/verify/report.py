@@ -1,6 +1,7 @@
 """Verdicts as text, as JSON, as JUnit's XML and as Markdown, and the rules as a page."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
@@ -123,14 +124,10 @@ def _row(report: Report, groups: Sequence[Group]) -> list[str]:
 
 
 def _common(reports: Sequence[Report]) -> list[list[str]]:
-    counts: dict[str, int] = {}
-    causes: dict[str, str] = {}
-    for report in reports:
-        for each in failing(report.findings):
-            counts[each.rule.name] = counts.get(each.rule.name, 0) + 1
-            causes[each.rule.name] = each.rule.cause
-    names = sorted(counts, key=lambda name: -counts[name])
-    return [[name, f"{counts[name]} of {len(reports)}", causes[name]] for name in names]
+    failed = [each.rule for report in reports for each in failing(report.findings)]
+    counts = Counter(rule.name for rule in failed)
+    causes = {rule.name: rule.cause for rule in failed}
+    return [[name, f"{count} of {len(reports)}", causes[name]] for name, count in counts.most_common()]
 
 
 def _print_rows(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,12 @@
-"""The one list of rules: what each is for, the usual mistake, the mend, and how it is judged."""
+"""The one list of rules: what each is for, the usual mistake, the mend, and how it is judged.
+
+One module, because the list must stand in one place: the command, its page and the tests read it.
+"""
 
 from triojam.verify import exercise, robust, strict, vectors
-from triojam.verify.judge import Group, Rule
+from triojam.verify.judge import ANSWER, Group, Rule
+
+OTHERS = (ANSWER, "concurrent")  # other clients are answered meanwhile
 
 RULES = (
     Rule(
@@ -151,6 +156,7 @@ RULES = (
         cause="`listen(1)`: the kernel drops connections while its queue for the server is full.",
         mend="server.listen(128)",
         judge=robust.crowd,
+        depends=OTHERS,
     ),
     Rule(
         name="high-bytes",
@@ -170,7 +176,7 @@ RULES = (
         cause="The error of `recv()` or `send()` is not caught, and ends the server.",
         mend="try:\n    serve(client)\nexcept OSError:\n    pass\nfinally:\n    client.close()",
         judge=robust.resets,
-        depends=("answer", "concurrent"),
+        depends=OTHERS,
     ),
     Rule(
         name="bad-flood",
@@ -180,7 +186,7 @@ RULES = (
         cause="The server works or writes its log for each bad line, and has one thread for all.",
         mend="if errors >= 10:\n    client.close()",
         judge=robust.bad_flood,
-        depends=("answer", "concurrent"),
+        depends=OTHERS,
     ),
     Rule(
         name="endless-line",
@@ -190,7 +196,7 @@ RULES = (
         cause="The buffer grows without a limit, and is searched from its start for each piece.",
         mend="if len(buffer) > 512:\n    client.close()",
         judge=robust.endless_line,
-        depends=("answer", "concurrent"),
+        depends=OTHERS,
     ),
     Rule(
         name="never-reads",
@@ -200,7 +206,7 @@ RULES = (
         cause="`send()` blocks when the client's buffers are full, and one thread serves all clients.",
         mend="client.settimeout(10)    # in a thread of its own; send() then raises",
         judge=robust.never_reads,
-        depends=("answer", "concurrent"),
+        depends=OTHERS,
     ),
     Rule(
         name="no-leak",
@@ -221,6 +227,7 @@ RULES = (
         judge=strict.obeys(
             *vectors.REQUESTS, *vectors.SEVERAL_REQUESTS, *vectors.ODD_BYTES, *vectors.LONG_REQUESTS
         ),
+        depends=OTHERS,
     ),
     Rule(
         name="strict-errors",
@@ -230,6 +237,7 @@ RULES = (
         cause="Bad lines are dropped, or the connection is closed.",
         mend="client.sendall(b'ERROR bad_command: send TIME or QUIT, in upper case, then CR LF\\r\\n')",
         judge=strict.obeys(*vectors.BAD_COMMANDS, *vectors.BAD_TERMINATORS, *vectors.BAD_AMONG_GOOD),
+        depends=OTHERS,
     ),
     Rule(
         name="strict-quit",
@@ -239,6 +247,7 @@ RULES = (
         cause="Bytes after QUIT are read, or `strip()` makes QUIT of other lines.",
         mend="if line == b'QUIT\\r\\n':\n    flush(client)\n    client.close()",
         judge=strict.obeys(*vectors.QUITS),
+        depends=OTHERS,
     ),
     Rule(
         name="strict-limits",
@@ -248,6 +257,7 @@ RULES = (
         cause="The limit is checked at the end of a line only.",
         mend="if len(line_so_far) >= 512:\n    reject('too_long')",
         judge=strict.obeys(*vectors.TOO_LONG_LINES, *vectors.ERROR_BUDGET),
+        depends=OTHERS,
     ),
     Rule(
         name="strict-ends",
@@ -257,6 +267,7 @@ RULES = (
         cause="The last line is taken for a request without its LF.",
         mend="if not piece:\n    client.close()    # what is left in the buffer is no line",
         judge=strict.obeys(*vectors.ENDS),
+        depends=OTHERS,
     ),
     Rule(
         name="strict-batch",
@@ -266,6 +277,7 @@ RULES = (
         cause="Answers that the kernel does not take at once are lost.",
         mend="client.sendall(answers)    # not send()",
         judge=strict.batch_in_order,
+        depends=OTHERS,
     ),
     Rule(
         name="strict-line-deadline",
@@ -275,6 +287,7 @@ RULES = (
         cause="The deadline begins again with every byte.",
         mend="deadline = first_byte + 10    # absolute",
         judge=strict.line_deadline,
+        depends=OTHERS,
         slow=True,
     ),
     Rule(
@@ -285,6 +298,7 @@ RULES = (
         cause="`send()` has no timeout.",
         mend="client.settimeout(10)",
         judge=strict.send_deadline,
+        depends=OTHERS,
         slow=True,
     ),
     Rule(
@@ -295,6 +309,7 @@ RULES = (
         cause="`recv()` has no timeout.",
         mend="client.settimeout(60)",
         judge=strict.idle_deadline,
+        depends=OTHERS,
         slow=True,
     ),
 )

@@ -217,8 +217,11 @@ class Program:
             keeper.kill()
             await keeper.wait()
 
-    async def stderr(self) -> str:
-        """Return the last lines that the server has written to stderr since the last call."""
+    async def stderr(self, wanted: bool) -> str:  # noqa: FBT001  # one question
+        """Return the last lines that the server has written to stderr since the last call, or forget them."""
+        if not wanted:
+            self._stderr.clear()
+            return ""
         await trio.sleep(STDERR_SECONDS)  # the pipe may have more
         text = self._stderr.decode("utf-8", "replace")
         self._stderr.clear()

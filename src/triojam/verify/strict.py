@@ -44,19 +44,25 @@ async def _follow(subject: Subject, vector: Vector, pieces: Sequence[bytes]) -> 
     client = await subject.open()
     await client.send_pieces(pieces, GAP if len(pieces) == 2 else 0)
     expected = vector.expected(JAM, ERROR_LINES)
-    await client.receive(lambda data: len(data) >= len(expected))
+    await _expect(client, expected)
     if vector.end is None:  # the connection is still open: one more request is answered
         await client.send(REQUEST)
         expected += JAM
-        await client.receive(lambda data: len(data) >= len(expected))
+        await _expect(client, expected)
     if vector.end in (None, Disconnect.EOF):
         await client.end_sending()
     end = await client.receive(lambda _data: False)
+    await _expect(client, expected)
+    if end is End.SILENT:
+        raise client.broken("the connection stayed open")
+
+
+async def _expect(client: Client, expected: bytes) -> None:
+    """Receive, and compare all that came. Raises Broken."""
+    await client.receive(lambda data: len(data) >= len(expected))
     came = _JAM.sub(JAM, bytes(client.received))
     if came != expected:
         raise client.broken(f"{quoted(came)} came in place of {quoted(expected)}")
-    if end is End.SILENT:
-        raise client.broken("the connection stayed open")
 
 
 async def batch_in_order(subject: Subject) -> None:

@@ -107,16 +107,12 @@ class Subject:
 
     async def why_not_answering(self, seconds: float | None = None) -> str | None:
         """Ask with a new connection; return what went wrong, and None for an answer within `seconds`."""
-        began = trio.current_time()
         client: Client | None = None
         try:
             with trio.fail_after(seconds or self.pace.patience):
                 client = await self.ask()
                 end = await client.receive_times(patient=True)
-                if end is End.ENOUGH:
-                    self.pace.slowest = max(self.pace.slowest, trio.current_time() - began)
-                    return None
-                return client.why_no_time(end)
+                return None if end is End.ENOUGH else client.why_no_time(end)
         except Broken as exc:
             return str(exc)
         except trio.TooSlowError:
@@ -128,25 +124,27 @@ class Subject:
 
     async def each(self, cases: Sequence[Case], visit: Callable[[Case], Awaitable[None]]) -> None:
         """Visit the server for each case, side by side if it can do that. Raises the first Broken."""
-        found: dict[int, Broken] = {}
-        limit = trio.CapacityLimiter(AT_ONCE if self.concurrent else 1)
+        if not self.concurrent:
+            for case in cases:
+                await visit(case)
+                await self._close_all()
+            return
+        found: list[Broken] = []
+        limit = trio.CapacityLimiter(AT_ONCE)
 
-        async def visit_one(place: int, case: Case) -> None:
+        async def visit_one(case: Case) -> None:
             async with limit:
-                if found:
-                    return
                 try:
                     await visit(case)
                 except Broken as exc:
-                    found[place] = exc
-                if not self.concurrent:
-                    await self._close_all()
+                    found.append(exc)
+                    nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for place, case in enumerate(cases):
-                nursery.start_soon(visit_one, place, case)
+            for case in cases:
+                nursery.start_soon(visit_one, case)
         if found:
-            raise found[min(found)]
+            raise found[0]
 
     async def close(self) -> None:
         """Close all connections, and forget them."""
