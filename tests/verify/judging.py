@@ -1,5 +1,6 @@
 """Judges servers of tests/verify/flawed, which are started as a teacher would start them."""
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import trio
 
+from tests.helpers.program import COMMAND as PROGRAM
+from tests.helpers.program import environment
 from triojam.verify.judge import Finding, Group, Verdict
 from triojam.verify.rules import RULES
 from triojam.verify.run import Options, Report, judge_all, servers_of
@@ -36,3 +39,16 @@ async def judge_files(files: Sequence[str], *, command: str = COMMAND, **changes
 def named(findings: Sequence[Finding], verdict: Verdict) -> set[str]:
     """Return the names of the rules with this verdict."""
     return {each.rule.name for each in findings if each.verdict is verdict}
+
+
+async def run_verify(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `triojam verify` to its end."""
+    with trio.fail_after(120):
+        ended = await trio.run_process(
+            [*PROGRAM, "verify", "--patience", str(PATIENCE), *words],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=environment(**variables),
+        )
+    return subprocess.CompletedProcess(words, ended.returncode, ended.stdout.decode(), ended.stderr.decode())

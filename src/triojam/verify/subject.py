@@ -108,19 +108,20 @@ class Subject:
     async def why_not_answering(self, seconds: float | None = None) -> str | None:
         """Ask with a new connection; return what went wrong, and None for an answer within `seconds`."""
         client: Client | None = None
+        wait = seconds or self.pace.patience
         try:
-            with trio.fail_after(seconds or self.pace.patience):
+            with trio.move_on_after(wait):
                 client = await self.ask()
                 end = await client.receive_times(patient=True)
-                return None if end is End.ENOUGH else client.why_no_time(end)
+                if end is not End.SILENT or client.received:
+                    return None if end is End.ENOUGH else client.why_no_time(end)
         except Broken as exc:
             return str(exc)
-        except trio.TooSlowError:
-            return f"no answer within {seconds or self.pace.patience:g} s"
         finally:
             if client is not None:
                 self.clients.remove(client)
                 await client.aclose()
+        return f"no answer within {wait:g} s"
 
     async def each(self, cases: Sequence[Case], visit: Callable[[Case], Awaitable[None]]) -> None:
         """Visit the server for each case, side by side if it can do that. Raises the first Broken."""
