@@ -22,6 +22,13 @@ from triojam.cli.servers import (
 )
 from triojam.errors import ConfigurationError
 
+
+def _port(_type: type, value: int | None) -> None:
+    if value is not None and not 0 < value <= 65_535:
+        raise ValueError("a port from 1 to 65535")
+
+
+Port = Parameter(validator=_port)
 GroupName = Literal["exercise", "later", "robust", "strict"]
 
 
@@ -41,7 +48,7 @@ def verify(
     ] = None,
     port: Annotated[
         int | None,
-        Positive,
+        Port,
         Parameter(help="Port on which the server of --command listens; by default 45000."),
     ] = None,
     require: Annotated[

@@ -54,7 +54,7 @@ async def _in_pieces(subject: Subject, *pieces: bytes) -> None:
     await client.send(pieces[-1])
     end = await client.receive_times()
     if end is not End.ENOUGH:
-        raise client.broken(f"of a request in {len(pieces)} pieces: {client.why_no_time(end)}")
+        raise client.broken(f"a request in {len(pieces)} pieces: {client.why_no_time(end)}")
 
 
 async def long_lines(subject: Subject) -> None:
@@ -72,7 +72,7 @@ async def _answers_each(subject: Subject, vectors: tuple[Vector, ...]) -> None:
         client = await subject.ask(vector.sent)
         end = await client.receive_times()
         if end is not End.ENOUGH:
-            raise client.broken(f"of a request of {len(vector.sent)} bytes: {client.why_no_time(end)}")
+            raise client.broken(f"a request of {len(vector.sent)} bytes: {client.why_no_time(end)}")
 
     await subject.each(vectors, ask)
 

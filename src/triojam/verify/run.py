@@ -9,15 +9,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from triojam.client.session import DEFAULT_PORT, Target
 from triojam.errors import ConfigurationError, invalid_value
-from triojam.verify.judge import Finding, Rule, judge
+from triojam.verify.judge import Finding, Rule, Verdict, judge
 from triojam.verify.subject import Subject
 
 LOOPBACK = "127.0.0.1"
@@ -139,15 +140,17 @@ async def _judge_one(report: Report, options: Options, show: Callable[[Finding],
     server = report.server
     subject = Subject(server.target, patience=options.patience, tls=options.tls, zone=options.zone)
 
-    def note(finding: Finding) -> None:
+    def keep(finding: Finding) -> None:
         report.findings.append(finding)
         show(finding)
 
+    note = keep
     if not server.command:
         await judge(subject, options.rules, slow=options.slow, show=note)
         return
     async with running(server) as program:
-        await program.restart()
+        if not await program.restart():
+            note = partial(_note_start, note, program.trouble)
         await judge(
             subject,
             options.rules,
@@ -156,6 +159,12 @@ async def _judge_one(report: Report, options: Options, show: Callable[[Finding],
             revive=program.restart,
             stderr=program.stderr,
         )
+
+
+def _note_start(note: Callable[[Finding], None], trouble: str, finding: Finding) -> None:
+    """Let the rule that fails because the server never listened say so."""
+    failed = finding.verdict is Verdict.FAILS
+    note(replace(finding, reason=f"{trouble} ({finding.reason})") if failed else finding)
 
 
 @asynccontextmanager
@@ -171,7 +180,7 @@ async def running(server: Server) -> "AsyncIterator[Program]":
 
 
 class Program:
-    """A server that is started with a command, under a keeper."""
+    """A server that is started with a command, under a keeper. trouble: why it does not listen."""
 
     def __init__(self, server: Server, nursery: trio.Nursery) -> None:
         self._server = server
@@ -179,6 +188,7 @@ class Program:
         self._keeper: trio.Process | None = None
         self._status = b""
         self._stderr = bytearray()
+        self.trouble = ""
 
     async def restart(self) -> bool:
         """Start the command, after the end of an earlier start; return whether it listens.
@@ -245,12 +255,18 @@ class Program:
         """Wait until the server listens; it may also have ended, or never listen."""
         target = self._server.target
         with trio.move_on_after(START_SECONDS):
-            while self._status.strip() in (b"", b"0"):  # a daemon ends with 0, and its child listens
+            while self._status in (b"", b"0\n"):  # a daemon ends with 0, and its child listens
                 with suppress(OSError):
                     stream = await trio.open_tcp_stream(target.host, target.port)
                     await trio.aclose_forcefully(stream)
                     return True
                 await trio.sleep(POLL_SECONDS)
+        ended = self._status.decode().strip()
+        self.trouble = (
+            f"the command ended with status {ended}, and did not listen on port {target.port}"
+            if ended
+            else f"the command did not listen on port {target.port} within {START_SECONDS:g} s"
+        )
         return False
 
 

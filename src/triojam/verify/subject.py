@@ -111,7 +111,8 @@ class Subject:
         wait = seconds or self.pace.patience
         try:
             with trio.move_on_after(wait):
-                client = await self.ask()
+                client = await self.open()
+                await client.send(REQUEST)
                 end = await client.receive_times(patient=True)
                 if end is not End.SILENT or client.received:
                     return None if end is End.ENOUGH else client.why_no_time(end)
