@@ -31,7 +31,7 @@ async def judge_files(files: Sequence[str], *, command: str = COMMAND, **changes
     """Judge servers, each on a free port."""
     options: dict[str, Any] = {"rules": BASIC, "patience": PATIENCE}
     reports = [Report(each) for each in servers_of(f"{command} {{}} {{port}}", files, None)]
-    with trio.fail_after(120):
+    with trio.fail_after(300):
         await judge_all(reports, Options(**options | changes))
     return reports
 
@@ -43,7 +43,7 @@ def named(findings: Sequence[Finding], verdict: Verdict) -> set[str]:
 
 async def run_verify(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run `triojam verify` to its end."""
-    with trio.fail_after(120):
+    with trio.fail_after(300):
         ended = await trio.run_process(
             [*PROGRAM, "verify", "--patience", str(PATIENCE), *words],
             capture_stdout=True,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby
+from math import inf
 
 import trio
 
@@ -22,6 +23,7 @@ SLOWER = 10  # a server is silent after this many times its slowest answer
 SLOWER_BESIDE = 3  # others may wait this many times the slowest answer beside a hostile client
 LAST_LOOK = 0.25
 MOST_BYTES = 1 << 20
+MOST_KEPT = 1024  # of bytes that are only shown
 MOST_SHOWN = 4
 
 
@@ -138,7 +140,7 @@ class Client:
         self.tcp.socket.close()
 
     async def receive(
-        self, enough: Callable[[bytes], object], *, patient: bool = False, wanted: bool = True
+        self, enough: Callable[[bytearray], object], *, patient: bool = False, wanted: bool = True
     ) -> End:
         """Receive until all that came is `enough`, the connection ends, or the server is silent.
 
@@ -149,7 +151,7 @@ class Client:
         if pace.control is not None and not patient:
             waits.append(LAST_LOOK)
         ends = trio.current_time() + 2 * pace.patience  # whatever comes
-        while not enough(bytes(self.received)) and len(self.received) < MOST_BYTES:
+        while not enough(self.received) and len(self.received) < MOST_BYTES:
             if (data := await self._receive_some(waits[0])) is None:
                 if len(waits) == 1 or trio.current_time() > ends:
                     return End.SILENT
@@ -168,6 +170,11 @@ class Client:
     async def receive_times(self, times: int = 1, *, patient: bool = False) -> End:
         """Receive until this number of times has come."""
         return await self.receive(lambda data: len(TIME_OF_DAY.findall(data)) >= times, patient=patient)
+
+    async def discard(self) -> None:
+        """Receive until the end, and keep only the first bytes."""
+        while data := await self._receive_some(inf):
+            self.received += data[: max(MOST_KEPT - len(self.received), 0)]
 
     async def _receive_some(self, seconds: float) -> bytes | bytearray | None:
         """Return bytes, none of them at the end, and None if nothing came."""

@@ -5,6 +5,8 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -18,12 +20,11 @@ CROWD, CROWDS = 50, 3
 DROPPED = 0.9  # a kernel repeats a connection request that was dropped, but only after a second
 CONNECTS, CONNECTS_A_TURN, CONNECTS_SECONDS = 1000, 5, 5.0
 HOSTILE = 4
-ATTACK_SECONDS, BETWEEN_QUESTIONS = 0.6, 0.15
-FILLING_SECONDS = 1.5  # a slow server needs time until its answers fill the buffers
-MOST_SENT = 4 << 20
-BAD_LINES = b"HELLO\r\n" * 2000
-NO_LINE = b"x" * 16_384
-MANY_REQUESTS = REQUEST * 4000
+BETWEEN_QUESTIONS = 0.15
+MOST_SENT, MOST_REQUESTED = 4 << 20, 1 << 19  # half a MiB of requests is more than a MiB of answers
+BAD_LINES = b"HELLO\r\n" * 600
+NO_LINE = b"x" * 4096
+MANY_REQUESTS = REQUEST * 400
 
 
 async def two_at_once(subject: Subject) -> None:
@@ -155,26 +156,46 @@ def _connect_at_once(subject: Subject) -> list[trio.socket.SocketType]:
     return [trio.socket.from_stdlib_socket(sock) for sock in socks]
 
 
-Attack = Callable[[Client], Awaitable[None]]
+@dataclass
+class Attacker:
+    """How far a hostile client is. progress: when the server took bytes last. done: it sends no more."""
+
+    progress: float
+    done: bool = False
+
+    async def send_much(self, client: Client, data: bytes, most: int) -> None:
+        """Send again and again, up to `most` bytes, until the server closes."""
+        for _ in range(most // len(data)):
+            if not await client.send(data, patience=inf):
+                return
+            self.progress = trio.current_time()
 
 
-async def _survives(
-    subject: Subject, attack: Attack, *, seconds: float = ATTACK_SECONDS, reads: bool = True
-) -> None:
-    """Others are answered in time, during an attack and after it."""
-    late = ""
+Attack = Callable[[Client, Attacker], Awaitable[None]]
 
-    async def attacker() -> None:
+
+async def _survives(subject: Subject, attack: Attack, *, reads: bool = True) -> None:
+    """Others are answered in time: until each hostile client is done, or the server takes no more from it."""
+    attackers = [Attacker(trio.current_time()) for _ in range(HOSTILE)]
+
+    async def run(attacker: Attacker) -> None:
         with suppress(Broken, trio.BrokenResourceError, trio.ClosedResourceError):
-            await attack(await (subject.open() if reads else subject.open_with_small_buffers()))
+            client = await (subject.open() if reads else subject.open_with_small_buffers())
+            await attack(client, attacker)
+        attacker.done = True
 
+    late: str | None = None
     async with trio.open_nursery() as nursery:
-        for _ in range(HOSTILE):
-            nursery.start_soon(attacker)
-        began = trio.current_time()
-        while not late and trio.current_time() < began + seconds:
+        for attacker in attackers:
+            nursery.start_soon(run, attacker)
+        ends = trio.current_time() + subject.pace.patience
+        settled = False
+        while not (late or settled):
             await trio.sleep(BETWEEN_QUESTIONS)
-            late = await subject.why_not_answering(subject.pace.reaction) or ""
+            now = trio.current_time()
+            stuck = now - subject.pace.reaction
+            settled = now > ends or all(each.done or each.progress < stuck for each in attackers)
+            late = await subject.why_not_answering(subject.pace.reaction)
         nursery.cancel_scope.cancel()
     if late:
         raise Broken(f"meanwhile another client was not answered: {late}", next(iter(subject.clients), None))
@@ -183,7 +204,7 @@ async def _survives(
 async def resets(subject: Subject) -> None:
     """Clients that reset their connection leave the server alive."""
 
-    async def attack(client: Client) -> None:
+    async def attack(client: Client, _attacker: Attacker) -> None:
         await client.send(REQUEST)
         client.reset()
 
@@ -193,33 +214,31 @@ async def resets(subject: Subject) -> None:
 async def bad_flood(subject: Subject) -> None:
     """A flood of bad lines delays no other client."""
 
-    async def attack(client: Client) -> None:
+    async def attack(client: Client, attacker: Attacker) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.receive, lambda _data: False)
-            await _send_much(client, BAD_LINES)
+            nursery.start_soon(client.discard)
+            await attacker.send_much(client, BAD_LINES, MOST_SENT)
+            nursery.cancel_scope.cancel()
 
     await _survives(subject, attack)
 
 
 async def endless_line(subject: Subject) -> None:
     """A line without an end delays no other client."""
-    await _survives(subject, lambda client: _send_much(client, NO_LINE))
+
+    async def attack(client: Client, attacker: Attacker) -> None:
+        await attacker.send_much(client, NO_LINE, MOST_SENT)
+
+    await _survives(subject, attack)
 
 
 async def never_reads(subject: Subject) -> None:
     """A client that never reads its answers delays no other client."""
 
-    async def attack(client: Client) -> None:
-        await _send_much(client, MANY_REQUESTS)
-        await trio.sleep_forever()
+    async def attack(client: Client, attacker: Attacker) -> None:
+        await attacker.send_much(client, MANY_REQUESTS, MOST_REQUESTED)
 
-    await _survives(subject, attack, seconds=FILLING_SECONDS, reads=False)
-
-
-async def _send_much(client: Client, data: bytes) -> None:
-    for _ in range(MOST_SENT // len(data)):
-        if not await client.send(data):
-            return
+    await _survives(subject, attack, reads=False)
 
 
 async def no_leak(subject: Subject) -> None:

@@ -39,6 +39,15 @@ RULES = (
         judge=exercise.exact_bytes,
     ),
     Rule(
+        name="concurrent",
+        group=Group.EXERCISE,
+        title="a client is answered beside silent clients",
+        purpose="Many clients are connected at once. A silent client must not stop the others.",
+        cause="One thread accepts a client and serves it until it leaves.",
+        mend="while True:\n    client, _ = server.accept()\n    Thread(target=serve, args=[client]).start()",
+        judge=exercise.concurrent,
+    ),
+    Rule(
         name="any-time-request",
         group=Group.EXERCISE,
         title="a line that starts with TIME is a request",
@@ -55,15 +64,6 @@ RULES = (
         cause="`%I` is the hour of a 12-hour clock; UTC is not local time; the clock was read too early.",
         mend="while line := read_line(client):\n    now = datetime.now()    # inside of the loop; %H, not %I",
         judge=exercise.right_second,
-    ),
-    Rule(
-        name="concurrent",
-        group=Group.EXERCISE,
-        title="a client is answered beside silent clients",
-        purpose="Many clients are connected at once. A silent client must not stop the others.",
-        cause="One thread accepts a client and serves it until it leaves.",
-        mend="while True:\n    client, _ = server.accept()\n    Thread(target=serve, args=[client]).start()",
-        judge=exercise.concurrent,
     ),
     Rule(
         name="nothing-else",

@@ -1,6 +1,7 @@
 """Judges several servers, and starts and ends those that `--command` names."""
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -31,6 +32,8 @@ POLL_SECONDS = 0.05
 STDERR_SECONDS = 0.1
 STDERR_BYTES, STDERR_LINES = 4000, 12
 LISTENING = "0A"  # in /proc/net/tcp
+IN_USE = re.compile(rb"(?i)address.*in use|EADDRINUSE")
+STARTED = (b"", b"0\n")  # a daemon ends with 0, and its child listens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +189,7 @@ class Program:
         self._server = server
         self._nursery = nursery
         self._keeper: trio.Process | None = None
-        self._status = b""
+        self._status = bytearray()
         self._stderr = bytearray()
         self.trouble = ""
 
@@ -195,14 +198,23 @@ class Program:
 
         Raises ConfigurationError if another program has the port.
         """
-        await self.stop()
         port = self._server.target.port
-        with trio.move_on_after(FREE_SECONDS):
-            while states := port_states(port):
-                if LISTENING in states:
-                    raise ConfigurationError(f"another program listens on port {port}: end it, or use --port")
-                await trio.sleep(POLL_SECONDS)
-        self._status = b""
+        await self.stop()
+        if LISTENING in port_states(port):
+            raise ConfigurationError(f"another program listens on port {port}: end it, or use --port")
+        if await self._start():
+            return True
+        if IN_USE.search(self._stderr):
+            # Connections of the last minute hold the port of a server that does not set SO_REUSEADDR.
+            with trio.move_on_after(FREE_SECONDS):
+                while port_states(port):  # noqa: ASYNC110  # the kernel sets no Event
+                    await trio.sleep(POLL_SECONDS)
+            await self.stop()
+            return await self._start()
+        return False
+
+    async def _start(self) -> bool:
+        self._status = status = bytearray()
         self._keeper = await trio.lowlevel.open_process(
             [sys.executable, "-m", "triojam.process.keeper", *self._server.command],
             stdin=subprocess.PIPE,
@@ -211,7 +223,7 @@ class Program:
             start_new_session=True,  # Ctrl-C must reach only the judge
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        self._nursery.start_soon(self._read, self._keeper)
+        self._nursery.start_soon(self._read, self._keeper, status)
         return await self._listens()
 
     async def stop(self) -> None:
@@ -238,7 +250,7 @@ class Program:
         lines = ["".join(each if each.isprintable() else " " for each in line) for line in text.splitlines()]
         return "\n".join(line.rstrip() for line in lines[-STDERR_LINES:])
 
-    async def _read(self, keeper: trio.Process) -> None:
+    async def _read(self, keeper: trio.Process, status: bytearray) -> None:
         async def read_stderr() -> None:
             if keeper.stderr is not None:
                 async for data in keeper.stderr:
@@ -249,18 +261,19 @@ class Program:
             nursery.start_soon(read_stderr)
             if keeper.stdout is not None:
                 async for data in keeper.stdout:
-                    self._status += data
+                    status += data
 
     async def _listens(self) -> bool:
         """Wait until the server listens; it may also have ended, or never listen."""
         target = self._server.target
         with trio.move_on_after(START_SECONDS):
-            while self._status in (b"", b"0\n"):  # a daemon ends with 0, and its child listens
+            while bytes(self._status) in STARTED:
                 with suppress(OSError):
                     stream = await trio.open_tcp_stream(target.host, target.port)
                     await trio.aclose_forcefully(stream)
                     return True
                 await trio.sleep(POLL_SECONDS)
+        await trio.sleep(STDERR_SECONDS)  # the pipe may have more
         ended = self._status.decode().strip()
         self.trouble = (
             f"the command ended with status {ended}, and did not listen on port {target.port}"
