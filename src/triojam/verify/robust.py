@@ -21,10 +21,11 @@ DROPPED = 0.9  # a kernel repeats a connection request that was dropped, but onl
 CONNECTS, CONNECTS_A_TURN, CONNECTS_SECONDS = 1000, 5, 5.0
 HOSTILE = 4
 BETWEEN_QUESTIONS = 0.15
-MOST_SENT, MOST_REQUESTED = 4 << 20, 1 << 19  # half a MiB of requests is more than a MiB of answers
-BAD_LINES = b"HELLO\r\n" * 600
-NO_LINE = b"x" * 4096
-MANY_REQUESTS = REQUEST * 400
+LATE_IN_A_ROW = 2  # one late answer may be the fault of a busy machine
+BAD_LINES, MOST_BAD = b"HELLO\r\n" * 600, 1 << 18
+NO_LINE, MOST_OF_A_LINE = b"x" * 4096, 1 << 20
+# The answers to these are more than the buffers hold. They come slowly: reading them is no hard work.
+MANY_REQUESTS, MOST_REQUESTED, PAUSE = REQUEST * 400, 1 << 16, 0.005
 
 
 async def two_at_once(subject: Subject) -> None:
@@ -163,12 +164,13 @@ class Attacker:
     progress: float
     done: bool = False
 
-    async def send_much(self, client: Client, data: bytes, most: int) -> None:
+    async def send_much(self, client: Client, data: bytes, most: int, pause: float = 0) -> None:
         """Send again and again, up to `most` bytes, until the server closes."""
         for _ in range(most // len(data)):
             if not await client.send(data, patience=inf):
                 return
             self.progress = trio.current_time()
+            await trio.sleep(pause)
 
 
 Attack = Callable[[Client, Attacker], Awaitable[None]]
@@ -184,21 +186,23 @@ async def _survives(subject: Subject, attack: Attack, *, reads: bool = True) -> 
             await attack(client, attacker)
         attacker.done = True
 
-    late: str | None = None
+    late: list[str] = []
     async with trio.open_nursery() as nursery:
         for attacker in attackers:
             nursery.start_soon(run, attacker)
         ends = trio.current_time() + subject.pace.patience
         settled = False
-        while not (late or settled):
+        while len(late) < LATE_IN_A_ROW and not (settled and not late):
             await trio.sleep(BETWEEN_QUESTIONS)
             now = trio.current_time()
             stuck = now - subject.pace.reaction
             settled = now > ends or all(each.done or each.progress < stuck for each in attackers)
-            late = await subject.why_not_answering(subject.pace.reaction)
+            reason = await subject.why_not_answering(subject.pace.reaction)
+            late = [*late, reason] if reason else []
         nursery.cancel_scope.cancel()
     if late:
-        raise Broken(f"meanwhile another client was not answered: {late}", next(iter(subject.clients), None))
+        shown = next(iter(subject.clients), None)
+        raise Broken(f"meanwhile another client was not answered: {late[0]}", shown)
 
 
 async def resets(subject: Subject) -> None:
@@ -217,7 +221,7 @@ async def bad_flood(subject: Subject) -> None:
     async def attack(client: Client, attacker: Attacker) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.discard)
-            await attacker.send_much(client, BAD_LINES, MOST_SENT)
+            await attacker.send_much(client, BAD_LINES, MOST_BAD)
             nursery.cancel_scope.cancel()
 
     await _survives(subject, attack)
@@ -227,7 +231,7 @@ async def endless_line(subject: Subject) -> None:
     """A line without an end delays no other client."""
 
     async def attack(client: Client, attacker: Attacker) -> None:
-        await attacker.send_much(client, NO_LINE, MOST_SENT)
+        await attacker.send_much(client, NO_LINE, MOST_OF_A_LINE)
 
     await _survives(subject, attack)
 
@@ -236,7 +240,7 @@ async def never_reads(subject: Subject) -> None:
     """A client that never reads its answers delays no other client."""
 
     async def attack(client: Client, attacker: Attacker) -> None:
-        await attacker.send_much(client, MANY_REQUESTS, MOST_REQUESTED)
+        await attacker.send_much(client, MANY_REQUESTS, MOST_REQUESTED, PAUSE)
 
     await _survives(subject, attack, reads=False)
 
