@@ -14,7 +14,8 @@ import trio
 
 from tests.helpers.program import COMMAND as PROGRAM
 from tests.helpers.program import launched
-from tests.helpers.servers import PATIENCE, receive_exactly
+from tests.helpers.servers import PATIENCE, receive_exactly, until
+from tests.helpers.sockets import reset_on_close
 from tests.helpers.waiting import eventually
 from tests.verify.judging import BASIC, COMMAND, FLAWED, judge_files, named, path, run_verify
 from triojam.process import keeper
@@ -165,24 +166,52 @@ async def test_a_server_that_hangs_is_told_from_a_server_that_is_slow(tmp_path: 
     assert report.findings[-1].reason == "afterwards the server was gone: no answer within 3 s"
 
 
+def without_reuse() -> str:
+    """Return the source of a good server that does not set SO_REUSEADDR."""
+    source = (FLAWED / "good.py").read_text("utf-8")
+    for old, new in (
+        ("import create_server", "import socket"),
+        ("with create_server((", "with socket() as server:\n    server.bind(("),
+        (", backlog=128) as server:\n", ")\n    server.listen(128)\n"),
+    ):
+        assert old in source
+        source = source.replace(old, new)
+    return source
+
+
+async def test_a_server_waits_for_a_port_that_old_connections_hold(tmp_path: Path) -> None:
+    """A server that cannot listen because a connection has its port is started again later."""
+    file = tmp_path / "server.py"
+    file.write_text(without_reuse(), "utf-8")
+    (server,) = run.servers_of(f"{COMMAND} {{}} {{port}}", [str(file)], None)
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket() as holder:
+        holder.bind(("127.0.0.1", server.target.port))
+        holder.connect(other.getsockname())
+        started: list[bool] = []
+        async with run.running(server) as program, trio.open_nursery() as nursery:
+
+            async def start() -> None:
+                started.append(await program.restart())
+
+            nursery.start_soon(start)
+            await until(lambda: b"in use" in program._stderr)
+            reset_on_close(holder)
+            holder.close()
+            with trio.fail_after(PATIENCE):
+                await until(lambda: bool(started))
+    assert started == [True]
+
+
 async def test_submissions_on_one_port_are_judged_one_after_the_other(tmp_path: Path) -> None:
     """Three submissions that listen on the same port are graded with one command.
 
     The last does not set SO_REUSEADDR: no connection of the others may hold the port.
     """
     port = free_port()
-    no_reuse = (FLAWED / "good.py").read_text("utf-8")
-    for old, new in (
-        ("import create_server", "import socket"),
-        ("with create_server((", "with socket() as server:\n    server.bind(("),
-        (", backlog=128) as server:\n", ")\n    server.listen(128)\n"),
-    ):
-        assert old in no_reuse
-        no_reuse = no_reuse.replace(old, new)
     for name, source in (
         ("ada lovelace", (FLAWED / "no_cr.py").read_text("utf-8")),
         ("barbara", "raise SystemExit('not finished')"),
-        ("grace", no_reuse),
+        ("grace", without_reuse()),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "server.py").write_text(source, "utf-8")

@@ -215,6 +215,7 @@ class Program:
 
     async def _start(self) -> bool:
         self._status = status = bytearray()
+        self._stderr.clear()
         self._keeper = await trio.lowlevel.open_process(
             [sys.executable, "-m", "triojam.process.keeper", *self._server.command],
             stdin=subprocess.PIPE,
