@@ -254,15 +254,15 @@ async def no_leak(subject: Subject) -> None:
         raise client.broken("the client ended the connection, and the server kept its side open")
     await client.aclose()
 
-    with trio.move_on_after(CONNECTS_SECONDS):  # fewer connections for a slow server
-        for place in range(CONNECTS):
-            try:
-                stream = await subject.open_tcp()
-                await trio.aclose_forcefully(stream)
-            except Broken as exc:
-                raise Broken(f"connection {place + 1} of {CONNECTS}: {exc}") from exc
-            # An answer shows that the server has accepted all earlier clients: none waits in its backlog.
-            if not place % CONNECTS_A_TURN and (reason := await subject.why_not_answering()):
-                raise Broken(f"after {place + 1} of {CONNECTS} connections: {reason}")
-    if reason := await subject.why_not_answering():
-        raise Broken(f"after {CONNECTS} connections: {reason}")
+    ends = trio.current_time() + CONNECTS_SECONDS
+    for place in range(CONNECTS):
+        try:
+            stream = await subject.open_tcp()
+            await trio.aclose_forcefully(stream)
+        except Broken as exc:
+            raise Broken(f"connection {place + 1} of {CONNECTS}: {exc}") from exc
+        # An answer shows that the server has accepted all earlier clients: none waits in its backlog.
+        if not place % CONNECTS_A_TURN and (reason := await subject.why_not_answering()):
+            raise Broken(f"after {place + 1} of {CONNECTS} connections: {reason}")
+        if trio.current_time() > ends:  # a slow server gets fewer connections, and no reset
+            return

@@ -1,6 +1,5 @@
 """Judges several servers, and starts and ends those that `--command` names."""
 
-import os
 import re
 import shlex
 import shutil
@@ -222,7 +221,6 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C must reach only the judge
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
         self._nursery.start_soon(self._read, self._keeper, status)
         return await self._listens()

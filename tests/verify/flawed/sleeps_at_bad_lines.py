@@ -1,4 +1,4 @@
-"""It has one thread, which sleeps to punish a bad line."""
+"""It has one thread, which sleeps after each bad line."""
 
 import sys
 from datetime import datetime
@@ -25,7 +25,10 @@ def serve(client):
     while b"\n" in buffer:
         line, _, buffer = buffer.partition(b"\n")
         if not (line.startswith(b"TIME") and line.endswith(b"\r")):
-            sleep(1.5)
+            if line != b"QUIT\r":
+                client.sendall(b"ERROR\r\n")
+                sleep(0.005)
+                continue
             return leave(client)
         client.sendall(datetime.now().strftime("JAM %H:%M:%S\r\n").encode())
     if len(buffer) > 512:
