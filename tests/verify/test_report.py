@@ -184,7 +184,7 @@ def test_an_error_is_one_line(words: list[str], error: str, capsys: pytest.Captu
 def test_a_server_that_is_not_there_fails_the_first_rule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], unused_port: int
 ) -> None:
-    """A refused connection is no wrong answer: the open port fails, and nothing else is tried."""
+    """A refused connection is not a wrong answer: the open port fails, and nothing else is tried."""
     server, junit = f"127.0.0.1:{unused_port}", tmp_path / "x.xml"
     assert main.main(["verify", server, "--junit", str(junit)]) == 1
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -50,7 +50,7 @@ class Pace:
 
     A server is silent if nothing came for a fifth of the patience, and for ten times its slowest answer so
     far. If it serves clients side by side, a control client must have got its answer meanwhile: a machine
-    that stood still is no silent server.
+    that stood still is not a silent server.
 
     patience: how long to wait for a connection, and at most for an answer, in seconds. slowest: the slowest
     answer to a lone client so far, in seconds. control: asks with another client, which would have to wait if

@@ -24,7 +24,7 @@ BETWEEN_QUESTIONS = 0.15
 LATE_IN_A_ROW = 2  # one late answer may be the fault of a busy machine
 BAD_LINES, MOST_BAD = b"HELLO\r\n" * 600, 1 << 18
 NO_LINE, MOST_OF_A_LINE = b"x" * 4096, 1 << 20
-# The answers to these are more than the buffers hold. They come slowly: reading them is no hard work.
+# The answers to these are more than the buffers hold. They come slowly: reading them costs little.
 MANY_REQUESTS, MOST_REQUESTED, PAUSE = REQUEST * 400, 1 << 16, 0.005
 
 
@@ -65,7 +65,7 @@ async def long_lines(subject: Subject) -> None:
 
 
 async def high_bytes(subject: Subject) -> None:
-    """A request with bytes beyond ASCII, which are no UTF-8, gets one answer."""
+    """A request with bytes beyond ASCII, which are not UTF-8, gets one answer."""
     await _answers_each(subject, ODD_BYTES[:1])
 
 

@@ -1,4 +1,4 @@
-"""A thread ends at bytes that are no UTF-8."""
+"""A thread ends at bytes that are not UTF-8."""
 
 import sys
 from datetime import datetime

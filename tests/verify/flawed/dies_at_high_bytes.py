@@ -1,4 +1,4 @@
-"""It has one thread, which ends at bytes that are no UTF-8."""
+"""It has one thread, which ends at bytes that are not UTF-8."""
 
 import sys
 from datetime import datetime
