@@ -63,8 +63,8 @@ async def test_no_time_is_explained(nursery: trio.Nursery, behaviour: Behaviour,
         (b"JAM 24:00:00\r\n", "'JAM 24:00:00' is not of the form JAM hh:mm:ss, with hours from 00 to 23"),
         (b"jam 12:34:56\r\n", "'jam 12:34:56' is not of the form JAM hh:mm:ss, with hours from 00 to 23"),
         (b"JAM: 12.34.56\r\n", "'JAM: 12.34.56' is not of the form JAM hh:mm:ss, with hours from 00 to 23"),
-        (b"\xef\xbb\xbfJAM 12:34:56\r\n", r"bytes stand before the time: '\xef\xbb\xbfJAM 12:34:56\r\n'"),
-        (b"Hello!\r\nJAM 12:34:56\r\n", r"bytes stand before the time: 'Hello!\r\nJAM 12:34:56\r\n'"),
+        (b"\xef\xbb\xbfJAM 12:34:56\r\n", r"bytes stand before the time: '\xef\xbb\xbf'"),
+        (b"Hello!\r\nJAM 12:34:56\r\n", r"bytes stand before the time: 'Hello!\r\n'"),
     ],
 )
 async def test_a_wrong_form_is_explained(nursery: trio.Nursery, answer: bytes, reason: str) -> None:

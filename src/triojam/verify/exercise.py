@@ -37,27 +37,25 @@ async def answered(subject: Subject) -> None:
 async def exact_bytes(subject: Subject) -> None:
     """The whole answer is right, byte by byte."""
     client = await subject.ask()
-    await client.receive(lambda data: TIME_OF_DAY.search(data) and data.endswith(b"\n"))
+    end = await client.receive(lambda data: TIME_OF_DAY.search(data) and data.endswith(b"\n"))
     with trio.move_on_after(MORE_BYTES):
         await client.receive(lambda data: data.count(b"\n") > 1)
     answer = bytes(client.received)
-    if read_jam(answer) is None:
-        raise client.broken(_what_is_wrong(answer))
-
-
-def _what_is_wrong(answer: bytes) -> str:
     match = TIME_OF_DAY.search(answer)
-    if match is None or match.start():
-        return f"bytes stand before the time: {quoted(answer)}"
-    shown = answer[: match.end()]
-    if read_jam(shown + b"\r\n") is None:
-        return f"{quoted(shown)} is not of the form JAM hh:mm:ss, with hours from 00 to 23"
-    ending = answer[match.end() :]
-    if not ending:
-        return "no CR LF follows the time"
+    if match is None:
+        raise client.broken(client.why_no_time(end))
+    if read_jam(answer) is None:
+        raise client.broken(_what_is_wrong(answer[: match.start()], match[0], answer[match.end() :]))
+
+
+def _what_is_wrong(before: bytes, time_of_day: bytes, after: bytes) -> str:
+    if before:
+        return f"bytes stand before the time: {quoted(before)}"
+    if read_jam(time_of_day + b"\r\n") is None:
+        return f"{quoted(time_of_day)} is not of the form JAM hh:mm:ss, with hours from 00 to 23"
     return (
-        f"the time is followed by {quoted(ending)}, not by CR LF alone"
-        if ending
+        f"the time is followed by {quoted(after)}, not by CR LF alone"
+        if after
         else "no CR LF follows the time"
     )
 
