@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.vectors import VECTORS, Vector, cuts
 from triojam.core.protocol import LINES_AT_ONCE, Connection, Outcome, Rules
 from triojam.core.reasons import Disconnect, Rejection
+from triojam.verify.vectors import VECTORS, Vector, cuts
 
 JAM = b"JAM 12:34:56\r\n"
 RULES = Rules()

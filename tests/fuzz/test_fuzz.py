@@ -12,7 +12,7 @@ from tests.fuzz import settings as settings_file
 from tests.fuzz.connection import TRANSPORTS, over
 from tests.fuzz.oracle import JAM, Law, Oracle
 from tests.helpers.proxy_headers import BAD_HEADERS, GOOD_HEADERS
-from tests.helpers.vectors import VECTORS, J, Vector
+from triojam.verify.vectors import VECTORS, J, Vector
 
 CORPUS = Path(__file__).parent / "corpus"
 

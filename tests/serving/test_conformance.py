@@ -7,10 +7,10 @@ import trio
 
 from tests.conftest import Start
 from tests.helpers.servers import JAM, assert_answered, receive_all, receive_exactly, until
-from tests.helpers.vectors import VECTORS, Vector, cuts
 from triojam.core.protocol import Rules
 from triojam.core.reasons import Disconnect, Rejection
 from triojam.serving.deadlines import DRAIN_WINDOW, Timeouts
+from triojam.verify.vectors import VECTORS, Vector, cuts
 
 ERROR_LINES = {reason: Rules().error_line(reason) for reason in Rejection}
 # Long enough to serve a request, short enough for a test to wait.

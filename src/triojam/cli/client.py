@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from triojam.cli import ask
+from triojam.cli import ask, verify
 from triojam.cli.common import Commands, NotNegative, Positive, make_app_of, register_all
 from triojam.cli.servers import (
     FAILED,
@@ -135,6 +135,7 @@ _COMMANDS: Commands = {
         "localhost --rate 5000 --duration 60 --plot latency.svg",
         "localhost --requests 1000000 --mix TIME:90,HELLO:5,split:5 --metrics localhost:45001",
     ),
+    **verify.COMMANDS,
 }
 
 

@@ -23,7 +23,7 @@ NAGIOS = "--nagios"
 UNKNOWN = 3
 
 ASK_COMMAND = "ask"
-CLIENT_COMMANDS = (ASK_COMMAND, "watch", "load")
+CLIENT_COMMANDS = (ASK_COMMAND, "watch", "load", "verify")
 LAB_COMMAND = "lab"
 CHECK_COMMAND = "check"  # shows every error, not only the first
 

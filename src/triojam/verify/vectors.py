@@ -1,4 +1,7 @@
-"""The protocol as a table: bytes in on a new connection, answers out, and the counters."""
+"""The protocol as a table: bytes in on a new connection, answers out, and the counters.
+
+The rules of `verify` judge a server by these rows, and so do the tests of the protocol.
+"""
 
 from dataclasses import dataclass, field
 
@@ -43,33 +46,49 @@ BAD_COMMAND = Rejection.BAD_COMMAND
 BAD_TERMINATOR = Rejection.BAD_TERMINATOR
 TOO_LONG = Rejection.TOO_LONG
 
-VECTORS = [
+REQUESTS = (
     Vector(b"TIME\r\n", (J,)),
-    Vector(b"TIME\r\nTIME\r\nTIME\r\n", (J, J, J)),
     Vector(b"TIME threading \r\n", (J,)),
     Vector(b"TIMEXYZ\r\n", (J,)),
-    Vector(b"TIMEX\x00\xff\rY\r\n", (J,)),
+)
+SEVERAL_REQUESTS = (Vector(b"TIME\r\n" * 3, (J,) * 3),)
+ODD_BYTES = (
     Vector(b"TIME\xff\r\n", (J,)),
+    Vector(b"TIMEX\x00\xff\rY\r\n", (J,)),
     Vector(b"TIME\r\r\n", (J,)),
+)
+BAD_COMMANDS = (
+    Vector(b"HELLO\r\n", (BAD_COMMAND,)),
     Vector(b"time\r\n", (BAD_COMMAND,)),
     Vector(b" TIME\r\n", (BAD_COMMAND,)),
     Vector(b"TIM\r\n", (BAD_COMMAND,)),
     Vector(b"\r\n", (BAD_COMMAND,)),
-    Vector(b"\n", (BAD_TERMINATOR,)),
+)
+BAD_TERMINATORS = (
     Vector(b"TIME\n", (BAD_TERMINATOR,)),
+    Vector(b"\n", (BAD_TERMINATOR,)),
+    Vector(511 * b"x" + b"\n", (BAD_TERMINATOR,)),
+    Vector(b"\x16\x03\x01\x02\x00\x01\n", (BAD_TERMINATOR,)),
+)
+BAD_AMONG_GOOD = (
+    Vector(b"HELLO\r\nTIME\r\n", (BAD_COMMAND, J)),
     Vector(b"TIME\nTIME\r\n", (BAD_TERMINATOR, J)),
     Vector(b"QUIT\nTIME\r\n", (BAD_TERMINATOR, J)),
-    Vector(b"HELLO\r\nTIME\r\n", (BAD_COMMAND, J)),
     Vector(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", (BAD_COMMAND,) * 3),
-    Vector(b"\x16\x03\x01\x02\x00\x01\n", (BAD_TERMINATOR,)),
-    Vector(b"TIME\r\nQUIT\r\nTIME\r\n", (J,), Disconnect.QUIT),
+)
+QUITS = (
     Vector(b"QUIT\r\n", (), Disconnect.QUIT),
+    Vector(b"TIME\r\nQUIT\r\nTIME\r\n", (J,), Disconnect.QUIT),
     Vector(b"quit\r\n", (BAD_COMMAND,)),
     Vector(b"QUIT \r\n", (BAD_COMMAND,)),
-    Vector(b"TIME" + 506 * b"x" + b"\r\n", (J,)),
+)
+LONG_REQUESTS = (Vector(b"TIME" + 506 * b"x" + b"\r\n", (J,)),)
+TOO_LONG_LINES = (
     Vector(b"TIME" + 507 * b"x" + b"\r\n", (TOO_LONG,), Disconnect.TOO_LONG),
     Vector(b"TIME\r\n" + 512 * b"x", (J, TOO_LONG), Disconnect.TOO_LONG),
-    Vector(511 * b"x" + b"\n", (BAD_TERMINATOR,)),
+)
+ERROR_BUDGET = (
+    Vector(b"x\r\n" * 12, (BAD_COMMAND,) * 10, Disconnect.ERROR_BUDGET),
     Vector(
         b"x\r\n" * 9 + b"TIME\r\n" * 9 + b"x\r\n" * 9, ((BAD_COMMAND,) * 9 + (J,) * 9 + (BAD_COMMAND,) * 9)
     ),
@@ -78,13 +97,28 @@ VECTORS = [
         ((BAD_COMMAND,) * 9 + (J,) + (BAD_COMMAND,) * 2),
         Disconnect.ERROR_BUDGET,
     ),
-    Vector(b"x\r\n" * 12, (BAD_COMMAND,) * 10, Disconnect.ERROR_BUDGET),
     Vector(b"x\r\n" * 9 + 600 * b"y", (BAD_COMMAND,) * 9 + (TOO_LONG,), Disconnect.TOO_LONG),
+)
+ENDS = (
+    Vector(b"TIME\r\n", (J,), Disconnect.EOF, ended=True),
     Vector(b"", (), Disconnect.EOF, ended=True),
     Vector(b"TIME", (), Disconnect.EOF, ended=True, silent=(Rejection.INCOMPLETE,)),
-    Vector(b"TIME\r\n", (J,), Disconnect.EOF, ended=True),
     Vector(b"TIME\r\nTIM", (J,), Disconnect.EOF, ended=True, silent=(Rejection.INCOMPLETE,)),
-]
+)
+
+VECTORS = (
+    *REQUESTS,
+    *SEVERAL_REQUESTS,
+    *ODD_BYTES,
+    *BAD_COMMANDS,
+    *BAD_TERMINATORS,
+    *BAD_AMONG_GOOD,
+    *QUITS,
+    *LONG_REQUESTS,
+    *TOO_LONG_LINES,
+    *ERROR_BUDGET,
+    *ENDS,
+)
 
 
 def cuts(sent: bytes) -> list[list[bytes]]:
