@@ -44,8 +44,13 @@ sys.exit(3)
 
 
 async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
-    """Prometheus scrapes the server and has the rules, the load runs, and after Ctrl-C nothing is left."""
-    async with running(temporary) as lab:
+    """Prometheus scrapes the server and has the rules, the load runs, and after Ctrl-C nothing is left.
+
+    The name of the folder is a pattern, and no text.
+    """
+    folder = temporary / os.fsdecode(b"a [x]*\xff")
+    folder.mkdir()
+    async with running(folder) as lab:
         await lab.started()
         prometheus, metrics = lab.address("Prometheus"), lab.address("metrics")
 
