@@ -93,7 +93,7 @@ def read_certificate(chain: bytes) -> Certificate | None:
 def read_client_ca(content: bytes) -> Certificate | None:
     """Describe the certificate of a PEM file that ends last; None if that cannot be read.
 
-    An authority is replaced by a file with the old one and the new one: the end of the old one does not matter.
+    The file may have an old authority and the new one: the end of the old one does not matter.
     """
     try:
         return _describe(max(_load(content), key=_end), CLIENT_CA)
