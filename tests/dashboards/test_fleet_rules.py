@@ -243,7 +243,7 @@ def test_a_server_that_was_never_scraped_is_absent(fleet: Fleet) -> None:
 
 
 def test_a_foreign_job_fires_nothing(fleet: Fleet) -> None:
-    """Targets that are no triojam servers may be down, flap and vanish."""
+    """Targets that are not triojam servers may be down, flap and vanish."""
     fleet.add(SERVES * HOUR)
     fleet.add(OTHER * 10 * MINUTE + DEAD * 50 * MINUTE, "s01", job="node")
     fleet.add((OTHER + DEAD) * (HOUR // 2), "s02", job="node")

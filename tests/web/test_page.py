@@ -27,6 +27,7 @@ from triojam.core.protocol import REFUSALS
 from triojam.core.reasons import Refusal
 
 DASH = "\u2013"
+PASSWORD = re.compile(r"(?<=://)[^/@]+@")  # in a URL
 LONG = PATIENCE * 1000  # milliseconds
 expect.set_options(timeout=LONG)
 HIDE = """hidden => {
@@ -72,7 +73,7 @@ def opened(
                 page.on(
                     "request",
                     lambda asked: problems.extend(
-                        [asked.url] * (not asked.url.startswith((address, "data:")))
+                        [asked.url] * (not PASSWORD.sub("", asked.url).startswith((address, "data:")))
                     ),
                 )
                 page.goto(address, wait_until="domcontentloaded")
@@ -371,7 +372,7 @@ async def test_the_page_works_below_a_path(chromium: str) -> None:
 
 
 async def test_the_page_works_with_password_and_tls(chromium: str, tmp_path: Path) -> None:
-    """With metrics_passwords and metrics_tls, a browser that has the password gets news."""
+    """With metrics_passwords and metrics_tls, a browser gets news; the password may be in the address."""
     pem, users = tmp_path / "c.pem", tmp_path / "users"
     pem.write_bytes(trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
     users.write_text(f"alice:{hashed('secret')}\n")
@@ -379,8 +380,11 @@ async def test_the_page_works_with_password_and_tls(chromium: str, tmp_path: Pat
     async with serving(*words) as program:
 
         def look(page: Page) -> None:
-            before = page.locator("#time").inner_text()
-            expect(page.locator("#time")).not_to_have_text(before)
+            for prefix in ("", "alice:secret@"):
+                page.goto(f"https://{prefix}127.0.0.1:{program.web[1]}/")
+                expect(page.locator("#time")).to_have_text(re.compile(r"\d\d:\d\d:\d\d"))
+                before = page.locator("#time").inner_text()
+                expect(page.locator("#time")).not_to_have_text(before)
 
         await look_at(
             chromium, program, look, address=f"https://127.0.0.1:{program.web[1]}/", ignore_https_errors=True,

@@ -299,8 +299,9 @@ function judge(why = "") {
 }
 
 async function ask() {
-  const since = rows.length ? `?since=${newest()}` : "";
-  const answer = await fetch(`status${since}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  // The location has no password, even if the page was opened with one in its address: fetch takes none there.
+  const url = new URL(rows.length ? `status?since=${newest()}` : "status", location.href);
+  const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error(`the answer has status ${answer.status}`);
   return answer.json();
 }

@@ -80,7 +80,7 @@ def find_problems(facts: Facts) -> list[Problem]:
 
 
 def make_headline(not_ready: str | None, problems: Sequence[Problem]) -> Headline:
-    """Return the state and the worst problem. "ready" stands before no red problem."""
+    """Return the state and the worst problem. Before a red problem, "ready" is left out."""
     if not problems:
         return Headline(level=Level.GOOD, text="ready")
     worst = problems[0]["level"]
