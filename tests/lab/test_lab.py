@@ -146,9 +146,9 @@ async def test_some_faults_fire_no_alert(programs: None, temporary: Path) -> Non
     """The lab says at once that a fault fires no alert, and why; no alert fires."""
     silent = [name for name, each in FAULTS.items() if not each.alerts]
     words = [word for name in silent for word in ("--fault", name)]
-    async with running(temporary, *words, "--fault-after", "3", "--fault-for", "15", *FAST) as lab:
+    async with running(temporary, *words, "--fault-after", "2", "--fault-for", "10", *FAST) as lab:
         for name in silent:
-            await lab.says(f"fault    {name} for 15 s")
+            await lab.says(f"fault    {name} for 10 s")
             told = await lab.says(".*")
             assert told[0].strip() == f"no alert fires for it: {FAULTS[name].instead}"
             where = await lab.says("^ +see (http.*)$")

@@ -96,6 +96,13 @@ async def look_at(chromium: str, program: Program, look: Callable[..., None], **
     await trio.to_thread.run_sync(run)
 
 
+async def keep_asking(program: Program) -> None:
+    """Send some requests a second, until cancelled."""
+    while True:
+        await ask(program, b"TIME\r\n", 1)
+        await trio.sleep(0.1)
+
+
 def number(page: Page, place: str) -> float:
     """Return a number on the page."""
     return float(page.locator(f"#{place}").inner_text().replace(",", ""))
@@ -416,7 +423,7 @@ async def test_updates_leave_what_is_unchanged(chromium: str) -> None:
             assert page.locator("[aria-live], [role=status], [role=alert], [role=log]").count() == 1
 
         def nursery_start() -> None:
-            trio.from_thread.run_sync(nursery.start_soon, ask, program, b"TIME\r\n", 1_000_000)
+            trio.from_thread.run_sync(nursery.start_soon, keep_asking, program)
 
         await look_at(chromium, program, look)
         nursery.cancel_scope.cancel()
