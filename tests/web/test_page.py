@@ -257,6 +257,21 @@ async def test_the_page_continues_after_a_restart(chromium: str) -> None:
             await seen.wait()
 
 
+async def test_an_answer_of_another_program_is_no_news(chromium: str) -> None:
+    """When a login page or another program answers for the server, the page says so, and asks again."""
+    async with serving() as program:
+
+        def look(page: Page) -> None:
+            for body in ("<html>please log in</html>", "{}"):
+                page.route("**/status*", lambda route, _request, body=body: route.fulfill(body=body))
+                expect(page.locator("#state")).to_contain_text("no news since")
+                expect(page.locator("#link")).to_have_text("another program answers; trying again")
+                page.unroute("**/status*")
+                expect(page.locator("#state")).to_contain_text("ready")
+
+        await look_at(chromium, program, look)
+
+
 async def test_a_full_server_is_red(chromium: str) -> None:
     """At the limit the state says full, in red, with the number of refused clients beside the words."""
     async with serving("--max-connections", "2") as program, await program.connect(), await program.connect():
