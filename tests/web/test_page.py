@@ -188,7 +188,7 @@ def seconds(text: str) -> int:
     return hour * 3600 + minute * 60 + second
 
 
-async def test_a_server_that_hangs_is_no_news(chromium: str) -> None:
+async def test_the_page_greys_while_the_server_hangs(chromium: str) -> None:
     """While the process stands still, the clock does, too, and all is grey; then it comes back by itself."""
     async with serving() as program:
 
@@ -257,7 +257,7 @@ async def test_the_page_continues_after_a_restart(chromium: str) -> None:
             await seen.wait()
 
 
-async def test_an_answer_of_another_program_is_no_news(chromium: str) -> None:
+async def test_the_page_says_that_another_program_answers(chromium: str) -> None:
     """When a login page or another program answers for the server, the page says so, and asks again."""
     async with serving() as program:
 
