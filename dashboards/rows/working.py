@@ -85,7 +85,7 @@ def health() -> list[AnyPanel]:
             "Success ratio",
             "Share of the owed answers that were delivered; the objective is 99.9 %. Failures are: "
             "answers that a client did not read, requests rejected by a draining server, and connections "
-            "refused as busy. Bad lines, and clients that closed the connection first, are no failures.",
+            "refused as busy. Bad lines, and clients that closed the connection first, are not failures.",
             served(),
             unit=units.PercentUnit,
             steps=RATIO_STEPS,

@@ -16,7 +16,7 @@ DRAINS = "d"
 HANGS = "h"  # the scrape fails, and the process continues later
 DEAD = "x"  # the scrape fails, and a new process comes later
 OTHER = "o"  # another program answers
-GONE = " "  # no target of Prometheus
+GONE = " "  # not a target of Prometheus
 UNSEEN = "_"  # Prometheus itself does not run
 
 STEP = 15
@@ -200,7 +200,7 @@ def test_a_roll_with_new_instances_fires_nothing(fleet: Fleet) -> None:
 
 
 def test_fewer_servers_after_a_drain_fire_nothing(fleet: Fleet) -> None:
-    """A server that drained, and then is no target any more, fires no alert."""
+    """A server that drained, and then is not a target any more, fires no alert."""
     fleet.add(SERVES * HOUR, "s00")
     fleet.add((SERVES * 10 * MINUTE + DRAINS).ljust(HOUR, GONE), "s01")
     fleet.expect(at=range(5 * MINUTE, HOUR))
@@ -209,7 +209,7 @@ def test_fewer_servers_after_a_drain_fire_nothing(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("lost", [GONE, OTHER])
 def test_a_server_that_vanished_is_a_ticket(fleet: Fleet, lost: str) -> None:
-    """A server that is no target any more, or answers as another program, is absent."""
+    """A server that is not a target any more, or answers as another program, is absent."""
     fleet.add(SERVES * HOUR, "s00")
     fleet.add((SERVES * 20 * MINUTE).ljust(HOUR, lost), "s01")
     fleet.expect(at=minutes(5, 30))
@@ -243,7 +243,7 @@ def test_a_server_that_was_never_scraped_is_absent(fleet: Fleet) -> None:
 
 
 def test_a_foreign_job_fires_nothing(fleet: Fleet) -> None:
-    """Targets that are no triojam servers may be down, flap and vanish."""
+    """Targets that are not triojam servers may be down, flap and vanish."""
     fleet.add(SERVES * HOUR)
     fleet.add(OTHER * 10 * MINUTE + DEAD * 50 * MINUTE, "s01", job="node")
     fleet.add((OTHER + DEAD) * (HOUR // 2), "s02", job="node")

@@ -1,5 +1,6 @@
 """The Prometheus rules: valid, complete, with runbooks, and tested to fire and not to fire."""
 
+import os
 import re
 import shlex
 import shutil
@@ -80,6 +81,7 @@ def run_promtool(*arguments: str | Path) -> str:
     """Run promtool, which must succeed; return its output."""
     ended = subprocess.run(
         [require_program("promtool", "prometheus"), *arguments],
+        env=os.environ | {"GOGC": "400"},  # it collects garbage less often, and needs a quarter less CPU time
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,

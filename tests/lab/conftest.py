@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.requirements import require_program
+from tests.lab.labs import QUIET, fake
 
 
 @pytest.fixture
@@ -28,3 +29,10 @@ def fakes(tmp_path: Path) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def fake_programs(fakes: Path) -> str:
+    """Return a PATH with programs that start quickly and do nothing."""
+    fake(fakes, QUIET, "prometheus", "prometheus-alertmanager")
+    return f"{fakes}:/usr/bin:/bin"

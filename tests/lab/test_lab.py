@@ -44,8 +44,13 @@ sys.exit(3)
 
 
 async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
-    """Prometheus scrapes the server and has the rules, the load runs, and after Ctrl-C nothing is left."""
-    async with running(temporary) as lab:
+    """Prometheus scrapes the server and has the rules, the load runs, and after Ctrl-C nothing is left.
+
+    The name of the folder is a pattern, and no text.
+    """
+    folder = temporary / os.fsdecode(b"a [x]*\xff")
+    folder.mkdir()
+    async with running(folder) as lab:
         await lab.started()
         prometheus, metrics = lab.address("Prometheus"), lab.address("metrics")
 
@@ -78,10 +83,10 @@ async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
         assert await lab.ends(signal.SIGINT) == 130
 
 
-async def test_the_lab_ends_after_its_duration(programs: None, temporary: Path) -> None:
+async def test_the_lab_ends_after_its_duration(fake_programs: str, temporary: Path) -> None:
     """With --duration the lab ends with status 0, after it has announced each fault and its end."""
     faults = ["--fault", "resets", "--fault", "garbage", "--fault-after", "0.2", "--fault-for", "0.5"]
-    async with running(temporary, "--duration", "3", *faults) as lab:
+    async with running(temporary, "--duration", "3", *faults, PATH=fake_programs) as lab:
         for name in ("resets", "garbage"):
             await lab.says(f"fault    {name} for 0.5 s: 10 clients")
             await lab.says(f"fault    {name} is over")
@@ -141,9 +146,9 @@ async def test_some_faults_fire_no_alert(programs: None, temporary: Path) -> Non
     """The lab says at once that a fault fires no alert, and why; no alert fires."""
     silent = [name for name, each in FAULTS.items() if not each.alerts]
     words = [word for name in silent for word in ("--fault", name)]
-    async with running(temporary, *words, "--fault-after", "3", "--fault-for", "15", *FAST) as lab:
+    async with running(temporary, *words, "--fault-after", "2", "--fault-for", "10", *FAST) as lab:
         for name in silent:
-            await lab.says(f"fault    {name} for 15 s")
+            await lab.says(f"fault    {name} for 10 s")
             told = await lab.says(".*")
             assert told[0].strip() == f"no alert fires for it: {FAULTS[name].instead}"
             where = await lab.says("^ +see (http.*)$")
@@ -204,10 +209,10 @@ async def test_the_end_of_a_program_ends_the_lab(fakes: Path, temporary: Path) -
         assert await lab.complaint() == "triojam: lab: the server has ended by itself, status -9\n"
 
 
-async def test_a_closed_pipe_ends_the_lab(programs: None, temporary: Path) -> None:
+async def test_a_closed_pipe_ends_the_lab(fake_programs: str, temporary: Path) -> None:
     """When the reader of its output closes the pipe, the lab ends as after SIGPIPE."""
     words = ["--fault", "garbage", "--fault-after", "0.1", "--fault-for", "0.1"]
-    async with running(temporary, *words) as lab:
+    async with running(temporary, *words, PATH=fake_programs) as lab:
         await lab.says("^time ")
         assert lab.process.stdout is not None
         await lab.process.stdout.aclose()

@@ -19,7 +19,7 @@ import trio
 from tests.helpers.program import COMMAND, environment
 from tests.helpers.scrape import fetch
 from tests.helpers.servers import PATIENCE
-from tests.lab.labs import QUIET, fake, get, links, running
+from tests.lab.labs import get, links, running
 from triojam.cli.main import main
 from triojam.errors import LabError
 from triojam.lab.commands import CONTROL, MYSTERY, STOP, listen, send
@@ -41,14 +41,6 @@ if command == 0:
 signal.signal(signal.SIGTERM, lambda *_: os.kill(command, signal.SIGTERM))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]))
 """
-FAKES = ("prometheus", "prometheus-alertmanager")
-
-
-@pytest.fixture
-def fake_programs(fakes: Path) -> str:
-    """Return a PATH with programs that start quickly and do nothing."""
-    fake(fakes, QUIET, *FAKES)
-    return f"{fakes}:/usr/bin:/bin"
 
 
 @contextmanager

@@ -195,8 +195,8 @@ async def test_the_receiver_tells_each_change_once(nursery: trio.Nursery) -> Non
         ([None, False, True], [True, True]),  # the kernel could not be asked
     ],
 )
-def test_the_clock_is_news_only_after_a_change(states: list[bool | None], told: list[bool]) -> None:
-    """An alert about the clock is no news while the clock has been unsynchronized since the start."""
+def test_the_clock_alert_is_told_only_after_a_change(states: list[bool | None], told: list[bool]) -> None:
+    """The lab does not tell the alert about a clock that has been unsynchronized since the start."""
     left = iter(states)
 
     def read() -> KernelClock | None:
@@ -212,14 +212,14 @@ def test_the_clock_is_news_only_after_a_change(states: list[bool | None], told: 
     assert [not clock.explains(each) for each in changes] == told
 
 
-def test_other_alerts_are_news() -> None:
+def test_other_alerts_are_told() -> None:
     """An unsynchronized clock explains no other alert."""
     clock = KernelClock(synchronized=False, max_error=0.0, offset=0.0, leap_state=0)
     assert not UnsynchronizedClock(lambda: clock).explains(parse(alert()))
 
 
 def test_an_alert_needs_only_a_name() -> None:
-    """An alert may have neither severity, summary, query nor runbook."""
+    """An alert may lack its severity, summary, query and runbook."""
     read = parse(alert(labels={"alertname": "Up"}, annotations={}))
     assert str(read) == "FIRING   Up"
     assert (read.expression, read.runbook) == ("", "")

@@ -88,6 +88,8 @@ async def test_a_client_ca_that_ends_is_a_warning(tls: Start, tmp_path: Path) ->
     running = await tls(tls_client_ca=str(file), now=TODAY.timestamp)
     (event,) = running.events.named("tls client ca has ended")
     assert (event["level"], event["days_left"]) == ("warning", -1)
+    name = f"{event['certificate']}, the last certificate of tls_client_ca,"
+    assert event["sentence"] == f"{name} ended at {event['certificate_ends']}, 1 day ago"
     write_certificate(file, days=90)
     file.write_bytes(old + file.read_bytes())
     running.reload()

@@ -180,3 +180,20 @@ async def test_another_server_on_the_port_is_unhealthy(behaviour: Behaviour, nur
     assert not found.healthy
     assert found.said.startswith(f"{host}:{port}: ")
     nursery.cancel_scope.cancel()
+
+
+async def test_an_endless_reply_is_unhealthy(nursery: trio.Nursery) -> None:
+    """A reply that comes in pieces and has no end does not keep the check waiting."""
+
+    async def drip(stream: trio.abc.Stream) -> None:
+        while True:
+            await stream.send_all(b"x")
+            await trio.sleep(0.02)
+
+    host, port = await start_bad(nursery, drip)
+    with trio.fail_after(PATIENCE):
+        found = await trio.to_thread.run_sync(
+            lambda: ask_for_health(host, port, allow="", deny="", patience=0.5), abandon_on_cancel=True
+        )
+    assert found == Health(healthy=False, said=f"{host}:{port}: no reply in time")
+    nursery.cancel_scope.cancel()

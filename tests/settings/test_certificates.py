@@ -122,7 +122,7 @@ def test_a_certificate_of_another_format_has_an_unknown_end(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff", b"-----BEGIN CERTIFICATE-----\n"])
-def test_what_is_no_certificate_has_no_description(content: bytes) -> None:
+def test_other_files_have_no_description(content: bytes) -> None:
     """The reader of certificates raises nothing."""
     assert read_certificate(content) is None
     assert read_client_ca(content) is None

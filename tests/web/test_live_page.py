@@ -267,6 +267,7 @@ RULES: list[tuple[dict[str, Any], Level, str, str]] = [
     ({"send_errors": {SendError.RESET: 2}}, WARNING, "send errors", "2 answers not delivered"),
     ({"lags": bucket(8, 13)}, WARNING, "event loop lag", "0.248 s late"),
     ({"lags": bucket(11, 13)}, WRONG, "event loop lag", "4.96 s late"),
+    ({"lags": bucket(12, 13)}, WRONG, "event loop lag", "5 s late or more"),
     ({"durations": bucket(10, 15, 400), "responses": 400}, WARNING, "slow answers", "takes 0.0995 s"),
     ({"synchronized": False}, WARNING, "clock not synchronized", "no time service"),
     ({"clock_steps": 2}, WARNING, "clock set", "2 times in the last 5 min"),
@@ -321,10 +322,12 @@ def test_a_new_internal_error_is_wrong() -> None:
         ({"not_ready": "starting"}, WARNING, "starting"),
         ({"synchronized": False, "connections": 100}, WRONG, "full and 1 more"),
         ({"synchronized": False, "clock_steps": 1}, WARNING, "ready, clock not synchronized and 1 more"),
+        ({"not_ready": "draining", "connections": 100}, WRONG, "draining, full"),
+        ({"not_ready": "draining", "connections": 100, "clock_steps": 1}, WRONG, "draining, full and 1 more"),
     ],
 )
 def test_the_headline_is_the_worst_problem(changes: dict[str, Any], level: Level, text: str) -> None:
-    """The headline names the worst problem; only without any it is plainly ready."""
+    """The headline names the state and the worst problem; only without any it is plainly ready."""
     facts = seen(**changes)
     assert make_headline(facts.not_ready, find_problems(facts)) == {"level": level, "text": text}
 

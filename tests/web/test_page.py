@@ -27,6 +27,7 @@ from triojam.core.protocol import REFUSALS
 from triojam.core.reasons import Refusal
 
 DASH = "\u2013"
+PASSWORD = re.compile(r"(?<=://)[^/@]+@")  # in a URL
 LONG = PATIENCE * 1000  # milliseconds
 expect.set_options(timeout=LONG)
 HIDE = """hidden => {
@@ -72,7 +73,7 @@ def opened(
                 page.on(
                     "request",
                     lambda asked: problems.extend(
-                        [asked.url] * (not asked.url.startswith((address, "data:")))
+                        [asked.url] * (not PASSWORD.sub("", asked.url).startswith((address, "data:")))
                     ),
                 )
                 page.goto(address, wait_until="domcontentloaded")
@@ -93,6 +94,13 @@ async def look_at(chromium: str, program: Program, look: Callable[..., None], **
             look(*pages)
 
     await trio.to_thread.run_sync(run)
+
+
+async def keep_asking(program: Program) -> None:
+    """Send some requests a second, until cancelled."""
+    while True:
+        await ask(program, b"TIME\r\n", 1)
+        await trio.sleep(0.1)
 
 
 def number(page: Page, place: str) -> float:
@@ -180,7 +188,7 @@ def seconds(text: str) -> int:
     return hour * 3600 + minute * 60 + second
 
 
-async def test_a_server_that_hangs_is_no_news(chromium: str) -> None:
+async def test_the_page_greys_while_the_server_hangs(chromium: str) -> None:
     """While the process stands still, the clock does, too, and all is grey; then it comes back by itself."""
     async with serving() as program:
 
@@ -247,6 +255,21 @@ async def test_the_page_continues_after_a_restart(chromium: str) -> None:
             await ask(second, b"TIME\r\n", 3)
             back.set()
             await seen.wait()
+
+
+async def test_the_page_says_that_another_program_answers(chromium: str) -> None:
+    """When a login page or another program answers for the server, the page says so, and asks again."""
+    async with serving() as program:
+
+        def look(page: Page) -> None:
+            for body in ("<html>please log in</html>", "{}"):
+                page.route("**/status*", lambda route, _request, body=body: route.fulfill(body=body))
+                expect(page.locator("#state")).to_contain_text("no news since")
+                expect(page.locator("#link")).to_have_text("another program answers; trying again")
+                page.unroute("**/status*")
+                expect(page.locator("#state")).to_contain_text("ready")
+
+        await look_at(chromium, program, look)
 
 
 async def test_a_full_server_is_red(chromium: str) -> None:
@@ -371,7 +394,7 @@ async def test_the_page_works_below_a_path(chromium: str) -> None:
 
 
 async def test_the_page_works_with_password_and_tls(chromium: str, tmp_path: Path) -> None:
-    """With metrics_passwords and metrics_tls, a browser that has the password gets news."""
+    """With metrics_passwords and metrics_tls, a browser gets news; the password may be in the address."""
     pem, users = tmp_path / "c.pem", tmp_path / "users"
     pem.write_bytes(trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
     users.write_text(f"alice:{hashed('secret')}\n")
@@ -379,8 +402,11 @@ async def test_the_page_works_with_password_and_tls(chromium: str, tmp_path: Pat
     async with serving(*words) as program:
 
         def look(page: Page) -> None:
-            before = page.locator("#time").inner_text()
-            expect(page.locator("#time")).not_to_have_text(before)
+            for prefix in ("", "alice:secret@"):
+                page.goto(f"https://{prefix}127.0.0.1:{program.web[1]}/")
+                expect(page.locator("#time")).to_have_text(re.compile(r"\d\d:\d\d:\d\d"))
+                before = page.locator("#time").inner_text()
+                expect(page.locator("#time")).not_to_have_text(before)
 
         await look_at(
             chromium, program, look, address=f"https://127.0.0.1:{program.web[1]}/", ignore_https_errors=True,
@@ -412,7 +438,7 @@ async def test_updates_leave_what_is_unchanged(chromium: str) -> None:
             assert page.locator("[aria-live], [role=status], [role=alert], [role=log]").count() == 1
 
         def nursery_start() -> None:
-            trio.from_thread.run_sync(nursery.start_soon, ask, program, b"TIME\r\n", 1_000_000)
+            trio.from_thread.run_sync(nursery.start_soon, keep_asking, program)
 
         await look_at(chromium, program, look)
         nursery.cancel_scope.cancel()

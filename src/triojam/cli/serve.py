@@ -25,7 +25,7 @@ A time server: TIME in, JAM hh:mm:ss out, every request accounted for.
 Plain `triojam` serves, like `triojam serve`; Ctrl-C stops it. Each flag below is also an environment variable
 and a key of the file that --config names. Durations are in seconds.
 """
-# A health check waits this long for a connection, and for a reply.
+# A health check waits this long for a reply.
 HEALTH_SECONDS = 5.0
 CONFIG_HELP = "TOML file with settings; SIGHUP reads it again."
 

@@ -1,6 +1,7 @@
 """Asks a server of this machine for a sign of life. It starts faster without Trio."""
 
 import socket
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -26,30 +27,33 @@ def ask_for_health(host: str, port: int, *, allow: str, deny: str, patience: flo
     A server that replies is healthy, also if it is full. A server that denies this machine closes the
     connection without a reply, which is healthy, too.
 
-    allow, deny: settings of the server. patience: how long to wait for a connection, and for a reply, in
-    seconds.
+    allow, deny: settings of the server. patience: how long to wait for the reply, in seconds.
     """
+    until = time.monotonic() + patience
     policy = Policy(allow=parse_networks(allow), deny=parse_networks(deny))
     failure = ""
     for each in _LOOPBACK.get(host, (host,)):
         try:
-            connection = socket.create_connection((each, port), patience)
+            connection = socket.create_connection((each, port), _left(until))
         except (OSError, UnicodeError) as exc:
             failure = failure or _failure(each, port, exc)
             continue
         with connection:
-            return _ask(connection, each, port, policy)
+            return _ask(connection, each, port, policy, until)
     return Health(healthy=False, said=failure)
 
 
-def _ask(connection: socket.socket, host: str, port: int, policy: Policy) -> Health:
+def _ask(connection: socket.socket, host: str, port: int, policy: Policy, until: float) -> Health:
     reply = b""
     try:
         with suppress(ConnectionError):  # a server that refuses the client may have closed already
             connection.sendall(REQUEST)
         with suppress(ConnectionError):
-            while b"\n" not in reply and (data := connection.recv(_LONGEST_REPLY)):
-                reply = (reply + data)[:_LONGEST_REPLY]
+            while b"\n" not in reply and len(reply) < _LONGEST_REPLY:
+                connection.settimeout(_left(until))
+                if not (data := connection.recv(_LONGEST_REPLY)):
+                    break
+                reply += data
     except OSError as exc:
         return Health(healthy=False, said=_failure(host, port, exc))
     if read_jam(reply) is not None or reply.startswith(b"ERROR "):
@@ -59,6 +63,14 @@ def _ask(connection: socket.socket, host: str, port: int, policy: Policy) -> Hea
         if Admission(policy).refusal(own, full=False) is not None:
             return Health(healthy=True, said=f"closed, because the settings deny {own}")
     return Health(healthy=False, said=f"{format_address((host, port))}: not a time server's reply: {reply!r}")
+
+
+def _left(until: float) -> float:
+    """Return the seconds until the deadline. Raises TimeoutError after it."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _failure(host: str, port: int, exc: Exception) -> str:

@@ -76,7 +76,7 @@ class UnsynchronizedClock:
 
 
 class Inbox:
-    """Passes on each change of an alert once. known: whether an alert is no news."""
+    """Passes on each change of an alert once. known: whether an alert says nothing new."""
 
     def __init__(
         self, tell: Callable[[Alert], Awaitable[None]], known: Callable[[Alert], bool] = lambda _alert: False

@@ -1,4 +1,8 @@
-"""The configuration of the lab's programs: command lines, files and environment variables."""
+"""The configuration of the lab's programs: command lines, files and environment variables.
+
+The programs run in the lab's folder. Paths are relative to it, because its own path may have characters that
+Prometheus takes for a pattern, or does not take at all.
+"""
 
 import json
 import sys
@@ -40,22 +44,22 @@ def make_alertmanager(path: str, home: Home, receiver: str) -> Program:
         },
         "receivers": [{"name": "lab", "webhook_configs": [{"url": receiver, "send_resolved": True}]}],
     }
-    flags = [f"--storage.path={home.folder / 'alertmanager'}", "--cluster.listen-address="]
-    return _make("Alertmanager", [path, *flags], configuration, home, Network())
+    command = [path, "--storage.path=alertmanager", "--cluster.listen-address="]
+    return _make("Alertmanager", command, configuration, home, Network())
 
 
 def make_prometheus(
     path: str, home: Home, *, targets: Sequence[Address], alertmanager: Address, rules: Sequence[Path]
 ) -> Program:
-    """Make Prometheus. targets: the addresses that it scrapes. rules: the rule files."""
+    """Make Prometheus. targets: the addresses that it scrapes. rules: the rule files, in the folder."""
     configuration = {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
-        "rule_files": [str(rule) for rule in rules],
+        "rule_files": [str(rule.relative_to(home.folder)) for rule in rules],
         "alerting": {"alertmanagers": [_static([alertmanager])]},
         "scrape_configs": [{"job_name": "triojam"} | _static(targets)],
     }
     flags = [
-        f"--storage.tsdb.path={home.folder / 'prometheus'}",
+        "--storage.tsdb.path=prometheus",
         # In its first seconds it does not know Alertmanager yet, and the alerts that it sends are lost.
         "--rules.alert.resend-delay=2s",
     ]
@@ -95,8 +99,8 @@ def _make(
 ) -> Program:
     """Write a configuration file, and make a program of the Prometheus family that reads it."""
     port = network.port_of(name)
-    file = home.folder / f"{name.lower()}.yml"
-    file.write_text(json.dumps(configuration, indent=2), "utf-8")  # JSON is valid YAML
+    file = f"{name.lower()}.yml"
+    (home.folder / file).write_text(json.dumps(configuration, indent=2), "utf-8")  # JSON is valid YAML
     flags = [
         f"--config.file={file}",
         f"--web.listen-address={in_url(network.listens)}:{port}",

@@ -16,7 +16,7 @@ DAY = 86_400.0  # seconds
 
 # What a certificate is for: the first words of its events in the log, and of its sentences.
 SERVER, CLIENT_CA = "tls certificate", "tls client ca"
-_SUBJECTS = {SERVER: "the TLS certificate for", CLIENT_CA: "the last certificate of tls_client_ca,"}
+_SUBJECTS = {SERVER: "the TLS certificate for {}", CLIENT_CA: "{}, the last certificate of tls_client_ca,"}
 
 
 class Certificate(NamedTuple):
@@ -45,7 +45,7 @@ class Certificate(NamedTuple):
 
     def concern(self, now: float) -> "Concern | None":
         """Return what is wrong with the certificate at a moment, in seconds since the epoch."""
-        subject = f"{_SUBJECTS[self.role]} {self.name}"
+        subject = _SUBJECTS[self.role].format(self.name)
         if now < self.not_before:
             sentence = f"{subject} is not valid before {_iso(self.not_before)}"
             return Concern(f"{self.role} is not yet valid", sentence, self)
@@ -54,10 +54,12 @@ class Certificate(NamedTuple):
             subject = f"{self.ends_first}, in the chain of {subject},"
         if now > self.not_after:
             return Concern(
-                f"{self.role} has ended", f"{subject} ended at {self.ends}, {-days:g} days ago", self
+                f"{self.role} has ended", f"{subject} ended at {self.ends}, {_counted(-days)} ago", self
             )
         if days <= SOON_DAYS:
-            return Concern(f"{self.role} ends soon", f"{subject} ends at {self.ends}, in {days:g} days", self)
+            return Concern(
+                f"{self.role} ends soon", f"{subject} ends at {self.ends}, in {_counted(days)}", self
+            )
         return None
 
 
@@ -91,7 +93,7 @@ def read_certificate(chain: bytes) -> Certificate | None:
 def read_client_ca(content: bytes) -> Certificate | None:
     """Describe the certificate of a PEM file that ends last; None if that cannot be read.
 
-    An authority is replaced by a file with the old one and the new one: the end of the old one is no concern.
+    The file may have an old authority and the new one: the end of the old one does not matter.
     """
     try:
         return _describe(max(_load(content), key=_end), CLIENT_CA)
@@ -134,6 +136,10 @@ def _name(certificate: "x509.Certificate") -> str:
         text = certificate.subject.rfc4514_string()
     text = "".join(each if each.isprintable() else "?" for each in text)
     return f"{text[:LONGEST_NAME]}…" if len(text) > LONGEST_NAME else text or "(no name)"
+
+
+def _counted(days: float) -> str:
+    return f"{days:g} day" + ("" if days == 1 else "s")
 
 
 def _iso(seconds: float) -> str:

@@ -299,10 +299,13 @@ function judge(why = "") {
 }
 
 async function ask() {
-  const since = rows.length ? `?since=${newest()}` : "";
-  const answer = await fetch(`status${since}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  // The location has no password, even if the page was opened with one in its address: fetch takes none there.
+  const url = new URL(rows.length ? `status?since=${newest()}` : "status", location.href);
+  const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error(`the answer has status ${answer.status}`);
-  return answer.json();
+  const said = await answer.json();
+  if (!said?.history?.rows) throw new SyntaxError();
+  return said;
 }
 
 function take(said) {
@@ -323,7 +326,8 @@ async function poll() {
     said = await ask();
     if (process !== null && said.process !== process) { rows = []; said = await ask(); } // its past, too
   } catch (error) {
-    why = error.name === "TimeoutError" ? "the server does not answer" : error instanceof TypeError ? "the server is not reachable" : error.message;
+    why = error.name === "TimeoutError" ? "the server does not answer" : error instanceof TypeError ? "the server is not reachable"
+      : error instanceof SyntaxError ? "another program answers" : error.message;
   }
   asking = false;
   failures = said === null ? failures + 1 : 0;

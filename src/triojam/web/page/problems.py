@@ -80,13 +80,15 @@ def find_problems(facts: Facts) -> list[Problem]:
 
 
 def make_headline(not_ready: str | None, problems: Sequence[Problem]) -> Headline:
-    """Return the worst problem, or that the server is ready."""
+    """Return the state and the worst problem. Before a red problem, "ready" is left out."""
     if not problems:
         return Headline(level=Level.GOOD, text="ready")
-    first, more = problems[0], len(problems) - 1
-    ready = not_ready is None and first["level"] is Level.WARNING
-    text = ("ready, " if ready else "") + first["name"] + (f" and {more} more" if more else "")
-    return Headline(level=first["level"], text=text)
+    worst = problems[0]["level"]
+    others = [each["name"] for each in problems if each["part"] != "state"]
+    state = "ready" if not_ready is None and worst is Level.WARNING else not_ready
+    text = ", ".join(filter(None, [state, *others[:1]]))
+    more = len(others) - 1
+    return Headline(level=worst, text=text + (f" and {more} more" if more > 0 else ""))
 
 
 Found = Iterator[tuple[Level, str, str, str]]
@@ -142,7 +144,7 @@ def _speed(facts: Facts) -> Found:
     late = lag(facts.window)
     if late is not None and late > LAG_SECONDS:
         level = Level.WRONG if late > STALL_SECONDS else Level.WARNING
-        yield level, "lag", "event loop lag", f"tasks wake up {late:.3g} s late (p99)"
+        yield level, "lag", "event loop lag", f"one timer in a hundred is {late:.3g} s late or more"
     slow = answer_time(facts.window, 0.99)
     # With few requests, p99 is the slowest one.
     if slow is not None and slow > SLOW_SECONDS and 0.01 * facts.window.responses >= SLOW_ANSWERS:
