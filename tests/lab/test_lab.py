@@ -26,8 +26,8 @@ from tests.lab.labs import (
     running,
 )
 from triojam.lab.alerts import CLOCK_ALERT, UnsynchronizedClock
+from triojam.lab.configuration import find_shipped
 from triojam.lab.faults import FAULTS
-from triojam.lab.run import find_dashboards
 
 # At this speed, half an hour in the rules is half a minute.
 FAST = ("--speed", "60")
@@ -65,7 +65,7 @@ async def test_ctrl_c_ends_the_lab(programs: None, temporary: Path) -> None:
 
         await eventually(scraped)
         loaded = {Path(group["file"]).name for group in await ask_prometheus("/api/v1/rules", "groups")}
-        shipped = (find_dashboards() / "prometheus" / "rules").glob("*.yml")
+        shipped = (find_shipped("dashboards") / "prometheus" / "rules").glob("*.yml")
         assert loaded == {file.name for file in shipped}
         await eventually(scraped)
         printed = links(lab.printed)
@@ -191,7 +191,7 @@ async def test_the_end_of_a_program_ends_the_lab(fakes: Path, temporary: Path) -
         environ = json.loads((await fetch(lab.address("Grafana"), "/")).body)
         prometheus = lab.address("Prometheus")
         assert environ["PROMETHEUS_URL"] == f"http://{prometheus[0]}:{prometheus[1]}/"
-        grafana = find_dashboards() / "grafana"
+        grafana = find_shipped("dashboards") / "grafana"
         assert environ["GF_PATHS_PROVISIONING"] == str(grafana / "provisioning")
         assert environ["GRAFANA_DASHBOARDS"] == str(grafana / "dashboards")
         assert environ["GF_PATHS_DATA"].startswith(str(temporary))
