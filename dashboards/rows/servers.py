@@ -88,7 +88,7 @@ def servers() -> list[AnyPanel]:
     ]
     return [
         rows_of(
-            "Servers",
+            "Each server",
             "A row for each server, with its values now, the worst first: down; not ready; a clock that is "
             f"wrong by more than half a second; refused as busy; nearly full. The first {MOST_ROWS} rows "
             "are shown. A click on a server offers its row of the overview, and its live page if Prometheus "

@@ -1,20 +1,20 @@
-"""The lab's fleet: three servers behind a real HAProxy, watched by a real Prometheus; faults for one of them."""
+"""The lab's fleet: three servers behind a real HAProxy, in a real Prometheus; faults for one of them."""
 
 import re
 import signal
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import trio
 
-from tests.dashboards.content import FLEET, INTERVAL, filled, load, named, panels
+from tests.dashboards.content import FLEET, filled, load, named, panels
+from tests.dashboards.test_dashboards import OF_THE_KERNEL, OF_TLS
 from tests.dashboards.test_prometheus import query
 from tests.helpers.pages import table
 from tests.helpers.requirements import require_program
-from tests.helpers.scrape import scrape
-from tests.helpers.servers import PATIENCE, receive_all
+from tests.helpers.scrape import Address, scrape
+from tests.helpers.servers import receive_all
 from tests.helpers.waiting import eventually
 from tests.lab.labs import LAB_PATIENCE, fake, get, links, running
 from triojam.cli.main import main
@@ -29,9 +29,16 @@ SERVERS = 3
 ASKED = 30  # connections during the death of a server
 
 
+async def ask(address: Address) -> None:
+    """Ask for the time in a new connection."""
+    async with await trio.open_tcp_stream(*address) as client:
+        await client.send_all(b"TIME\r\nQUIT\r\n")
+        assert (await receive_all(client)).startswith(b"JAM ")
+
+
 @pytest.mark.xdist_group("alerts")
 async def test_a_fault_of_one_server_shows_where_the_lab_says(programs: None, temporary: Path) -> None:
-    """A killed server is a ticket that names it, HAProxy's clients go on, and it comes back; so does a clock."""
+    """A killed server is a ticket that names it, HAProxy serves on, and it comes back; then a wrong clock."""
     require_program("haproxy", "haproxy")
     words = ["--fleet", str(SERVERS), "--speed", "30", "--fault-for", "300"]
     async with running(temporary, *words, stdin=subprocess.PIPE) as lab:
@@ -52,10 +59,10 @@ async def test_a_fault_of_one_server_shows_where_the_lab_says(programs: None, te
         await eventually(counted, patience=LAB_PATIENCE)
         chosen = {"job": ["triojam"], "instance": [f"{host}:{port}" for host, port in webs.values()]}
         left = [
-            filled(target["expr"], **chosen).replace(INTERVAL, "10s")
+            filled(target["expr"], **chosen)
             for panel in panels(load(FLEET))
             for target in panel["targets"]
-            if not named(target["expr"]) & OF_TLS
+            if not named(target["expr"]) & (OF_TLS | OF_THE_KERNEL)
         ]
 
         async def on_every_panel() -> bool:
@@ -74,13 +81,12 @@ async def test_a_fault_of_one_server_shows_where_the_lab_says(programs: None, te
         with pytest.raises(OSError, match="refused"):
             await scrape(webs[hit])
         for _ in range(ASKED):
-            async with await trio.open_tcp_stream(*time) as client:
-                await client.send_all(b"TIME\r\nQUIT\r\n")
-                assert (await receive_all(client)).startswith(b"JAM ")
+            await ask(time)
         await lab.process.stdin.send_all(b"stop\n")
         await lab.says(f"resolved TriojamDown  ticket  {hit}  ")
 
         async def serves_again() -> bool:
+            await ask(time)
             return (await scrape(webs[hit])).total("triojam_connections_total") > 0
 
         await eventually(serves_again)
@@ -104,12 +110,15 @@ def test_the_loss_of_a_server_is_a_page_if_too_few_are_left(servers: int) -> Non
     rules = (find_shipped("dashboards") / "prometheus" / "rules" / "alerts.yml").read_text("utf-8")
     assert f"job:triojam:serving_ratio >= {ENOUGH}" in rules
     assert f"job:triojam:serving_ratio < {ENOUGH} and job:triojam:servers > 1" in rules
-    assert FAULTS["kill"].fires(servers) == {
-        1: ["TriojamDown", "TriojamRestarted"],
-        2: ["TriojamDown (a page: 1 of 2 serve)", "TriojamRestarted", TOO_FEW],
-        3: ["TriojamDown (a ticket: 2 of 3 serve)", "TriojamRestarted"],
-        5: ["TriojamDown (a ticket: 4 of 5 serve)", "TriojamRestarted"],
-    }[servers]
+    assert (
+        FAULTS["kill"].fires(servers)
+        == {
+            1: ["TriojamDown", "TriojamRestarted"],
+            2: ["TriojamDown (a page: 1 of 2 serve)", "TriojamRestarted", TOO_FEW],
+            3: ["TriojamDown (a ticket: 2 of 3 serve)", "TriojamRestarted"],
+            5: ["TriojamDown (a ticket: 4 of 5 serve)", "TriojamRestarted"],
+        }[servers]
+    )
 
 
 def test_the_table_of_faults_says_what_a_fault_hits() -> None:
@@ -117,21 +126,19 @@ def test_the_table_of_faults_says_what_a_fault_hits() -> None:
     rows = {name.strip("`"): hit for name, _, _, hit in table("dashboards/README.md", "The lab")}
     for name, each in FAULTS.items():
         assert rows[name].startswith("one server" if each.of_one else "all servers"), name
-        assert set(re.findall(r"Triojam\w+", rows[name])) == {*each.in_fleet, *(each.alerts[:1] * each.stops)}
+        assert set(each.in_fleet) <= set(re.findall(r"Triojam\w+", rows[name]))
 
 
 @pytest.mark.parametrize("network", [Network(), Network("::1", "::1"), Network("0.0.0.0", "127.0.0.1")])
 async def test_the_shipped_configuration_of_haproxy_is_used(tmp_path: Path, network: Network) -> None:
-    """Only addresses, what needs root and the page differ from the shipped file; HAProxy accepts the result."""
+    """Only addresses, what needs root and the page differ from the shipped file; HAProxy accepts it."""
     program = require_program("haproxy", "haproxy")
     async with make_home(tmp_path, network) as home:
         service = make_service(home, SETTINGS, SERVERS, program)
         made = home.folder / "haproxy.cfg"
         shipped = (find_shipped("deploy/haproxy") / "haproxy.cfg").read_text("utf-8").splitlines()
         lines = made.read_text("utf-8").splitlines()
-        run = ["haproxy", "-c", "-f", made]
-        checked = await trio.run_process([program, *run[1:]], capture_stdout=True, capture_stderr=True)
-        assert checked.stdout.decode().split("\n")[0] in ("", "Configuration file is valid")
+        await trio.run_process([program, "-c", "-f", made], capture_stdout=True, capture_stderr=True)
     gone = {line.split()[0] for line in shipped if line not in lines}
     assert gone == {"user", "group", "chroot", "bind", "default-server", "server", "http-request"}
     binds = [line for line in lines if line.strip().startswith("bind ")]
@@ -153,7 +160,7 @@ async def test_another_configuration_of_haproxy_is_an_error(
 
 
 def test_a_missing_haproxy_is_named(monkeypatch: pytest.MonkeyPatch, fakes: Path) -> None:
-    """One line says that HAProxy is missing, and its Debian package; it may be in a folder outside of PATH."""
+    """One line says that HAProxy is missing, and names its Debian package; /usr/sbin need not be on PATH."""
     monkeypatch.setenv("PATH", str(fakes.parent))
     monkeypatch.setattr("triojam.lab.programs.FOR_ADMINISTRATORS", str(fakes))
     with pytest.raises(LabError, match="haproxy not found on PATH; on Debian: apt install haproxy"):
@@ -170,7 +177,7 @@ def test_a_missing_haproxy_is_named(monkeypatch: pytest.MonkeyPatch, fakes: Path
         (["--fleet", "x"], "invalid value 'x' for --fleet: expected a whole number"),
         (
             ["--fleet", "3", "--metrics-port", "45001"],
-            "invalid value '45001' for --metrics-port: expected 0 with --fleet, where each server has a port",
+            "invalid value 45001 for --metrics-port: expected 0 with --fleet, where each server has a port",
         ),
     ],
 )

@@ -103,7 +103,7 @@ def _make_haproxy(path: str, home: Home, address: Address, servers: Sequence[Ser
     host, page = in_url(network.listens), network.reserve_port()
     lines = [
         f"    server {each.name} {in_url(each.address[0])}:{each.address[1]}"
-        f" addr {each.web[0]} port {each.web[1]}\n"
+        f" addr {in_url(each.web[0])} port {each.web[1]}\n"
         for each in servers
     ]
     text = (find_shipped("deploy/haproxy") / "haproxy.cfg").read_text("utf-8")
