@@ -156,8 +156,8 @@ def haproxy() -> list[AnyPanel]:
         ),
         lines(
             "Attempts that failed",
-            "retries: HAProxy connected again. redispatches: it chose another server for that. errors: it "
-            "gave up, and closed the client without a reply.",
+            "redispatches: a connection to a server failed, and HAProxy connected to another one. retries: "
+            "it connected to the same server again. errors: it gave up, and closed the client without a reply.",
             {
                 "retries": counted("backend_retry_warnings_total"),
                 "redispatches": counted("backend_redispatch_warnings_total"),
