@@ -157,7 +157,7 @@ def haproxy() -> list[AnyPanel]:
         lines(
             "Attempts that failed",
             "redispatches: a connection to a server failed, and HAProxy connected to another one. retries: "
-            "it connected to the same server again. errors: it gave up, and closed the client without a reply.",
+            "it connected to the same server again. errors: it gave up, and closed the client.",
             {
                 "retries": counted("backend_retry_warnings_total"),
                 "redispatches": counted("backend_redispatch_warnings_total"),

@@ -40,7 +40,8 @@ async def ask(address: Address) -> None:
 async def test_a_fault_of_one_server_shows_where_the_lab_says(programs: None, temporary: Path) -> None:
     """A killed server is a ticket that names it, HAProxy serves on, and it comes back; then a wrong clock."""
     require_program("haproxy", "haproxy")
-    words = ["--fleet", str(SERVERS), "--speed", "30", "--fault-for", "300"]
+    # A low rate: between two requests, HAProxy and the servers count the same.
+    words = ["--fleet", str(SERVERS), "--speed", "30", "--rate", "2", "--fault-for", "300"]
     async with running(temporary, *words, stdin=subprocess.PIPE) as lab:
         await lab.started()
         assert lab.process.stdin

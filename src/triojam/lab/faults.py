@@ -35,8 +35,8 @@ STUTTER_SECONDS = 0.5
 # As the rules have it: if fewer servers of a fleet serve, that is a page.
 ENOUGH = 0.6
 TOO_FEW = "TriojamTooFewReady"
-# In Prometheus: the sessions of each server, and whether HAProxy uses it.
-SESSIONS = 'haproxy_server_current_sessions{proxy="triojam"}'
+# In Prometheus: the new sessions of each server, and whether HAProxy uses it.
+SESSIONS = 'sum by (server) (rate(haproxy_server_sessions_total{proxy="triojam"}[10s]))'
 UP = 'haproxy_server_status{proxy="triojam", state="UP"}'
 
 Visit = Callable[[trio.SocketStream], Awaitable[None]]

@@ -189,6 +189,7 @@ class _Lab:
             seconds=inf,
             rate=self._plan.rate,
             patience=LOAD_PATIENCE,
+            visits=self._plan.fleet > 1,  # HAProxy chooses a server for each connection
             mix=Mix.parse(LOAD_MIX),
         )
         nursery.start_soon(run_load, service.address, load, self._chance)
