@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.helpers.requirements import require_program
 from tests.helpers.scrape import Address, scrape
 from tests.helpers.servers import receive_all
 from tests.helpers.waiting import eventually
-from tests.lab.labs import LAB_PATIENCE, fake, get, links, running
+from tests.lab.labs import LAB_PATIENCE, QUIET, fake, get, links, running
 from triojam.cli.main import main
 from triojam.errors import LabError
 from triojam.lab.configuration import find_shipped, make_service
@@ -103,6 +104,29 @@ async def test_a_fault_of_one_server_shows_where_the_lab_says(programs: None, te
         assert await lab.ends(signal.SIGTERM) == 143
         pages = {line.split()[2] for line in lab.printed if re.search("FIRING +[A-Za-z]+  page", line)}
         assert not pages & {"TriojamDown", TOO_FEW}
+
+
+async def test_a_lab_may_end_while_a_server_is_dead(fakes: Path, temporary: Path) -> None:
+    """With Grafana, the lab prints the fleet's dashboard. It also ends between a kill and the restart."""
+    require_program("haproxy", "haproxy")
+    fake(fakes, QUIET, "prometheus", "prometheus-alertmanager", "grafana-server")
+    async with running(
+        temporary, "--fleet", "2", stdin=subprocess.PIPE, PATH=f"{fakes}:/usr/bin:/bin"
+    ) as lab:
+        await lab.started()
+        assert lab.process.stdin
+        assert any(re.search(f"^the fleet +http.*/d/{load(FLEET)['uid']}$", line) for line in lab.printed)
+        await lab.process.stdin.send_all(b"kill\n")
+        name = (await lab.says(r"^ +it hits (time\d) alone$"))[1]
+
+        async def refuses() -> bool:
+            with suppress(OSError):
+                await scrape(lab.address(name))
+                return False
+            return True
+
+        await eventually(refuses)
+        assert await lab.ends(signal.SIGTERM) == 143
 
 
 @pytest.mark.parametrize("servers", [1, 2, 3, 5])

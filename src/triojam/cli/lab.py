@@ -76,7 +76,7 @@ def lab(
         int | None, Parameter(help="Choose the same mystery in each lab; without it, another one.")
     ] = None,
 ) -> int:
-    """Start a server with everything that watches it, and a gentle load.
+    """Start a server, or a fleet, with everything that watches it, and a gentle load.
 
     Starts Prometheus with the rules of triojam, Alertmanager, whose alerts are printed, and Grafana with the
     dashboards, if it is installed: all on free ports of loopback and in a temporary directory, which is
