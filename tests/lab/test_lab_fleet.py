@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ async def test_a_lab_may_end_while_a_server_is_dead(fakes: Path, temporary: Path
         name = (await lab.says(r"^ +it hits (time\d) alone$"))[1]
 
         async def refuses() -> bool:
-            with suppress(OSError):
+            with suppress(OSError, HTTPException):
                 await scrape(lab.address(name))
                 return False
             return True
