@@ -35,12 +35,15 @@ REFUSED = rate("triojam_connections_rejected_total", LABELS, labelled(reason="bu
 OFFSET = f"sum {EACH} ({AHEAD})"
 USED = f"sum {EACH} ({FULLNESS})"
 
-# How much is wrong. A server that is down has no other series, so the first part has its own number.
-TROUBLE = f"""16 * (sum {EACH} (up{CHOSEN}) == bool 0) > 0 or
-8 * (sum {EACH} (triojam_ready{CHOSEN}) == bool 0)
-+ 4 * (abs({OFFSET}) > bool 0.5)
-+ 2 * ({REFUSED} > bool 0)
-+ ({USED} > bool 0.8)"""
+UP = f"sum {EACH} (up{CHOSEN})"
+
+# How much is wrong. A server that is down has no other series than
+# `up`, and one that has just started has no rates.
+TROUBLE = f"""16 * ({UP} == bool 0)
++ (8 * (sum {EACH} (triojam_ready{CHOSEN}) == bool 0) or 0 * {UP})
++ (4 * (abs({OFFSET}) > bool 0.5) or 0 * {UP})
++ (2 * ({REFUSED} > bool 0) or 0 * {UP})
++ ({USED} > bool 0.8 or 0 * {UP})"""
 
 
 # Prometheus answers with these rows only, however many servers there are.
