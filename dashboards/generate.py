@@ -14,7 +14,7 @@ from typing import Any
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards.overview import overview
+from dashboards.overview import fleet, overview
 from dashboards.panels import assemble, page
 from dashboards.rows import RUNBOOKS_UID
 
@@ -64,6 +64,7 @@ def files() -> dict[Path, str]:
     panels = {panel["title"]: panel["id"] for panel in json.loads(texts)["panels"] if panel["type"] != "row"}
     return {
         FOLDER / "triojam.json": as_json(overview(panels)),
+        FOLDER / "triojam-fleet.json": as_json(fleet()),
         FOLDER / "triojam-runbooks.json": texts,
     }
 

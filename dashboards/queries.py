@@ -4,6 +4,10 @@
 CHOSEN = '{job=~"$job", instance=~"$instance"}'
 # An alert about a whole job has no instance, and is always shown.
 ALERTS = 'ALERTS{alertstate="firing", alertname=~"Triojam.*", job=~"$job|", instance=~"$instance|"}'
+# The recording rules about whole jobs have no instance.
+JOBS = '{job=~"$job"}'
+# The backend in ../deploy/haproxy/haproxy.cfg. HAProxy's series are in another job than triojam's.
+BACKEND = '{proxy="triojam"}'
 # At least two scrapes long at every zoom.
 WINDOW = "$__rate_interval"
 EACH = "by (job, instance)"

@@ -13,7 +13,7 @@ MOST_ROWS = 50
 
 
 class Style:
-    """How the cells of a column look. link: the title and the URL that a click opens."""
+    """How the cells of a column look. links: the URLs that a click offers, by title."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class Style:
         decimals: int | None = None,
         steps: Steps | None = None,
         words: Words | None = None,
-        link: tuple[str, str] | None = None,
+        links: Mapping[str, str] | None = None,
         hidden: bool = False,
     ) -> None:
         self._values = {
@@ -31,7 +31,10 @@ class Style:
             "mappings": mappings(words) if words else None,
             "thresholds": thresholds(steps).build() if steps else None,
             "custom.cellOptions": {"type": "color-text"} if (words or steps) and not hidden else None,
-            "links": [{"title": link[0], "url": link[1], "targetBlank": False}] if link else None,
+            "links": [
+                {"title": title, "url": url, "targetBlank": False} for title, url in (links or {}).items()
+            ]
+            or None,
             "custom.hidden": True if hidden else None,
             # The same since Grafana 12.
             "custom.hideFrom": {"legend": True, "tooltip": True, "viz": True} if hidden else None,

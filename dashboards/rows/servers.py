@@ -1,4 +1,4 @@
-"""The row with the table of servers."""
+"""The table of servers, on the dashboard of a fleet."""
 
 from grafana_foundation_sdk.models import units
 
@@ -35,16 +35,26 @@ REFUSED = rate("triojam_connections_rejected_total", LABELS, labelled(reason="bu
 OFFSET = f"sum {EACH} ({AHEAD})"
 USED = f"sum {EACH} ({FULLNESS})"
 
-# How much is wrong. A server that is down has no other series, so the first part has its own number.
-TROUBLE = f"""16 * (sum {EACH} (up{CHOSEN}) == bool 0) > 0 or
-8 * (sum {EACH} (triojam_ready{CHOSEN}) == bool 0)
-+ 4 * (abs({OFFSET}) > bool 0.5)
-+ 2 * ({REFUSED} > bool 0)
-+ ({USED} > bool 0.8)"""
+UP = f"sum {EACH} (up{CHOSEN})"
+
+# How much is wrong. A server that is down has no other series than
+# `up`, and one that has just started has no rates.
+TROUBLE = f"""16 * ({UP} == bool 0)
++ (8 * (sum {EACH} (triojam_ready{CHOSEN}) == bool 0) or 0 * {UP})
++ (4 * (abs({OFFSET}) > bool 0.5) or 0 * {UP})
++ (2 * ({REFUSED} > bool 0) or 0 * {UP})
++ ({USED} > bool 0.8 or 0 * {UP})"""
+
+
+# Prometheus answers with these rows only, however many servers there are.
+WORST = f"topk({MOST_ROWS}, {TROUBLE})"
 
 
 def servers() -> list[AnyPanel]:
     """Make the panels about each server."""
+
+    def column(name: str, expression: str, style: Style | None = None) -> Column:
+        return Column(name, f"({expression}) and on (job, instance) {WORST}", style)
 
     def each(metric: str) -> str:
         return f"sum {EACH} ({metric}{CHOSEN})"
@@ -54,26 +64,26 @@ def servers() -> list[AnyPanel]:
     here = "var-job=${__data.fields.job:percentencode}&var-instance=${__data.fields.instance:percentencode}"
     url = f"/d/{UID}?${{datasource:queryparam}}&{here}&${{__url_time_range}}"
     columns = [
-        Column("Trouble", TROUBLE),
-        Column("State", f"sum {EACH} ({STATE_NOW})", Style(words=STATE)),
-        Column("Info", f"sum by ({info}) (triojam_build_info{CHOSEN})"),
-        Column("Uptime", f"time() - {each('process_start_time_seconds')}", Style(unit=units.DurationSeconds)),
-        Column("Requests", rate("triojam_requests_total", LABELS), Style(unit=units.RequestsPerSecond)),
-        Column(
+        Column("Trouble", WORST),
+        column("State", f"sum {EACH} ({STATE_NOW})", Style(words=STATE)),
+        column("Info", f"sum by ({info}) (triojam_build_info{CHOSEN})"),
+        column("Uptime", f"time() - {each('process_start_time_seconds')}", Style(unit=units.DurationSeconds)),
+        column("Requests", rate("triojam_requests_total", LABELS), Style(unit=units.RequestsPerSecond)),
+        column(
             "Success",
             served(LABELS),
             Style(unit=units.PercentUnit, decimals=RATIO_DECIMALS, steps=RATIO_STEPS),
         ),
-        Column(
+        column(
             "Time to answer, 99 %",
             quantile(0.99, "triojam_request_duration_seconds", f"{LABELS}, le"),
             Style(unit=units.Seconds, steps=DELAY_STEPS),
         ),
-        Column("Connections", each("triojam_connections_open")),
-        Column("Limit in use", USED, Style(unit=units.PercentUnit, decimals=1, steps=FULLNESS_STEPS)),
-        Column("Refused", REFUSED, Style(unit=PER_SECOND, steps=NOT_ABOVE_ZERO)),
-        Column("Clock offset", OFFSET, Style(unit=units.Seconds, steps=OFFSET_STEPS)),
-        Column(
+        column("Connections", each("triojam_connections_open")),
+        column("Limit in use", USED, Style(unit=units.PercentUnit, decimals=1, steps=FULLNESS_STEPS)),
+        column("Refused", REFUSED, Style(unit=PER_SECOND, steps=NOT_ABOVE_ZERO)),
+        column("Clock offset", OFFSET, Style(unit=units.Seconds, steps=OFFSET_STEPS)),
+        column(
             "Certificate",
             f"min {EACH} ({CERTIFICATE_DAYS})",
             Style(unit=DAYS, decimals=1, steps=CERTIFICATE_STEPS),
@@ -81,15 +91,20 @@ def servers() -> list[AnyPanel]:
     ]
     return [
         rows_of(
-            "Servers",
+            "Each server",
             "A row for each server, with its values now, the worst first: down; not ready; a clock that is "
             f"wrong by more than half a second; refused as busy; nearly full. The first {MOST_ROWS} rows "
-            "are shown. A click on a server shows it alone. The clock offset is the difference from "
-            "Prometheus's clock. Certificate: the days until a certificate of the server ends; empty "
-            "without TLS.",
+            "are shown. A click on a server offers its row of the overview, and its live page if Prometheus "
+            "knows the server by its address. The clock offset is the difference from Prometheus's clock. "
+            "Certificate: the days until a certificate of the server ends; empty without TLS.",
             columns,
             {
-                "instance": Style(link=("Show this server alone", url)),
+                "instance": Style(
+                    links={
+                        "Show this server alone": url,
+                        "Live page": "http://${__data.fields.instance}/",
+                    }
+                ),
             },
             order=[
                 "instance",

@@ -219,7 +219,7 @@ def alerts(runbooks: Mapping[str, int]) -> AnyPanel:
         "what to do. Severity page: act now; ticket: act within days; info: it explains other alerts.",
         [Column("alerts", f'label_join({ALERTS}, "runbook", "", "alertname")')],
         {
-            "alertname": Style(link=("Open the runbook", url)),
+            "alertname": Style(links={"Open the runbook": url}),
             "severity": Style(words=severities),
             # The number of the runbook's panel, for the link.
             "runbook": Style(

@@ -11,6 +11,8 @@ from typing import Any
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 FILES = sorted((DASHBOARDS / "grafana" / "dashboards").glob("*.json"))
 OVERVIEW = DASHBOARDS / "grafana" / "dashboards" / "triojam.json"
+FLEET = DASHBOARDS / "grafana" / "dashboards" / "triojam-fleet.json"
+BOARDS = (OVERVIEW, FLEET)
 
 # A window of a few scrapes, for a Prometheus that scrapes every second.
 INTERVAL = "10s"
@@ -76,6 +78,16 @@ def filled(expression: str, **values: Sequence[str]) -> str:
         expression = expression.replace(f"${name}", choice(found))
     assert "$" not in expression, expression
     return expression
+
+
+def named(expression: str) -> set[str]:
+    """Return the metrics in an expression: the names before braces."""
+    return set(re.findall(r"([A-Za-z_][\w:]*)\{", expression))
+
+
+def of_haproxy(expression: str) -> bool:
+    """Whether an expression needs a HAProxy."""
+    return any(name.startswith("haproxy_") for name in named(expression))
 
 
 def everything_in(value: Any, key: str) -> Iterator[Any]:

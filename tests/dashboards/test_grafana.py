@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboards.content import FILES, OVERVIEW, load, panels
+from tests.dashboards.content import FILES, FLEET, OVERVIEW, load, panels
 from tests.dashboards.grafana.npm import SLOW, beside, install, run
 
 HERE = Path(__file__).parent / "grafana" / "check"
@@ -25,6 +25,11 @@ OPEN = {
     ("triojam variable datasource", "auto"): "only for variables of intervals; the library always writes it",
     ("triojam variable job", "auto"): "the same",
     ("triojam variable instance", "auto"): "the same",
+    ("triojam fleet annotation Alerts", "expr"): "the same",
+    ("triojam fleet annotation Restarts", "expr"): "the same",
+    ("triojam fleet variable datasource", "auto"): "the same",
+    ("triojam fleet variable job", "auto"): "the same",
+    ("triojam fleet variable instance", "auto"): "the same",
     ("triojam Which alerts fire? (table) custom of runbook", "hideFrom"): "Grafana 12 calls `hidden` so",
 }
 
@@ -91,6 +96,31 @@ LOOKS: Sequence[tuple[str, Sequence[float | str], str, str]] = [
     ("Clock steps in an hour", [0], "0", GREEN),
     ("Clock steps in an hour", [1], "1", RED),
     ("Clock steps in an hour", [], "no data", GREY),
+]
+
+LOOKS_OF_FLEET: Sequence[tuple[str, Sequence[float | str], str, str]] = [
+    ("Servers that serve", [1], "100%", GREEN),
+    ("Servers that serve", [2 / 3], "66.7%", AMBER),
+    ("Servers that serve", [0.5], "50%", RED),
+    ("Servers that serve", [], "NO RULES", AMBER),
+    ("Servers", [100], "100", GREY),
+    ("Servers", [], "NO RULES", AMBER),
+    ("Success in an hour", [0.99954], "99.954%", GREEN),
+    ("Success in an hour", [0.9985], "99.850%", AMBER),
+    ("Success in an hour", [], "no requests", GREY),
+    ("Burn rate in an hour", [0], "0.0", GREEN),
+    ("Burn rate in an hour", [1.5], "1.5", AMBER),
+    ("Burn rate in an hour", [14.4], "14.4", RED),
+    ("Burn rate in an hour", [], "no requests", GREY),
+    ("Clocks differ by", [0.002], "2 ms", GREEN),
+    ("Clocks differ by", [0.1], "100 ms", AMBER),
+    ("Clocks differ by", [90], "1.50 mins", RED),
+    ("Clocks differ by", [], "NO RULES", AMBER),
+    ("Requests", [12345], "12.3K req/s", BLUE),
+    ("Requests", [1, NaN], "no data", GREY),
+    ("Servers up", [3], "3", GREEN),
+    ("Servers up", [0], "0", RED),
+    ("Servers up", [], "no HAProxy", GREY),
 ]
 
 Series = tuple[Mapping[str, str], float]
@@ -178,28 +208,31 @@ def test_the_types_find_mistakes(tmp_path: Path, packages: Path) -> None:
     assert {name for name, _ in complaints(tmp_path, packages, wrong)} == {name for name, *_ in wrong}
 
 
-def displayed(packages: Path, folder: Path, **asked: object) -> dict[str, Any]:
-    """Return what Grafana's code makes of values on the overview's panels."""
+def displayed(packages: Path, folder: Path, board: Path = OVERVIEW, **asked: object) -> dict[str, Any]:
+    """Return what Grafana's code makes of values on the panels of a dashboard."""
     beside(packages, folder, HERE / "display.cjs")
-    given = {"dashboard": str(OVERVIEW), "numbers": [], "tables": []} | asked
+    given = {"dashboard": str(board), "numbers": [], "tables": []} | asked
     answer: dict[str, Any] = json.loads(
         run("node", folder / "display.cjs", folder=folder, given=json.dumps(given))
     )
     return answer
 
 
-def test_numbers_look_right(tmp_path: Path, packages: Path) -> None:
+@pytest.mark.parametrize(("board", "looks"), [(OVERVIEW, LOOKS), (FLEET, LOOKS_OF_FLEET)])
+def test_numbers_look_right(
+    tmp_path: Path, packages: Path, board: Path, looks: Sequence[tuple[str, Sequence[float | str], str, str]]
+) -> None:
     """Each number has the right text and colour, also without a value; Grafana knows every name."""
-    numbers = [{"title": title, "values": values} for title, values, _, _ in LOOKS]
-    answer = displayed(packages, tmp_path, numbers=numbers)
+    numbers = [{"title": title, "values": values} for title, values, _, _ in looks]
+    answer = displayed(packages, tmp_path, board, numbers=numbers)
     found = [
-        (title, values, *shown) for (title, values, *_), shown in zip(LOOKS, answer["numbers"], strict=True)
+        (title, values, *shown) for (title, values, *_), shown in zip(looks, answer["numbers"], strict=True)
     ]
-    assert found == list(LOOKS)
+    assert found == list(looks)
     assert answer["unknown"] == []
-    stats = {panel["title"] for panel in panels(load(OVERVIEW)) if panel["type"] == "stat"}
-    assert {title for title, *_ in LOOKS} == stats
-    assert {title for title, values, *_ in LOOKS if not values or NaN in values} == stats
+    stats = {panel["title"] for panel in panels(load(board)) if panel["type"] == "stat"}
+    assert {title for title, *_ in looks} == stats
+    assert {title for title, values, *_ in looks if not values or NaN in values} == stats
 
 
 def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, packages: Path) -> None:
@@ -212,9 +245,10 @@ def test_the_table_of_servers_has_the_worst_first(tmp_path: Path, packages: Path
         "D": [(good, 4000)],
         "F": [(good, 0.99954)],
     }
-    (servers,) = [panel for panel in panels(load(OVERVIEW)) if panel["title"] == "Servers"]
+    (servers,) = [panel for panel in panels(load(FLEET)) if panel["title"] == "Each server"]
     frames = [values.get(target["refId"], []) for target in servers["targets"]]
-    (table,) = displayed(packages, tmp_path, tables=[{"title": "Servers", "frames": frames}])["tables"]
+    asked = [{"title": "Each server", "frames": frames}]
+    (table,) = displayed(packages, tmp_path, FLEET, tables=asked)["tables"]
     assert table["linked"] == [dead, good]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
     assert list(rows[0]) == [

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dashboards.content import FILES, OVERVIEW, everything_in, load, panels
+from tests.dashboards.content import BOARDS, FILES, OVERVIEW, everything_in, load, panels
 from tests.dashboards.test_rules import ALERTS
 from tests.docs.test_docs import live_metrics
 from tests.helpers.pages import table
@@ -35,9 +35,9 @@ def test_every_panel_is_described() -> None:
 def test_a_line_for_each_server_is_bounded() -> None:
     """A graph with a line for each server shows some of a large fleet."""
     found = 0
-    for panel in panels(load(OVERVIEW)):
+    for panel in [panel for path in BOARDS for panel in panels(load(path))]:
         for target in panel["targets"]:
-            if "{{instance}}" in target["legendFormat"]:
+            if re.search(r"\{\{(instance|server)\}\}", target["legendFormat"]):
                 found += 1
                 assert re.match(r"(topk|bottomk)\(\d\d, ", target["expr"]), panel["title"]
             elif panel["type"] in {"timeseries", "heatmap"}:
@@ -47,11 +47,11 @@ def test_a_line_for_each_server_is_bounded() -> None:
 
 def test_a_color_has_one_meaning() -> None:
     """Every colour is one of the live page, and no panel takes the colours of a palette."""
-    overview = load(OVERVIEW)
+    boards = [load(path) for path in BOARDS]
     keys = ("fixedColor", "fill", "iconColor", "color")
-    given = {value for key in keys for value in everything_in(overview, key) if isinstance(value, str)}
+    given = {value for key in keys for value in everything_in(boards, key) if isinstance(value, str)}
     assert given - {"dash"} == set(COLORS)  # the fill of a line is a colour or a pattern
-    for panel in panels(overview):
+    for panel in [panel for board in boards for panel in panels(board)]:
         if panel["type"] in {"stat", "timeseries", "state-timeline"}:
             assert panel["fieldConfig"]["defaults"]["color"]["mode"] in {"fixed", "shades", "thresholds"}
 
@@ -72,13 +72,16 @@ def test_the_readme_has_the_meaning_of_each_color() -> None:
         "refused connections": "#D64045",
         "open": "#8A5CC2",
         "accepted": "#8A5CC2",
+        "triojam's connections": "#8A5CC2",
+        "serving": "#2E9E5B",
+        "errors": "#D64045",
     }.items(),
 )
 def test_a_line_has_the_color_of_its_meaning(line: str, color: str) -> None:
     """A line of this name has this colour on every graph."""
     found = [
         each["value"]["fixedColor"]
-        for override in everything_in(load(OVERVIEW), "overrides")
+        for override in everything_in([load(path) for path in BOARDS], "overrides")
         for rule in override
         if rule["matcher"]["options"] == line
         for each in rule["properties"]
@@ -90,7 +93,7 @@ def test_a_line_has_the_color_of_its_meaning(line: str, color: str) -> None:
 
 def test_a_number_without_a_value_is_not_green() -> None:
     """Every number has words for no value, and none of them is green."""
-    for panel in panels(load(OVERVIEW)):
+    for panel in [panel for path in BOARDS for panel in panels(load(path))]:
         if panel["type"] == "stat":
             *_, special = panel["fieldConfig"]["defaults"]["mappings"]
             assert special["options"]["match"] == "null+nan", panel["title"]
@@ -101,7 +104,8 @@ def test_a_number_with_a_graph_is_high_enough() -> None:
     """A number with a graph behind it is so high that Grafana draws the graph, and it has a value of now."""
     found = [
         panel
-        for panel in panels(load(OVERVIEW))
+        for path in BOARDS
+        for panel in panels(load(path))
         if panel["type"] == "stat" and panel["options"]["graphMode"] == "area"
     ]
     assert found

@@ -96,9 +96,10 @@ async def query(server: Address, expression: str) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
-async def series_of(server: Address, expression: str) -> list[dict[str, Any]]:
-    """Return the series of an expression, each with its labels and its value."""
-    reply = await fetch(server, f"/api/v1/query?query={quote(expression)}")
+async def series_of(server: Address, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+    """Return the series of an expression, each with its labels and its value, at this Unix time or now."""
+    time = "" if at is None else f"&time={at}"
+    reply = await fetch(server, f"/api/v1/query?query={quote(expression)}{time}")
     if reply.status == 503:  # still starting
         return []
     answer = json.loads(reply.body)

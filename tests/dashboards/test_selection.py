@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from tests.dashboards.content import DASHBOARDS, OVERVIEW, filled, first_row, load, panels, variable
+from tests.dashboards.content import DASHBOARDS, FLEET, OVERVIEW, filled, first_row, load, panels, variable
 from tests.dashboards.test_prometheus import prometheus, query, series_of
 from tests.helpers.program import Program, serving
 from tests.helpers.scrape import Address
@@ -124,9 +124,9 @@ async def chosen_by_all(server: Address) -> dict[str, list[str]]:
     return {"job": jobs, "instance": await values_of(server, "instance", job=jobs) if jobs else []}
 
 
-def expression(title: str, chosen: dict[str, list[str]]) -> str:
+def expression(title: str, chosen: dict[str, list[str]], board: Path = OVERVIEW) -> str:
     """Return the first expression of a panel."""
-    (panel,) = [each for each in panels(load(OVERVIEW)) if each["title"] == title]
+    (panel,) = [each for each in panels(load(board)) if each["title"] == title]
     return filled(panel["targets"][0]["expr"], **chosen)
 
 
@@ -204,7 +204,7 @@ async def test_the_first_row_is_right_beside_other_jobs(tmp_path: Path) -> None:
                 worst_first = [f"{each.web[0]}:{each.web[1]}" for each in (hanging, full, healthy)]
 
                 async def sorted_by_trouble() -> bool:
-                    found = await series_of(server, expression("Servers", all_))
+                    found = await series_of(server, expression("Each server", all_, FLEET))
                     found.sort(key=lambda series: -float(series["value"][1]))
                     return [series["metric"]["instance"] for series in found] == worst_first
 

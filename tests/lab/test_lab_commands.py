@@ -23,10 +23,10 @@ from tests.lab.labs import get, links, running
 from triojam.cli.main import main
 from triojam.errors import LabError
 from triojam.lab.commands import CONTROL, MYSTERY, STOP, listen, send
+from triojam.lab.configuration import find_shipped
 from triojam.lab.faults import FAULTS
 from triojam.lab.network import LOOPBACK, Network, choose_network
 from triojam.lab.pages import Reply, alertmanager_page, answering, find_links, first_scrape, serve_runbooks
-from triojam.lab.run import find_dashboards
 from triojam.web.http_connection import Request, Response
 from triojam.web.http_server import HttpServer
 
@@ -290,7 +290,7 @@ async def test_the_lab_waits_for_the_first_scrape(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("triojam.lab.pages.get", answer)
     monkeypatch.setattr("triojam.lab.pages.POLL_SECONDS", 0)
-    await first_scrape("http://127.0.0.1:9090/")
+    await first_scrape("http://127.0.0.1:9090/", 1)
     assert list(left) == []
 
 
@@ -318,7 +318,7 @@ async def test_an_address_that_does_not_answer_is_not_shown(nursery: trio.Nurser
 
 async def test_the_runbooks_have_an_anchor_for_each_alert(nursery: trio.Nursery) -> None:
     """The lab serves the runbooks as a page, and nothing else."""
-    folder = find_dashboards()
+    folder = find_shipped("dashboards")
     text = (folder / "RUNBOOKS.md").read_text("utf-8")
     url = await nursery.start(serve_runbooks, text, Network())
     page = (await get(url)).text

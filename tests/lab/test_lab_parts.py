@@ -33,11 +33,11 @@ from triojam.lab.alerts import (
     speed_up,
     write_sped_up,
 )
-from triojam.lab.configuration import make_server
+from triojam.lab.configuration import find_shipped, make_service
 from triojam.lab.faults import FAULTS, Target
 from triojam.lab.network import LOOPBACK, Network
 from triojam.lab.programs import Program, ServerProgram, make_home
-from triojam.lab.run import SETTINGS, find_dashboards
+from triojam.lab.run import SETTINGS
 from triojam.web.kernel_clock import KernelClock
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ async def lab_server(folder: Path) -> AsyncIterator[ServerProgram]:
     """Run only the lab's server, with even lower limits."""
     settings = SETTINGS | {"line_timeout": LINE_TIMEOUT, "max_connections": LIMIT, "grace": 0.1}
     async with make_home(folder, Network()) as home, trio.open_nursery() as nursery:
-        server = make_server(home, settings)
+        (server,) = make_service(home, settings).servers
         with trio.fail_after(PATIENCE):
             await nursery.start(server.run)
         yield server
@@ -62,6 +62,8 @@ def lag(seen: Scrape, *, longer: str) -> float:
     bucket = "triojam_event_loop_lag_seconds_bucket"
     return seen.total(bucket, le="+Inf") - seen.total(bucket, le=longer)
 
+
+DEAD = Scrape([])  # of a server that does not answer
 
 # The effect of each fault on the metrics.
 SIGNS: dict[str, Callable[[Scrape], bool]] = {
@@ -82,6 +84,7 @@ SIGNS: dict[str, Callable[[Scrape], bool]] = {
     ),
     "clock": lambda seen: seen.total("triojam_clock_steps_total") > 0,
     "pause": lambda seen: lag(seen, longer="0.25") > 0,
+    "kill": lambda seen: seen == DEAD,
 }
 
 
@@ -90,20 +93,26 @@ async def test_a_fault_changes_the_metrics(name: str, tmp_path: Path) -> None:
     """Each fault has its effect on the metrics, and leaves no connection behind."""
     async with lab_server(tmp_path) as server:
         target = Target(
+            server=server,
             address=server.address,
             limit=LIMIT,
             line_timeout=LINE_TIMEOUT,
             seconds=1.0,
-            set_clock=server.set_clock,
-            send_signal=server.send_signal,
             chance=random.Random(1),
         )
 
+        async def look() -> Scrape:
+            try:
+                return await scrape(server.web)
+            except (OSError, http.client.HTTPException):
+                return DEAD
+
         async def shows() -> bool:
-            return SIGNS[name](await scrape(server.web))
+            return SIGNS[name](await look())
 
         async def over() -> bool:
-            return (await scrape(server.web)).total("triojam_connections_open") == 0
+            seen = await look()
+            return seen != DEAD and seen.total("triojam_connections_open") == 0
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(FAULTS[name].cause, target)
@@ -136,7 +145,7 @@ def test_every_fault_has_a_name_and_a_description() -> None:
 
 def test_the_table_of_faults_has_their_alerts() -> None:
     """The page names the alerts that the lab names, or gives a reason why none fires."""
-    rows = {name.strip("`"): alerts for name, _, alerts in table("dashboards/README.md", "The lab")}
+    rows = {name.strip("`"): alerts for name, _, alerts, _ in table("dashboards/README.md", "The lab")}
     for name, each in FAULTS.items():
         assert rows[name] == ", ".join(each.alerts) if each.alerts else rows[name].startswith("none: ")
 
@@ -278,7 +287,7 @@ def test_rules_become_faster(text: str, faster: str) -> None:
 def test_faster_rules_are_valid(tmp_path: Path) -> None:
     """Prometheus accepts the shipped rules as the lab changes them."""
     promtool = require_program("promtool", "prometheus")
-    shipped = find_dashboards() / "prometheus" / "rules"
+    shipped = find_shipped("dashboards") / "prometheus" / "rules"
     for number, speed in enumerate((1.0, 15.0, 1000.0)):
         files = write_sped_up(shipped, tmp_path / str(number), speed, "http://127.0.0.1:1")
         checked = subprocess.run(
@@ -295,14 +304,16 @@ def test_the_wheel_has_the_dashboards() -> None:
     assert included == {each: f"triojam/{each}" for each in included}
     assert all((ROOT / each).exists() for each in included)
     name = "prometheus/rules/alerts.yml"
-    assert (find_dashboards() / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes()
+    assert (find_shipped("dashboards") / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes()
 
 
 def test_missing_dashboards_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """If neither the package nor a checkout has them, the error is one line."""
-    monkeypatch.setattr("triojam.lab.run.resources.files", lambda _package: tmp_path / "src" / "triojam")
+    monkeypatch.setattr(
+        "triojam.lab.configuration.resources.files", lambda _package: tmp_path / "src" / "triojam"
+    )
     with pytest.raises(LabError, match="folder dashboards is missing"):
-        find_dashboards()
+        find_shipped("dashboards")
 
 
 async def test_a_program_that_does_not_become_ready_is_an_error(

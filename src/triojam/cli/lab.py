@@ -8,8 +8,13 @@ from cyclopts import App, Parameter
 from triojam.cli.common import Commands, NotNegative, PortNumber, Positive, make_app_of, register_all
 
 # The names of faults.FAULTS, held together by a test: importing them here would slow down --help.
-FaultName = Literal["slow-clients", "garbage", "resets", "flood", "clock", "pause"]
+FaultName = Literal["slow-clients", "garbage", "resets", "flood", "clock", "pause", "kill"]
 Word = Literal[FaultName, "mystery", "stop"]
+
+
+def _fleet(_type: type, value: int | None) -> None:
+    if value is not None and not 2 <= value <= 5:
+        raise ValueError("a number from 2 to 5")
 
 
 def make_app() -> App:
@@ -24,6 +29,10 @@ def register(app: App) -> None:
 
 def lab(
     *,
+    fleet: Annotated[
+        int | None,
+        Parameter(validator=_fleet, help="Start this many servers, 2 to 5, behind HAProxy, instead of one."),
+    ] = None,
     fault: Annotated[
         tuple[FaultName, ...],
         Parameter(
@@ -67,7 +76,7 @@ def lab(
         int | None, Parameter(help="Choose the same mystery in each lab; without it, another one.")
     ] = None,
 ) -> int:
-    """Start a server with everything that watches it, and a gentle load.
+    """Start a server, or a fleet, with everything that watches it, and a gentle load.
 
     Starts Prometheus with the rules of triojam, Alertmanager, whose alerts are printed, and Grafana with the
     dashboards, if it is installed: all on free ports of loopback and in a temporary directory, which is
@@ -80,6 +89,7 @@ def lab(
         return tell(inject, _say)
 
     plan = LabPlan(
+        fleet=fleet or 1,
         seconds=inf if duration is None else duration,
         faults=(*fault, "mystery") if mystery else fault,
         fault_after=fault_after,
@@ -107,6 +117,6 @@ _COMMANDS: Commands = {
     lab: (
         "",
         "--fault slow-clients --fault clock --fault-for 20",
-        "--mystery --bind 0.0.0.0 --prometheus-port 9090",
+        "--fleet 3 --fault kill",
     ),
 }

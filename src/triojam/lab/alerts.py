@@ -40,6 +40,7 @@ class Alert:
     """A change of an alert, as Alertmanager reports it.
 
     began: identifies this change. expression: the alert's query. runbook: its link; both may be empty.
+    server: the name of the server in a fleet.
     """
 
     name: str
@@ -51,10 +52,12 @@ class Alert:
     began: str
     expression: str
     runbook: str
+    server: str = ""
 
     def __str__(self) -> str:
         state = "FIRING" if self.fires else "resolved"
-        return f"{state:8} {'  '.join(filter(None, (self.name, self.severity, self.summary)))}"
+        shown = filter(None, (self.name, self.severity, self.server, self.summary))
+        return f"{state:8} {'  '.join(shown)}"
 
 
 class UnsynchronizedClock:

@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +42,7 @@ Obey = Callable[[str], Reply]
 
 
 class Injector:
-    """Causes faults on a target, one at a time.
+    """Causes faults on one of the targets, one at a time.
 
     say: prints lines, the first of them with the time. links: where to look.
     mysteries: chooses the faults that are not named.
@@ -50,13 +50,13 @@ class Injector:
 
     def __init__(
         self,
-        target: Target,
+        targets: Sequence[Target],
         say: Callable[[str], None],
         links: Links,
         nursery: trio.Nursery,
         mysteries: random.Random,
     ) -> None:
-        self._target = target
+        self._targets = targets
         self._say = say
         self._links = links
         self._mysteries = mysteries
@@ -103,23 +103,27 @@ class Injector:
 
     async def _last(self, shown: str, scope: trio.CancelScope) -> None:
         name = self._mysteries.choice([*FAULTS]) if shown == MYSTERY else shown
-        fault, seconds = FAULTS[name], self._target.seconds
+        target = self._mysteries.choice(self._targets)
+        fault, seconds = FAULTS[name], target.seconds
         self._fired.clear()
         if shown == MYSTERY:
-            told = ["which fault is it? Its name comes at its end", f"{INDENT}see {self._links.live_page}"]
+            told = ["which fault is it? Its name comes at its end", f"{INDENT}see {self._links.first}"]
         else:
-            told = [fault.description, *self._explain(fault)]
+            told = [fault.description, *self._explain(fault, target)]
         self._say("\n".join([f"fault    {shown} for {seconds:g} s: {told[0]}", *told[1:]]))
         try:
             with scope:
                 scope.deadline = trio.current_time() + seconds
-                await fault.cause(self._target)
+                await fault.cause(target)
         finally:
             self._scope = None
             self._over.set()
             lines = [f"fault    {shown} is over"]
             if shown == MYSTERY:
-                lines = [f"fault    the {MYSTERY} was {name}: {fault.description}", *self._explain(fault)]
+                lines = [
+                    f"fault    the {MYSTERY} was {name}: {fault.description}",
+                    *self._explain(fault, target),
+                ]
                 meanwhile = self._fired or ["no alert fired or resolved"]
                 lines += [
                     f"{INDENT}meanwhile: {meanwhile[0]}",
@@ -127,11 +131,18 @@ class Injector:
                 ]
             self._say("\n".join(lines))
 
-    def _explain(self, fault: Fault) -> list[str]:
-        """Say which alerts a fault can fire, or why it fires none, and where it shows."""
-        alerts = ", ".join(fault.alerts)
-        effect = f"can fire {alerts}" if alerts else f"no alert fires for it: {fault.instead}"
-        return [f"{INDENT}{effect}", f"{INDENT}see {self._links.query(fault.query)}"]
+    def _explain(self, fault: Fault, target: Target) -> list[str]:
+        """Say what a fault hits, which alerts it can fire, or why it fires none, and where it shows."""
+        servers = len(self._targets)
+        alerts = ", ".join(fault.fires(servers))
+        lines = [
+            f"can fire {alerts}" if alerts else f"no alert fires for it: {fault.instead}",
+            f"see {self._links.query(fault.query)}",
+        ]
+        if servers > 1:
+            hit = f"{target.server.name} alone" if fault.of_one else "all servers, through HAProxy"
+            lines = [f"it hits {hit}", *lines, f"HAProxy: {self._links.query(fault.at_haproxy)}"]
+        return [f"{INDENT}{each}" for each in lines]
 
 
 async def read_keyboard(obey: Obey, say: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 import trio
 
@@ -31,24 +32,47 @@ FLOOD_THINK_TIME = 0.02
 WRONG_BY = 90.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds
 STUTTER_SECONDS = 0.5
+# As the rules have it: if fewer servers of a fleet serve, that is a page.
+ENOUGH = 0.6
+TOO_FEW = "TriojamTooFewReady"
+# In Prometheus: the new sessions of each server, and whether HAProxy uses it.
+SESSIONS = 'sum by (server) (rate(haproxy_server_sessions_total{proxy="triojam"}[10s]))'
+UP = 'haproxy_server_status{proxy="triojam", state="UP"}'
 
 Visit = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+class Server(Protocol):
+    """What faults do to the process of a server."""
+
+    name: str
+
+    async def set_clock(self, ahead: float) -> None:
+        """Set its clock this many seconds ahead."""
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to its process."""
+
+    def kill(self) -> None:
+        """Kill its process."""
+
+    def start_again(self) -> None:
+        """Start its process after `kill`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """The server that suffers the faults. Durations are in seconds.
 
-    limit: its limit on connections. line_timeout: its timeout for a line. seconds: the duration of a fault.
-    set_clock: sets its clock this many seconds ahead. send_signal: sends a signal to its process.
+    address: where clients connect, in a fleet to HAProxy. limit: the limit on connections, in a fleet that of
+    all servers. line_timeout: its timeout for a line. seconds: the duration of a fault.
     """
 
+    server: Server
     address: tuple[str, int]
     limit: int
     line_timeout: float
     seconds: float
-    set_clock: Callable[[float], Awaitable[None]]
-    send_signal: Callable[[int], None]
     chance: random.Random
 
 
@@ -103,44 +127,71 @@ async def flood(target: Target) -> None:
 
 async def clock(target: Target) -> None:
     """The server's clock steps forward by 90 seconds, and back at the end."""
-    await target.set_clock(WRONG_BY)
+    await target.server.set_clock(WRONG_BY)
     try:
         await trio.sleep_forever()
     finally:
         with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
-            await target.set_clock(0.0)
+            await target.server.set_clock(0.0)
 
 
 async def pause(target: Target) -> None:
-    """The server's process is stopped for half of the time, and then stops and continues in turn."""
+    """The server's process is stopped for two thirds of the time, and then stops and continues in turn."""
     try:
-        target.send_signal(signal.SIGSTOP)
-        await trio.sleep(target.seconds / 2)
+        target.server.send_signal(signal.SIGSTOP)
+        await trio.sleep(target.seconds * 2 / 3)
         while True:
-            target.send_signal(signal.SIGCONT)
+            target.server.send_signal(signal.SIGCONT)
             await trio.sleep(STUTTER_SECONDS)
-            target.send_signal(signal.SIGSTOP)
+            target.server.send_signal(signal.SIGSTOP)
             await trio.sleep(STUTTER_SECONDS)
     finally:
-        target.send_signal(signal.SIGCONT)
+        target.server.send_signal(signal.SIGCONT)
+
+
+async def kill(target: Target) -> None:
+    """The server's process is killed, and started again at the end."""
+    target.server.kill()
+    try:
+        await trio.sleep_forever()
+    finally:
+        target.server.start_again()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A fault, and what a student sees of it.
 
-    alerts: those that it can fire. instead: why it fires none. query: what shows it in Prometheus.
+    alerts: those that it can fire. in_fleet: the others that it can fire in a fleet. instead: why it fires
+    none. query: what shows it in Prometheus. at_haproxy: the same, as HAProxy sees it. of_one: it hits one
+    server of a fleet. stops: the server does not serve.
     """
 
     cause: Callable[[Target], Awaitable[None]]
     alerts: Sequence[str] = ()
+    in_fleet: Sequence[str] = ()
     instead: str = ""
     query: str
+    at_haproxy: str = SESSIONS
+    of_one: bool = False
+    stops: bool = False
 
     @property
     def description(self) -> str:
         """What happens: the first line of its docstring."""
         return (self.cause.__doc__ or "").split("\n")[0].rstrip(".")
+
+    def fires(self, servers: int) -> list[str]:
+        """Return the alerts that it can fire in a fleet of this size; 1 is no fleet."""
+        if servers == 1:
+            return [*self.alerts]
+        alerts = [*self.alerts, *self.in_fleet]
+        if not self.stops:
+            return alerts
+        enough = servers - 1 >= ENOUGH * servers
+        severity = "ticket" if enough else "page"
+        alerts[0] = f"{alerts[0]} (a {severity}: {servers - 1} of {servers} serve)"
+        return alerts if enough else [*alerts, TOO_FEW]
 
 
 FAULTS: dict[str, Fault] = {
@@ -162,14 +213,32 @@ FAULTS: dict[str, Fault] = {
     "flood": Fault(
         cause=flood,
         alerts=["TriojamRefusing", "TriojamNearlyFull", "TriojamFailingFast", "TriojamFailingSlowly"],
+        in_fleet=["TriojamServerFailing"],
         query="triojam_connections_open / triojam_connections_limit",
     ),
     "clock": Fault(
         cause=clock,
         alerts=["TriojamClockStepped", "TriojamClockWrong"],
+        in_fleet=["TriojamClocksDiffer"],
+        of_one=True,
         query="triojam_clock_seconds - timestamp(triojam_clock_seconds)",
     ),
-    "pause": Fault(cause=pause, alerts=["TriojamDown", "TriojamEventLoopLag"], query='up{job="triojam"}'),
+    "pause": Fault(
+        cause=pause,
+        alerts=["TriojamDown", "TriojamEventLoopLag"],
+        query='up{job="triojam"}',
+        at_haproxy=UP,
+        of_one=True,
+        stops=True,
+    ),
+    "kill": Fault(
+        cause=kill,
+        alerts=["TriojamDown", "TriojamRestarted"],
+        query='up{job="triojam"}',
+        at_haproxy=UP,
+        of_one=True,
+        stops=True,
+    ),
 }
 
 

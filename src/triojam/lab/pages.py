@@ -69,10 +69,13 @@ async def answering(url: str) -> str:
 
 
 class Links:
-    """The live page, and Prometheus's pages of queries and alerts: its API, if this build has no pages."""
+    """Prometheus's pages of queries and alerts: its API, if this build has no pages.
 
-    def __init__(self, live_page: str, prometheus: str, graph: str | None, alerts: str | None) -> None:
-        self.live_page = live_page
+    first: the page to begin with.
+    """
+
+    def __init__(self, first: str, prometheus: str, graph: str | None, alerts: str | None) -> None:
+        self.first = first
         self._prometheus = prometheus
         self._graph = graph
         self._alerts = alerts
@@ -96,10 +99,10 @@ class Links:
         )
 
 
-async def find_links(live_page: str, prometheus: str) -> Links:
+async def find_links(first: str, prometheus: str) -> Links:
     """Find the pages of a Prometheus."""
     graph = await first_page(prometheus, GRAPHS)
-    return Links(live_page, prometheus, graph, await first_page(prometheus, ALERTS))
+    return Links(first, prometheus, graph, await first_page(prometheus, ALERTS))
 
 
 async def value_of(prometheus: str, labels: Mapping[str, str]) -> str | None:
@@ -112,10 +115,11 @@ async def value_of(prometheus: str, labels: Mapping[str, str]) -> str | None:
         return None
 
 
-async def first_scrape(prometheus: str) -> None:
-    """Wait until a Prometheus has scraped its targets for the first time: before, it cannot see a fault."""
+async def first_scrape(prometheus: str, targets: int) -> None:
+    """Wait until a Prometheus has scraped all its targets: before, it cannot see a fault."""
+    url = f"{prometheus}api/v1/query?query={quote(f'count(up) >= {targets}')}"
     with trio.move_on_after(FIRST_SCRAPE_SECONDS):
-        while _NO_RESULT in (await get(f"{prometheus}api/v1/query?query=up")).body:  # noqa: ASYNC110  # another process sets no Event
+        while _NO_RESULT in (await get(url)).body:  # noqa: ASYNC110  # another process sets no Event
             await trio.sleep(POLL_SECONDS)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,11 +36,15 @@ LEAST_FREE_BYTES = 50 * MEGABYTE
 PROMETHEUS = ("prometheus",)
 ALERTMANAGER = ("prometheus-alertmanager", "alertmanager")
 GRAFANA = ("grafana", "grafana-server")
+HAPROXY = ("haproxy",)
+# Debian has some of them there, and not every user has it on PATH.
+FOR_ADMINISTRATORS = "/usr/sbin"
 
 
 def find(names: Sequence[str]) -> str | None:
-    """Return the path of the first of these programs that is on PATH."""
-    return next(filter(None, map(shutil.which, names)), None)
+    """Return the path of the first of these programs that is on PATH or in /usr/sbin."""
+    found = (shutil.which(name) or shutil.which(name, path=FOR_ADMINISTRATORS) for name in names)
+    return next(filter(None, found), None)
 
 
 def find_all(*programs: Sequence[str]) -> list[str]:
@@ -125,7 +130,12 @@ class Program:
     @property
     def url(self) -> str:
         """The address of its web page."""
-        return f"http://{in_url(self.address[0])}:{self.address[1]}/"
+        return f"http://{self.instance}/"
+
+    @property
+    def instance(self) -> str:
+        """Its address in Prometheus, the label `instance`."""
+        return f"{in_url(self.address[0])}:{self.address[1]}"
 
     @property
     def log(self) -> Path:
@@ -177,11 +187,40 @@ class Program:
         return f": {last[-LONGEST_COMPLAINT:]}" if last else ""
 
 
+@dataclass
 class ServerProgram(Program):
     """The lab's triojam server, `triojam.lab.server`. web: the address of its metrics."""
 
     web: Address = ("", 0)
     _process: trio.Process | None = None
+    _killed: trio.Event | None = None  # is set when the next process may start
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run it until cancelled, with a new process after `kill` and `start_again`."""
+        while True:
+            try:
+                await super().run(task_status=task_status)
+            except LabError:
+                if self._killed is None:
+                    raise
+                await self._killed.wait()
+            self._killed = None
+            task_status = trio.TASK_STATUS_IGNORED
+
+    @property
+    def instance(self) -> str:
+        """The address of its metrics."""
+        return f"{in_url(self.web[0])}:{self.web[1]}"
+
+    def kill(self) -> None:
+        """Kill its process, as the kernel does when memory is short."""
+        self._killed = trio.Event()
+        self.send_signal(signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it again after `kill`, on the same ports."""
+        if self._killed is not None:
+            self._killed.set()
 
     async def set_clock(self, ahead: float) -> None:
         """Set its clock this many seconds ahead of this machine's."""
@@ -201,11 +240,7 @@ class ServerProgram(Program):
         return self._process
 
     async def _ready(self, process: trio.Process) -> None:
-        if line := await _read_line(process):
-            ports = json.loads(line)
-            host = self.address[0]
-            self.address, self.web = (host, ports["time"]), (host, ports["metrics"])
-        else:
+        if not await _read_line(process):
             await process.wait()
 
 

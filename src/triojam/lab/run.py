@@ -6,27 +6,32 @@ All of it runs in one nursery and one temporary folder, and ends with them.
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import dataclass, field, replace
 from math import inf
-from pathlib import Path
 
 import trio
 
-from triojam.errors import LabError
+from triojam.errors import LabError, invalid_value
 from triojam.lab import alerts, commands, pages
 from triojam.lab.alerts import CLOCK_ALERT, Alert
 from triojam.lab.commands import INDENT, Injector
-from triojam.lab.configuration import make_alertmanager, make_grafana, make_prometheus, make_server
+from triojam.lab.configuration import (
+    Service,
+    find_shipped,
+    make_alertmanager,
+    make_grafana,
+    make_prometheus,
+    make_service,
+)
 from triojam.lab.faults import Target, run_load
 from triojam.lab.network import LOOPBACK, choose_network, in_url
 from triojam.lab.pages import Links
 from triojam.lab.programs import (
     ALERTMANAGER,
     GRAFANA,
+    HAPROXY,
     PROMETHEUS,
     Home,
-    ServerProgram,
     find,
     find_all,
     make_home,
@@ -37,8 +42,10 @@ from triojam.process import signals
 
 LINE_TIMEOUT = 2.0
 MAX_CONNECTIONS = 200
-# Low limits: a fault reaches them in seconds, without all of the machine's capacity.
+# Low limits: a fault reaches them in seconds, without all of the machine's capacity. The servers of a fleet
+# share the connections.
 SETTINGS = {"line_timeout": LINE_TIMEOUT, "max_connections": MAX_CONNECTIONS, "grace": 1.0}
+FLEET_DASHBOARD = "d/triojam-fleet"
 LOAD_CONNECTIONS = 10
 LOAD_MIX = "TIME:92,TIME please:3,split:3,HELLO:1,time:1"
 LOAD_PATIENCE = 2.0
@@ -56,9 +63,11 @@ class LabPlan:
     seconds: its duration. faults: their names, in order; each starts `fault_after` seconds after the start of
     the lab or the end of the last fault, and lasts `fault_for` seconds. rate: requests a second. speed: the
     factor by which the rules are faster. bind: the address that its programs listen on. ports: by flag; 0 is
-    any free port. seed: of what happens at random.
+    any free port. seed: of what happens at random. fleet: the number of servers; more than one are behind
+    HAProxy.
     """
 
+    fleet: int = 1
     seconds: float = inf
     faults: Sequence[str] = ()
     fault_after: float = 15.0
@@ -68,15 +77,6 @@ class LabPlan:
     bind: str = LOOPBACK
     ports: Mapping[str, int] = field(default_factory=dict)
     seed: int | None = None
-
-
-def find_dashboards() -> Path:
-    """Return the folder of rules and dashboards, in the installed package or in the checkout."""
-    package = Path(str(resources.files("triojam")))
-    for folder in (package / "dashboards", package.parents[1] / "dashboards"):
-        if folder.is_dir():
-            return folder
-    raise LabError("lab: the folder dashboards is missing; was triojam installed without its wheel?")
 
 
 def run(plan: LabPlan, say: Say) -> int:
@@ -105,10 +105,13 @@ class _Lab:
     def __init__(self, plan: LabPlan, say: Say) -> None:
         self._plan = plan
         self._say = say
-        self._prometheus, self._alertmanager = find_all(PROMETHEUS, ALERTMANAGER)
+        needed = [PROMETHEUS, ALERTMANAGER, *([HAPROXY] if plan.fleet > 1 else [])]
+        self._prometheus, self._alertmanager, *self._haproxy = find_all(*needed)
         self._grafana = find(GRAFANA)
-        self._dashboards = find_dashboards()
+        self._dashboards = find_shipped("dashboards")
         self._runbooks = self._dashboards / "RUNBOOKS.md"
+        if plan.fleet > 1 and (port := plan.ports.get("--metrics-port", 0)):
+            raise invalid_value(port, "--metrics-port", "0 with --fleet, where each server has a port")
         self._network = choose_network(plan.bind, plan.ports)
         self._parent = parent_folder()
         self._chance = random.Random()  # noqa: S311  # not a secret
@@ -133,8 +136,9 @@ class _Lab:
     async def _start(self, nursery: trio.Nursery, home: Home) -> Injector:
         """Start everything, and print the addresses. Returns what causes faults on the server."""
         network = home.network
-        server = make_server(home, SETTINGS)
-        await nursery.start(server.run)
+        service = make_service(home, SETTINGS, self._plan.fleet, *self._haproxy)
+        for each in service.programs:
+            await nursery.start(each.run)
         clock = alerts.UnsynchronizedClock()
         changes, news = trio.open_memory_channel[Alert](MOST_WAITING_ALERTS)
         inbox = alerts.Inbox(changes.send, clock.explains)
@@ -147,8 +151,8 @@ class _Lab:
         prometheus = make_prometheus(
             self._prometheus,
             home,
-            targets=[server.web],
-            alertmanager=alertmanager.address,
+            targets=service.targets,
+            alertmanager=alertmanager.instance,
             rules=alerts.write_sped_up(shipped, home.folder / "rules", self._plan.speed, runbooks),
         )
         await nursery.start(prometheus.run)
@@ -158,15 +162,14 @@ class _Lab:
                 self._grafana, home, dashboards=self._dashboards, prometheus=prometheus.url
             )
             await nursery.start(grafana.run)
-        await pages.first_scrape(prometheus.url)
-        live_page = network.url(server.web[1])
-        links = await pages.find_links(live_page, prometheus.url)
-        injector = self._make_injector(server, links, nursery)
+        await pages.first_scrape(prometheus.url, len(service.programs))
+        own_pages = service.pages(network)
+        links = await pages.find_links(next(iter(own_pages.values())), prometheus.url)
+        injector = self._make_injector(service, links, nursery)
         await nursery.start(commands.listen, home.folder, injector.obey)
         rows = {
-            "time": f"{in_url(server.address[0])}:{server.address[1]}",
-            "live page": await pages.answering(live_page),
-            "metrics": await pages.answering(f"{live_page}metrics"),
+            "time": f"{in_url(service.address[0])}:{service.address[1]}",
+            **{name: await pages.answering(url) for name, url in own_pages.items()},
             "Prometheus": links.graphs,
             "alerts": links.alerts,
             "Alertmanager": await pages.alertmanager_page(alertmanager.url),
@@ -175,32 +178,37 @@ class _Lab:
             if grafana
             else "not on PATH; all else works without it",
         }
+        if grafana is not None and service.haproxy is not None:
+            rows["the fleet"] = await pages.answering(f"{grafana.url}{FLEET_DASHBOARD}")
         lines = [f"{name:12}  {address}" for name, address in rows.items()]
         self._tell("\n".join([*lines, *self._notes(clock)]))
-        nursery.start_soon(self._tell_alerts, news, links, prometheus.url, injector)
+        nursery.start_soon(self._tell_alerts, service, news, links, prometheus.url, injector)
         nursery.start_soon(commands.read_keyboard, injector.obey, self._tell)
         load = Plan(
             connections=LOAD_CONNECTIONS,
             seconds=inf,
             rate=self._plan.rate,
             patience=LOAD_PATIENCE,
+            visits=self._plan.fleet > 1,  # HAProxy chooses a server for each connection
             mix=Mix.parse(LOAD_MIX),
         )
-        nursery.start_soon(run_load, server.address, load, self._chance)
+        nursery.start_soon(run_load, service.address, load, self._chance)
         return injector
 
-    def _make_injector(self, server: ServerProgram, links: Links, nursery: trio.Nursery) -> Injector:
-        target = Target(
-            address=server.address,
-            limit=MAX_CONNECTIONS,
-            line_timeout=LINE_TIMEOUT,
-            seconds=self._plan.fault_for,
-            set_clock=server.set_clock,
-            send_signal=server.send_signal,
-            chance=self._chance,
-        )
+    def _make_injector(self, service: Service, links: Links, nursery: trio.Nursery) -> Injector:
+        targets = [
+            Target(
+                server=each,
+                address=service.address,
+                limit=MAX_CONNECTIONS,
+                line_timeout=LINE_TIMEOUT,
+                seconds=self._plan.fault_for,
+                chance=self._chance,
+            )
+            for each in service.servers
+        ]
         mysteries = random.Random(self._plan.seed)  # noqa: S311  # not a secret
-        return Injector(target, self._event, links, nursery, mysteries)
+        return Injector(targets, self._event, links, nursery, mysteries)
 
     def _notes(self, clock: alerts.UnsynchronizedClock) -> list[str]:
         """Return what else must be known at the start."""
@@ -221,13 +229,15 @@ class _Lab:
 
     async def _tell_alerts(
         self,
+        service: Service,
         news: trio.MemoryReceiveChannel[Alert],
         links: Links,
         prometheus: str,
         injector: Injector,
     ) -> None:
         """Print each change of an alert, and where to look when it fires."""
-        async for alert in news:
+        async for received in news:
+            alert = replace(received, server=service.names.get(received.labels.get("instance", ""), ""))
             lines = [str(alert)]
             if alert.fires:
                 value = await pages.value_of(prometheus, alert.labels)
