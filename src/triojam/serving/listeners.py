@@ -31,8 +31,9 @@ ACCEPT_PAUSE = 0.1
 
 # How many connections one turn accepts at most from one listening socket.
 ACCEPTS_AT_ONCE = 32
-# The last turns before a listening socket is closed: enough for a default queue (listen(2), SOMAXCONN).
-LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
+# The last turns before a listening socket is closed: enough for a full queue with the net.core.somaxconn of
+# deploy/sysctl.d.
+LAST_TURNS = 16_384 // ACCEPTS_AT_ONCE
 
 NOTSENT_BYTES = 16 * 1024
 
