@@ -27,6 +27,8 @@ _FIXED_BYTES = 16  # signature, version and command, family and transport, lengt
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 and a command
 _UNSPECIFIED, _IPV4, _IPV6, _UNIX = range(4)
 _HIGHEST_TRANSPORT = 2
+# A whole header of version 2 for a connection of the proxy itself.
+OWN_CONNECTION = _SIGNATURE + bytes([_LOCAL, 0, 0, 0])
 # Both addresses, and both ports, of a family in bytes.
 _ADDRESS_BYTES = {_IPV4: 12, _IPV6: 36, _UNIX: 216}
 
