@@ -171,10 +171,12 @@ class Handler:
                 return None
             now = trio.current_time()
             stood_still = now - self._deadlines.of(Wait.HANDSHAKE, client.since) > 2 * LONGEST_PAUSE
-            if not (stood_still and stream.may_go_on()):
-                overdue = now >= client.since + self._service.timeouts.line
-                return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
-            client.since = now
+            if stood_still and stream.may_go_on():
+                client.since = now
+            elif now >= client.since + self._service.timeouts.line:
+                return Disconnect.LINE_TIMEOUT
+            elif self._draining:
+                return Disconnect.DRAIN
 
     async def _converse(self, client: Client, data: bytes | None) -> Disconnect | None:
         """Answer `data` and all that follows, until the client is late or its connection must end.
