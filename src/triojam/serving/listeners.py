@@ -51,7 +51,8 @@ _NEXT_CONNECTION = frozenset({
 # These need no descriptor for themselves: there may be none left.
 QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-# A drain waits at most this long for an empty accept queue, in seconds: a flood may keep it full.
+# A flood may keep the accept queue full. So a drain ends when this time, in seconds, and LAST_TURNS have passed. In
+# this time alone, a slow machine accepts only a part of a long queue.
 LAST_ACCEPTS = 1.0
 
 
@@ -226,11 +227,13 @@ class ClientListener(DrainingListener):
         """Wait until the queue is empty; do not wait if the socket is shared."""
         if self._shared:
             return
-        with QueueSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
+        turns, ends = 0, trio.current_time() + LAST_ACCEPTS
+        with QueueSelector() as queue:
             queue.register(self.socket.fileno(), selectors.EVENT_READ)
             await trio.lowlevel.checkpoint()
-            while queue.select(timeout=0):
+            while queue.select(timeout=0) and (turns < LAST_TURNS or trio.current_time() < ends):
                 await trio.lowlevel.checkpoint()
+                turns += 1
 
     async def aclose(self) -> None:
         """Close the listening socket; the kernel resets queued connections."""
