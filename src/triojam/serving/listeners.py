@@ -51,8 +51,8 @@ _NEXT_CONNECTION = frozenset({
 # These need no descriptor for themselves: there may be none left.
 QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-# A flood may keep the accept queue full. So a drain ends when this time, in seconds, and LAST_TURNS have passed. In
-# this time alone, a slow machine accepts only a part of a long queue.
+# A flood may keep the accept queue full. So a drain ends after this time, in seconds, and
+# LAST_TURNS. In this time alone, a slow machine accepts only a part of a long queue.
 LAST_ACCEPTS = 1.0
 
 
