@@ -148,6 +148,12 @@ def test_each_selector_means_the_pods_of_triojam_only(resources: dict[str, Any])
         assert each["labelSelector"] == {"matchLabels": SELECTED}
 
 
+def test_a_sick_pod_does_not_keep_a_node_from_being_emptied(resources: dict[str, Any]) -> None:
+    """The disruption budget counts one pod at a time, and permits the eviction of a pod that is not ready."""
+    budget = resources["PodDisruptionBudget"]["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+
+
 def test_pods_are_restricted(resources: dict[str, Any]) -> None:
     """Pods meet the pod security standard `restricted`, and have a read-only file system."""
     context = pod(resources)["securityContext"]

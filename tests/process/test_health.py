@@ -137,6 +137,16 @@ async def test_a_server_that_denies_its_own_machine_is_healthy() -> None:
     assert "127.0.0.1" in denied.stdout
 
 
+@pytest.mark.parametrize("header_is_due", [True, False])
+async def test_a_server_behind_a_proxy_on_its_own_machine_is_healthy(*, header_is_due: bool) -> None:
+    """The check sends a PROXY header if the settings have its address in `proxies`, and only then."""
+    proxies = "127.0.0.0/8" if header_is_due else "127.0.0.2"
+    async with serving("--proxies", proxies) as program:
+        ended = await check(TRIOJAM_PORT=str(program.address[1]), TRIOJAM_PROXIES=proxies)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("JAM ")
+
+
 async def test_a_stopped_server_is_unhealthy() -> None:
     """The kernel still accepts connections for a process that stands still, and no reply comes."""
     async with serving() as program:
@@ -175,7 +185,7 @@ async def test_another_server_on_the_port_is_unhealthy(behaviour: Behaviour, nur
     """Only the time or an ERROR line is a reply of the server."""
     host, port = await start_bad(nursery, behaviour)
     found = await trio.to_thread.run_sync(
-        lambda: ask_for_health(host, port, allow="", deny="", patience=PATIENCE)
+        lambda: ask_for_health(host, port, allow="", deny="", proxies="", patience=PATIENCE)
     )
     assert not found.healthy
     assert found.said.startswith(f"{host}:{port}: ")
@@ -193,7 +203,7 @@ async def test_an_endless_reply_is_unhealthy(nursery: trio.Nursery) -> None:
     host, port = await start_bad(nursery, drip)
     with trio.fail_after(PATIENCE):
         found = await trio.to_thread.run_sync(
-            lambda: ask_for_health(host, port, allow="", deny="", patience=0.5), abandon_on_cancel=True
+            lambda: ask_for_health(host, port, allow="", deny="", proxies="", patience=0.5), abandon_on_cancel=True
         )
     assert found == Health(healthy=False, said=f"{host}:{port}: no reply in time")
     nursery.cancel_scope.cancel()

@@ -196,7 +196,7 @@ async def test_a_drain_ends_clients_that_pipeline_without_end(start_socket: Star
 
 
 async def test_many_late_headers_are_read_in_one_pass(start_plain: Start) -> None:
-    """While other clients are busy, PROXY headers that come late are read by the dozen in each pass."""
+    """While other clients are busy, the handler reads dozens of late PROXY headers in each pass."""
     server = await start_plain(proxies="127.0.0.2")
     async with busy_tasks(server), metered(server) as meter:
         crowd = [connect_now(server, host="127.0.0.2") for _ in range(4 * HANDOVERS_AT_ONCE)]

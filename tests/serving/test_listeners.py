@@ -15,6 +15,8 @@ from tests.conftest import Start
 from tests.helpers.program import descriptors
 from tests.helpers.servers import FailingListener, assert_answered, make_service, raw
 from triojam.core.addresses import format_address
+from triojam.core.reasons import Disconnect
+from triojam.serving import listeners
 from triojam.serving.listeners import ACCEPT_PAUSE, ACCEPTS_AT_ONCE, ClientListener
 
 
@@ -122,6 +124,29 @@ async def test_drain_waits_until_the_queue_is_empty() -> None:
         async with await listener.accept():
             with trio.fail_after(5):
                 await listener.drain()
+
+
+async def test_a_slow_drain_accepts_the_whole_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain goes on after LAST_ACCEPTS if the queue has not had enough turns yet."""
+    monkeypatch.setattr(listeners, "ACCEPTS_AT_ONCE", 1)
+    monkeypatch.setattr(listeners, "LAST_ACCEPTS", 0.0)
+    service = make_service()
+    listener = ClientListener(socket.create_server(("127.0.0.1", 0)), service)
+    queued = [socket.create_connection(listener.socket.getsockname()) for _ in range(20)]
+
+    async def accept() -> None:
+        while True:
+            (await listener.accept()).close(Disconnect.DRAIN)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await listener.drain()
+        nursery.cancel_scope.cancel()
+    await listener.aclose()
+    for client in queued:
+        client.close()
+    assert service.counters.connections == len(queued)
 
 
 def test_format_address_puts_ipv6_hosts_in_brackets() -> None:

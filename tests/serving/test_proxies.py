@@ -381,6 +381,19 @@ async def test_a_header_that_came_during_a_standstill_is_read(start_plain: Start
         assert await receive_exactly(client, len(JAM)) == JAM
 
 
+async def test_a_reload_gives_a_late_header_more_time(start_plain: Start) -> None:
+    """A connection stays if a reload extends its time at the moment at which its wait ends."""
+    server = await start_plain(proxies=PROXY, line_timeout=1000)
+    async with connect_now(server) as client:
+        await until(lambda: len(server.handler._clients) == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        (waiting,) = server.handler._clients
+        waiting.release()  # as a deadline of the former line_timeout does
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send_all(header_for(CLIENT))
+        await assert_answered(client)
+
+
 async def test_connections_without_a_header_do_not_delay_clients(start_plain: Start) -> None:
     """While hundreds of headers are missing, a good client gets its answers; then all end in time."""
     server = await start_plain(proxies="127.0.0.2", line_timeout=1.0)

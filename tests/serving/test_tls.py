@@ -246,6 +246,20 @@ async def test_the_first_answer_does_not_wait_for_a_delayed_acknowledgement(tls:
     assert min(waits) < 0.02  # a delayed acknowledgement takes 40 ms at least
 
 
+async def test_a_reload_gives_a_late_handshake_more_time(tls: Start) -> None:
+    """A connection stays if a reload extends its time at the moment at which its handshake is late."""
+    running = await tls(line_timeout=1000)
+    client = TlsClient(await trio.open_tcp_stream(*tls_address(running)), trusting())
+    async with client:
+        await until(lambda: len(running.handler._clients) == 1)
+        await trio.testing.wait_all_tasks_blocked()
+        (waiting,) = running.handler._clients
+        waiting.release()  # as a deadline of the former line_timeout does
+        await trio.testing.wait_all_tasks_blocked()
+        await client.tls.do_handshake()
+        await assert_answered(client)
+
+
 async def test_a_reload_changes_the_deadline_of_a_handshake(tls: Start) -> None:
     """A new line timeout applies to a handshake that has begun; its end is counted as a line timeout."""
     running = await tls(line_timeout=60)

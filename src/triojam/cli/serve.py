@@ -130,7 +130,12 @@ def _ask_for_health(invocation: Invocation) -> int:
     if not settings.port:
         raise invocation.blame(SettingError("port", settings.port, "a port from 1 to 65535, to ask there"))
     found = ask_for_health(
-        settings.host, settings.port, allow=settings.allow, deny=settings.deny, patience=HEALTH_SECONDS
+        settings.host,
+        settings.port,
+        allow=settings.allow,
+        deny=settings.deny,
+        proxies=settings.proxies,
+        patience=HEALTH_SECONDS,
     )
     print(found.said, file=sys.stdout if found.healthy else sys.stderr)
     return 0 if found.healthy else FAILED

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from triojam.core.addresses import format_address
 from triojam.core.admission import Admission, Policy, parse_networks
 from triojam.core.protocol import REQUEST, read_jam
+from triojam.core.proxy_header import OWN_CONNECTION
 
 # Where to reach a socket that listens on all addresses.
 _LOOPBACK = {"*": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1",)}  # noqa: S104  # to connect
@@ -21,16 +22,18 @@ class Health(NamedTuple):
     said: str
 
 
-def ask_for_health(host: str, port: int, *, allow: str, deny: str, patience: float) -> Health:
+def ask_for_health(  # noqa: PLR0913  # a setting for each of them
+    host: str, port: int, *, allow: str, deny: str, proxies: str, patience: float
+) -> Health:
     """Ask the server that listens on a host and port of this machine.
 
     A server that replies is healthy, also if it is full. A server that denies this machine closes the
     connection without a reply, which is healthy, too.
 
-    allow, deny: settings of the server. patience: how long to wait for the reply, in seconds.
+    allow, deny, proxies: settings of the server. patience: how long to wait for the reply, in seconds.
     """
     until = time.monotonic() + patience
-    policy = Policy(allow=parse_networks(allow), deny=parse_networks(deny))
+    policy = Policy(allow=parse_networks(allow), deny=parse_networks(deny), proxies=parse_networks(proxies))
     failure = ""
     for each in _LOOPBACK.get(host, (host,)):
         try:
@@ -39,15 +42,16 @@ def ask_for_health(host: str, port: int, *, allow: str, deny: str, patience: flo
             failure = failure or _failure(each, port, exc)
             continue
         with connection:
-            return _ask(connection, each, port, policy, until)
+            return _ask(connection, each, port, Admission(policy), until)
     return Health(healthy=False, said=failure)
 
 
-def _ask(connection: socket.socket, host: str, port: int, policy: Policy, until: float) -> Health:
-    reply = b""
+def _ask(connection: socket.socket, host: str, port: int, admission: Admission, until: float) -> Health:
+    own, reply = connection.getsockname()[0], b""
+    header = OWN_CONNECTION if admission.is_proxy(own) else b""
     try:
         with suppress(ConnectionError):  # a server that refuses the client may have closed already
-            connection.sendall(REQUEST)
+            connection.sendall(header + REQUEST)
         with suppress(ConnectionError):
             while b"\n" not in reply and len(reply) < _LONGEST_REPLY:
                 connection.settimeout(_left(until))
@@ -58,10 +62,8 @@ def _ask(connection: socket.socket, host: str, port: int, policy: Policy, until:
         return Health(healthy=False, said=_failure(host, port, exc))
     if read_jam(reply) is not None or reply.startswith(b"ERROR "):
         return Health(healthy=True, said=reply.decode("ascii", "backslashreplace").strip())
-    if not reply:
-        own = connection.getsockname()[0]
-        if Admission(policy).refusal(own, full=False) is not None:
-            return Health(healthy=True, said=f"closed, because the settings deny {own}")
+    if not (reply or header) and admission.refusal(own, full=False) is not None:
+        return Health(healthy=True, said=f"closed, because the settings deny {own}")
     return Health(healthy=False, said=f"{format_address((host, port))}: not a time server's reply: {reply!r}")
 
 

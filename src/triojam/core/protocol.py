@@ -56,7 +56,7 @@ ADVICE = {
 }
 
 # The answer to a refused connection. A denied network gets none: it must not learn which service this is.
-# Without its header, the client of a proxy may belong to such a network.
+# A client whose PROXY header is missing may belong to such a network.
 REFUSALS = {
     Refusal.BUSY: b"ERROR busy: too many connections, try again later\r\n",
     Refusal.PER_SOURCE: b"ERROR per_source: too many connections from your address, close one first\r\n",

@@ -2,7 +2,7 @@
 
 The specification is https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt. `parse_header` gets all
 bytes that have come so far. It keeps nothing, so the cuts between the bytes never change the result. The
-extensions behind the addresses (TLVs) are skipped, the checksum among them.
+extensions behind the addresses (TLVs) are skipped, also the checksum.
 """
 
 import re
@@ -27,7 +27,9 @@ _FIXED_BYTES = 16  # signature, version and command, family and transport, lengt
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 and a command
 _UNSPECIFIED, _IPV4, _IPV6, _UNIX = range(4)
 _HIGHEST_TRANSPORT = 2
-# Both addresses, and both ports, of a family in bytes.
+# A whole header of version 2 for a connection of the proxy itself.
+OWN_CONNECTION = _SIGNATURE + bytes([_LOCAL, 0, 0, 0])
+# The size of both addresses and both ports of a family, in bytes.
 _ADDRESS_BYTES = {_IPV4: 12, _IPV6: 36, _UNIX: 216}
 
 
@@ -66,7 +68,7 @@ def _parse_line(data: bytes) -> Header | None:
             raise HeaderError("version 1: no CR LF in the first 107 bytes")
         return None
     line, size = data[:end], end + 2
-    if line == _UNKNOWN or line.startswith(_UNKNOWN + b" "):  # the rest is to be ignored
+    if line == _UNKNOWN or line.startswith(_UNKNOWN + b" "):  # the rest must be ignored
         return Header(size, None)
     if (match := _LINE.fullmatch(line)) is None:
         raise HeaderError("version 1: not the form of the line")

@@ -71,7 +71,7 @@ class HandoverCause(StrEnum):
     EOF = "eof"  # the stream ended within a line
     DRAIN = "drain"  # the server stops
     RATE = "rate"  # the source is beyond its rate
-    HEADER = "header"  # a new connection whose PROXY header has not come whole
+    HEADER = "header"  # a new connection whose PROXY header is not whole yet
 
 
 class AuthFailure(StrEnum):

@@ -81,7 +81,7 @@ class FastLane(DrainingListener):
         self._partials: dict[int, tuple[bytes, float]] = {}
         self._share = HANDOVERS_AT_ONCE  # hand-overs that are left in this turn
         self._sources: dict[int, Source] = {}  # of the clients, while there are limits by source
-        self._relayed: dict[int, Relayed] = {}  # what is known of those from a proxy
+        self._relayed: dict[int, Relayed] = {}  # of the clients behind a proxy
         # Trio's clock without Trio's look-up of it: a lone client's request takes some 40 µs in all.
         self._now = trio.lowlevel.current_clock().current_time
 

@@ -97,8 +97,8 @@ class Handler:
         self._deadlines.wake()
 
     async def _serve(self, client: Client) -> Disconnect | Refusal:
-        if client.relayed is not None and (unknown := await self._get_to_know(client, client.relayed)):
-            return unknown
+        if client.relayed is not None and (end := await self._read_header(client, client.relayed)):
+            return end
         if isinstance(client.stream, SecuredStream) and (
             end := await self._shake_hands(client, client.stream)
         ):
@@ -126,7 +126,7 @@ class Handler:
         began = client.first_byte
         return began is not None and trio.current_time() >= began + self._service.timeouts.line
 
-    async def _get_to_know(self, client: Client, relayed: Relayed) -> Disconnect | Refusal | None:
+    async def _read_header(self, client: Client, relayed: Relayed) -> Disconnect | Refusal | None:
         """Read the PROXY header, within the time of a line, and admit the client that it names.
 
         Returns why the connection ends, or None to go on.
@@ -136,8 +136,11 @@ class Handler:
         try:
             while not relayed.read():
                 if client.late:
-                    overdue = trio.current_time() >= client.since + self._service.timeouts.line
-                    return Refusal.PROXY_HEADER if overdue else Disconnect.DRAIN
+                    if trio.current_time() >= client.since + self._service.timeouts.line:
+                        return Refusal.PROXY_HEADER
+                    if self._draining:
+                        return Disconnect.DRAIN
+                    client.late = False  # a reload has extended the timeout
                 self._deadlines.expect(client, Wait.HEADER, client.since)
                 with trio.CancelScope() as client.scope:
                     await client.stream.wait_readable()
@@ -168,10 +171,12 @@ class Handler:
                 return None
             now = trio.current_time()
             stood_still = now - self._deadlines.of(Wait.HANDSHAKE, client.since) > 2 * LONGEST_PAUSE
-            if not (stood_still and stream.may_go_on()):
-                overdue = now >= client.since + self._service.timeouts.line
-                return Disconnect.LINE_TIMEOUT if overdue else Disconnect.DRAIN
-            client.since = now
+            if stood_still and stream.may_go_on():
+                client.since = now
+            elif now >= client.since + self._service.timeouts.line:
+                return Disconnect.LINE_TIMEOUT
+            elif self._draining:
+                return Disconnect.DRAIN
 
     async def _converse(self, client: Client, data: bytes | None) -> Disconnect | None:
         """Answer `data` and all that follows, until the client is late or its connection must end.

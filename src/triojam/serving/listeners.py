@@ -31,8 +31,9 @@ ACCEPT_PAUSE = 0.1
 
 # How many connections one turn accepts at most from one listening socket.
 ACCEPTS_AT_ONCE = 32
-# The last turns before a listening socket is closed: enough for a default queue (listen(2), SOMAXCONN).
-LAST_TURNS = 4096 // ACCEPTS_AT_ONCE
+# The last turns before a listening socket is closed: enough for a full queue with the net.core.somaxconn of
+# deploy/sysctl.d.
+LAST_TURNS = 16_384 // ACCEPTS_AT_ONCE
 
 NOTSENT_BYTES = 16 * 1024
 
@@ -50,7 +51,8 @@ _NEXT_CONNECTION = frozenset({
 # These need no descriptor for themselves: there may be none left.
 QueueSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-# A drain waits at most this long for an empty accept queue, in seconds: a flood may keep it full.
+# A flood may keep the accept queue full. So a drain ends after this time, in seconds, and
+# LAST_TURNS. In this time alone, a slow machine accepts only a part of a long queue.
 LAST_ACCEPTS = 1.0
 
 
@@ -225,11 +227,13 @@ class ClientListener(DrainingListener):
         """Wait until the queue is empty; do not wait if the socket is shared."""
         if self._shared:
             return
-        with QueueSelector() as queue, trio.move_on_after(LAST_ACCEPTS):
+        turns, ends = 0, trio.current_time() + LAST_ACCEPTS
+        with QueueSelector() as queue:
             queue.register(self.socket.fileno(), selectors.EVENT_READ)
             await trio.lowlevel.checkpoint()
-            while queue.select(timeout=0):
+            while queue.select(timeout=0) and (turns < LAST_TURNS or trio.current_time() < ends):
                 await trio.lowlevel.checkpoint()
+                turns += 1
 
     async def aclose(self) -> None:
         """Close the listening socket; the kernel resets queued connections."""

@@ -26,7 +26,7 @@ class Relayed:
     """A connection from a proxy, and what its header says.
 
     sock: non-blocking; it belongs to another object. proxy: the proxy's address.
-    address: of the client. None until the header is whole, and for a connection of the proxy itself.
+    address: the client's. None until the header is whole, and for a connection of the proxy itself.
     """
 
     __slots__ = ("_proxy", "_received", "_sock", "address")
@@ -88,10 +88,10 @@ class Newcomer(NamedTuple):
 
 
 def admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, tell: bool) -> Newcomer | None:
-    """Admit and count an accepted connection; None if it is refused. tell: whether a client may be sent why.
+    """Admit and count an accepted connection; None if it is refused.
 
-    A refused client is sent the reason, if there is one to tell, and closed without waiting. A denied address
-    gets no reply, even when the server is full.
+    tell: whether a refused client is sent the reason, if there is a text for it. The server closes the
+    connection without waiting. A denied address gets no reply, even when the server is full.
     """
     counters, admission = service.counters, service.admission
     host, port = address[:2]
@@ -122,13 +122,13 @@ def _admit_relayed(
     except HeaderError as exc:
         service.log.debug("bad PROXY header", proxy=format_address(address), why=str(exc))
         refusal = Refusal.PROXY_HEADER
-    except trio.BrokenResourceError:  # as HAProxy's checks are, after their header
+    except trio.BrokenResourceError:  # HAProxy resets the connection of a check after the header
         counters.opened()
         counters.closed(Disconnect.RESET)
         sock.close()
         return None
     else:
-        tell = tell and whole  # an unknown client may be a denied one
+        tell = tell and whole  # without the header, the client may belong to a denied network
         refusal = admission.refusal(relayed.host, full=full)
     if refusal is not None:
         _refuse(sock, refusal, counters, tell=tell)
