@@ -203,7 +203,8 @@ async def test_an_endless_reply_is_unhealthy(nursery: trio.Nursery) -> None:
     host, port = await start_bad(nursery, drip)
     with trio.fail_after(PATIENCE):
         found = await trio.to_thread.run_sync(
-            lambda: ask_for_health(host, port, allow="", deny="", proxies="", patience=0.5), abandon_on_cancel=True
+            lambda: ask_for_health(host, port, allow="", deny="", proxies="", patience=0.5),
+            abandon_on_cancel=True,
         )
     assert found == Health(healthy=False, said=f"{host}:{port}: no reply in time")
     nursery.cancel_scope.cancel()
