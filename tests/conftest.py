@@ -1,5 +1,6 @@
 """What most tests share: servers over each transport. After each test nothing of them may be left."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A group runs in one worker, so two tests that need a processor of their own never run at the same time.
     """
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fail if pytest-xdist does not know the groups: it then runs their tests anywhere, and says nothing."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in session.items:
+            group = item.get_closest_marker("xdist_group")
+            if group is not None and not item.nodeid.endswith(f"@{group.args[0]}"):
+                raise pytest.UsageError(f"pytest-xdist has no group for {item.nodeid}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,5 +120,5 @@ def _counts(seen: Scrape) -> dict[str, float]:
 def _count_tasks(branch: dict[str, Any], tasks: Counter[str]) -> None:
     tasks[branch["name"]] += branch["times"]
     for nursery in branch["nurseries"]:
-        for inner in nursery:
+        for inner in nursery["tasks"]:
             _count_tasks(inner, tasks)
