@@ -1,4 +1,4 @@
-"""Clients behind a proxy: the PROXY header decides who they are, on each path and before TLS."""
+"""Clients behind a proxy: the PROXY header names each of them, on each path and before TLS."""
 
 import socket
 import time

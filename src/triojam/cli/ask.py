@@ -149,8 +149,7 @@ def watch(
     A live table on a terminal, a line for each answer elsewhere, and a summary at the end. Exit status: 130
     if interrupted, else 0 if all have answered, 1 if not.
     """
-    from rich.console import Console  # noqa: PLC0415  # see above
-
+    from triojam.cli.console import Console  # noqa: PLC0415  # see above
     from triojam.client import watch as watching  # noqa: PLC0415  # see above
     from triojam.client.ask import AskOptions  # noqa: PLC0415  # see above
 

@@ -76,8 +76,7 @@ def load(
     servers' counters do not balance with the load, 130 if interrupted. By default a server closes a
     connection after ten more bad lines than good ones.
     """
-    from rich.console import Console  # noqa: PLC0415  # see above
-
+    from triojam.cli.console import Console  # noqa: PLC0415  # see above
     from triojam.load import report  # noqa: PLC0415  # see above
     from triojam.load.plan import Mix, Plan  # noqa: PLC0415  # see above
     from triojam.load.reconcile import metrics_url  # noqa: PLC0415  # see above

@@ -17,6 +17,7 @@ from cyclopts.exceptions import (
     ValidationError,
 )
 
+from triojam.cli.console import Console
 from triojam.errors import ConfigurationError, invalid_value, unknown
 from triojam.version import __version__
 
@@ -57,6 +58,7 @@ def make_app_of(commands: Commands) -> App:
         name="triojam",
         version=__version__,
         help_format="plaintext",
+        console=Console(),
         exit_on_error=False,
         print_error=False,
         result_action="return_value",

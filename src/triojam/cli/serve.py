@@ -11,6 +11,7 @@ from cyclopts.config import Env
 
 from triojam.cli import client, lab
 from triojam.cli.common import unwrapped
+from triojam.cli.console import Console
 from triojam.cli.invocation import NO_FLAGS, FlagsParameter, Invocation
 from triojam.cli.servers import FAILED
 from triojam.errors import all_of
@@ -37,6 +38,7 @@ def make_app() -> App:
         help=unwrapped(HELP),
         usage="Usage: triojam [COMMAND] [OPTIONS]",
         help_format="plaintext",
+        console=Console(),
         version=__version__,
         config=Env(PREFIX, command=False),  # for --help; an invocation adds the file
         exit_on_error=False,

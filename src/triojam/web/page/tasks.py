@@ -1,4 +1,4 @@
-"""The tree of running tasks, with names for people who learn how the server is built."""
+"""The tree of running tasks, with names that teach how the server is built."""
 
 from collections import Counter
 from itertools import islice
