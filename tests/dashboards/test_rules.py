@@ -17,6 +17,7 @@ from tests.docs.test_docs import live_metrics
 from tests.helpers.requirements import require_program
 from tests.helpers.servers import PATIENCE
 from triojam import Settings
+from triojam.web.page import problems
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 PROMETHEUS = DASHBOARDS / "prometheus"
@@ -226,3 +227,18 @@ def test_every_recording_rule_is_used() -> None:
     """Another rule uses each recording rule."""
     asked = expressions()
     assert [name for name in RECORDINGS if not re.search(rf"{name}\b", asked)] == []
+
+
+@pytest.mark.parametrize(
+    ("alert", "expected"),
+    [
+        ("TriojamNearlyFull", f"> {problems.NEARLY_FULL}"),
+        ("TriojamSlow", f"> {problems.SLOW_SECONDS}"),
+        ("TriojamEventLoopLag", f"> {problems.LAG_SECONDS}"),
+        ("TriojamCertificateExpires", f"< {problems.WARN_DAYS} * 86400"),
+        ("TriojamCertificateExpires", f"< {problems.WRONG_DAYS} * 86400"),
+    ],
+)
+def test_the_page_and_the_alerts_have_the_same_thresholds(alert: str, expected: str) -> None:
+    """What the live page calls a problem is what the alert calls one."""
+    assert any(expected in rule["expr"] for rule in ALERTS[alert])
