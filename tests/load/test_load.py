@@ -24,10 +24,13 @@ from tests.helpers.bad_servers import (
 )
 from tests.helpers.servers import JAM, NOW, Running, start_lane, start_tcp, until
 from triojam.client.time_of_day import DAY
-from triojam.load.checker import AnswerChecker, ServerClock, Tally
-from triojam.load.generator import LoadGenerator
-from triojam.load.plan import Kind, Mix, Plan, Schedule
-from triojam.load.report import Percentiles
+from triojam.load.measure.checker import AnswerChecker
+from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.generator import LoadGenerator
+from triojam.load.measure.schedule import Schedule
+from triojam.load.measure.tally import Tally
+from triojam.load.plan import Kind, Mix, Plan
+from triojam.load.result.percentiles import Percentiles
 
 MIX = Mix.parse("TIME:8,TIME please:1,HELLO:3,split:2")
 

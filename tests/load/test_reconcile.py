@@ -7,10 +7,11 @@ import pytest
 import trio
 
 from triojam.load import reconcile
-from triojam.load.checker import Tally
+from triojam.load.measure.tally import Tally
 from triojam.load.plan import Plan
 from triojam.load.reconcile import Counts, MetricsError, Reading, Reconciliation
-from triojam.load.report import Result, render
+from triojam.load.result.result import Result
+from triojam.load.result.text import render
 
 
 class Servers:

@@ -77,9 +77,9 @@ def load(
     connection after ten more bad lines than good ones.
     """
     from triojam.cli.console import Console  # noqa: PLC0415  # see above
-    from triojam.load import report  # noqa: PLC0415  # see above
     from triojam.load.plan import Mix, Plan  # noqa: PLC0415  # see above
     from triojam.load.reconcile import metrics_url  # noqa: PLC0415  # see above
+    from triojam.load.result import text  # noqa: PLC0415  # see above
     from triojam.load.run import LoadRun, progress  # noqa: PLC0415  # see above
 
     if plot is not None:
@@ -111,14 +111,14 @@ def load(
     result = job.result
     if result is None:
         return interrupted
-    print(report.render(result), flush=True)
+    print(text.render(result), flush=True)
     status = interrupted if result.interrupted else UNBALANCED if result.faults else 0
     status = status or (0 if result.complete else FAILED)
     try:
         if json is not None:
-            json.write_text(report.as_json(result), "utf-8")
+            json.write_text(text.as_json(result), "utf-8")
         if plot is not None:
-            from triojam.load.plot import save_plot  # noqa: PLC0415  # an extra
+            from triojam.load.result.plot import save_plot  # noqa: PLC0415  # an extra
 
             save_plot(result, plot)
     except OSError as exc:

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import trio
 
-from triojam.load.checker import ServerClock
-from triojam.load.generator import LoadGenerator
+from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.generator import LoadGenerator
 from triojam.load.plan import Plan
 
 SLOW_CLIENTS = 40

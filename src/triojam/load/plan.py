@@ -1,11 +1,9 @@
-"""What a load sends and when: kinds of lines with weights, and the times at which requests are due."""
+"""What a load sends: kinds of lines with weights, on how many connections, for how long."""
 
 import random
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, inf
 
 from triojam.core.protocol import TIME
 
@@ -71,8 +69,10 @@ class Plan:
 
     requests: how many to send; None = send for `seconds`. pipeline: requests sent together on a connection.
     visits: open a new connection for each request or pipeline. rate: requests a second in an open loop; None
-    = closed loop. think_time: seconds between an answer and the next request of a connection. patience:
-    seconds until a connection on which nothing moves is given up.
+    = closed loop. last_rate: if given, the rate changes evenly from `rate` to this one. think_time: seconds
+    between an answer and the next request of a connection. patience: seconds until a request without an
+    answer is given up. warm_up: seconds before the others, whose requests are checked, but not measured.
+    workers: processes that share the connections.
     """
 
     connections: int = 50
@@ -81,71 +81,9 @@ class Plan:
     pipeline: int = 1
     visits: bool = False
     rate: float | None = None
+    last_rate: float | None = None
     think_time: float = 0.0
     patience: float = 5.0
     mix: Mix = PLAIN_MIX
-
-
-class Schedule:
-    """When requests are due.
-
-    A closed loop ends at `ends`. An open loop ends when all requests that were due by then are sent.
-    """
-
-    def __init__(self, plan: Plan, began: float) -> None:
-        self.ends = began + plan.seconds if plan.requests is None else inf
-        self._rate = plan.rate
-        self._began = began
-        self._requests = inf if plan.requests is None else plan.requests
-        self._taken = 0  # without those given back
-        self._begun = 0  # how many times of an open loop were taken
-        self._again: deque[float] = deque()
-        self._stopped = False
-
-    def stop(self, now: float) -> None:
-        """End the schedule: no more requests are due."""
-        self.ends = min(self.ends, now)
-        self._stopped = True
-
-    def over(self, now: float) -> bool:
-        """Whether no more requests will be due."""
-        return self.next_due(now) == inf
-
-    def next_due(self, now: float) -> float:
-        """Return when the next request is due: at once in a closed loop; inf if there is none."""
-        if self._stopped or self._taken >= self._requests or (self._rate is None and now >= self.ends):
-            return inf
-        if self._rate is None or self._again:
-            return self._began
-        due = self._began + self._begun / self._rate
-        return due if due < self.ends else inf
-
-    def take(self, most: int, now: float) -> list[float]:
-        """Take up to `most` requests that are due by now; return when each was due."""
-        due: list[float] = []
-        while len(due) < most and (when := self.next_due(now)) <= now:
-            if self._rate is None:
-                when = now
-            elif self._again:
-                when = self._again.popleft()
-            else:
-                self._begun += 1
-            due.append(when)
-            self._taken += 1
-        return due
-
-    def give_back(self, due: list[float]) -> None:
-        """Return requests that were taken, but not sent."""
-        self._taken -= len(due)
-        if self._rate is not None:
-            self._again.extend(due)
-
-    def never_sent(self, now: float) -> int:
-        """Return how many requests of an open loop were due by now, but not taken."""
-        if self._rate is None:
-            return 0
-        until = min(now, self.ends)
-        due = ceil((until - self._began) * self._rate)
-        while due and self._began + (due - 1) / self._rate >= until:  # a rounding error
-            due -= 1
-        return max(0, int(min(due, self._requests)) - self._taken)
+    warm_up: float = 0.0
+    workers: int = 1

@@ -16,7 +16,7 @@ from typing import Self
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from triojam.load.checker import Tally
+from triojam.load.measure.tally import Tally
 
 READ_TIMEOUT = 5.0
 LONGEST_PAGE = 4_000_000

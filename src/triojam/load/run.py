@@ -12,11 +12,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from triojam.client.render import format_seconds
 from triojam.client.session import AskError, Target, connect
-from triojam.load.checker import ServerClock
-from triojam.load.generator import LoadGenerator
+from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.generator import LoadGenerator
 from triojam.load.plan import Plan
 from triojam.load.reconcile import MetricsError, Reconciliation
-from triojam.load.report import Moment, Percentiles, Result
+from triojam.load.result.percentiles import Percentiles
+from triojam.load.result.result import Moment, Result
 
 TICK_SECONDS = 0.25
 

@@ -6,98 +6,20 @@ nothing is in flight. Each answer is checked for its shape, its order and its se
 """
 
 import re
-import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Self
+from collections import deque
+from dataclasses import dataclass
 
-from triojam.client.time_of_day import DAY, fold, second_of_day
 from triojam.core.protocol import read_jam
+from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.tally import Tally
 
 _REASON = re.compile(rb"ERROR ([a-z_]{1,30})\b")
 # The right answers to a bad line; too_long if the server's limit on lines is short.
 _REFUSALS = (b"bad_command", b"too_long")
 # After these the server closes.
 _CLOSING = (b"busy", b"draining", b"timeout", b"too_long")
-# Up to this many equal answers in one read need no parsing.
-_MOST_EQUAL = 64
 # An answer is never longer than this.
 _LONGEST_ANSWER = 512
-
-
-@dataclass
-class Tally:
-    """The outcomes of all requests so far.
-
-    failed: requests without a right answer, by cause. unconnected: failed attempts to connect, by cause.
-    unasked: lines that arrived while no request was in flight, such as ERROR busy. latencies: the number of
-    right answers by latency in microseconds. opened: connections. never_sent: requests of an open loop that
-    were due, but for which no connection was free.
-    """
-
-    sent: int = 0
-    answered: int = 0
-    rejected: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    unconnected: Counter[str] = field(default_factory=Counter)
-    unasked: Counter[str] = field(default_factory=Counter)
-    latencies: Counter[int] = field(default_factory=Counter)
-    opened: int = 0
-    never_sent: int = 0
-
-    @property
-    def settled(self) -> int:
-        """Requests with a right answer."""
-        return self.answered + self.rejected
-
-    @property
-    def in_flight(self) -> int:
-        """Requests without an outcome yet."""
-        return self.sent - self.settled - self.failed.total()
-
-    def settle(self, seconds: float, times: int, *, wants_time: bool) -> None:
-        """Add right answers with this latency."""
-        if wants_time:
-            self.answered += times
-        else:
-            self.rejected += times
-        self.latencies[int(seconds * 1e6)] += times
-
-
-class ServerClock:
-    """What a server's clock shows, by this machine's clock and the offset between the two.
-
-    second_of_day: returns the second of the server's day at a time of `time.perf_counter`.
-    """
-
-    def __init__(self, second_of_day: Callable[[float], float]) -> None:
-        self._second_of_day = second_of_day
-        self.usual: dict[bytes, int] = {}  # the current answer, repeated: the bytes, and how many answers
-        self._usual_until = 0.0
-
-    @classmethod
-    def of_this_machine(cls, offset: float = 0.0) -> Self:
-        """Make the clock of a server in this machine's time zone that is `offset` seconds ahead."""
-        ahead = second_of_day(time.time(), None) + offset - time.perf_counter()
-        return cls(lambda now: (now + ahead) % DAY)
-
-    def fits(self, second: int, asked: float, now: float) -> bool:
-        """Whether the clock may have shown this second between the two times, plus or minus one second."""
-        first, last = int(self._second_of_day(asked)) - 1, int(self._second_of_day(now)) + 1
-        return (second - first) % DAY <= (last - first) % DAY
-
-    def see(self, line: bytes, second: int, now: float) -> None:
-        """Expect this answer from now on, as long as it is right."""
-        ahead = fold(second + 2 - self._second_of_day(now))
-        if line not in self.usual:
-            self.usual = {line * times: times for times in range(1, _MOST_EQUAL + 1)}
-        self._usual_until = now + ahead
-
-    def forget(self, now: float) -> None:
-        """Forget the expected answer when it is out of date."""
-        if now >= self._usual_until:
-            self.usual = {}
 
 
 @dataclass(slots=True)

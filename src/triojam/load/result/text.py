@@ -1,96 +1,17 @@
 """The result of a load, as text for people and as JSON for programs."""
 
 import json
-import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from dataclasses import asdict
 from typing import Any
 
 from triojam.client.render import format_seconds
-from triojam.load.checker import Tally
 from triojam.load.plan import Plan
 from triojam.load.reconcile import Reconciliation
+from triojam.load.result.result import Result
 
 PERCENTILES = (50.0, 75.0, 90.0, 99.0, 99.9, 99.99)
 PLOT_ROWS, PLOT_COLUMNS = 10, 60
-# At this share of one core, the client has probably limited the load.
-FULL_CORE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The progress of a load, `seconds` after its start."""
-
-    seconds: float
-    settled: int
-    failed: int
-
-
-@dataclass
-class Result:
-    """The result of a load.
-
-    seconds: its duration. busy: the share of one core that the client used. reconciliation: the servers'
-    counters, if they were to be read; unread: why the last reading failed. gave_up: whether the load ended
-    early because no connection could be opened any more.
-    """
-
-    target: str
-    plan: Plan
-    tally: Tally
-    seconds: float
-    busy: float
-    timeline: Sequence[Moment] = ()
-    reconciliation: Reconciliation | None = None
-    unread: str | None = None
-    interrupted: bool = False
-    gave_up: bool = False
-    _percentiles: "Percentiles" = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._percentiles = Percentiles(self.tally.latencies)
-
-    @property
-    def faults(self) -> list[str]:
-        """Why the totals of client and servers do not balance."""
-        if self.unread is not None:
-            return [self.unread]
-        return self.reconciliation.faults(self.tally) if self.reconciliation is not None else []
-
-    @property
-    def complete(self) -> bool:
-        """Whether every request got a right answer."""
-        tally = self.tally
-        problems = (tally.failed, tally.unconnected, tally.unasked, tally.never_sent, self.gave_up)
-        return tally.settled > 0 and not any(problems)
-
-    @property
-    def client_was_the_limit(self) -> bool:
-        """Whether the client was too slow. False for an open loop: its short waits use CPU time, too."""
-        return self.busy >= FULL_CORE and self.plan.rate is None
-
-    def latency(self, percentile: float) -> float:
-        """Return a percentile of the latencies of right answers, in seconds."""
-        return self._percentiles.at(percentile)
-
-
-class Percentiles:
-    """Percentiles of latencies, which are counted by microsecond."""
-
-    def __init__(self, latencies: Counter[int]) -> None:
-        self._values = sorted(latencies)
-        self._ranks = list(accumulate(latencies[value] for value in self._values))
-
-    def at(self, percentile: float) -> float:
-        """Return the latency, in seconds, that `percentile` percent do not exceed; 0 if there are none."""
-        if not self._ranks:
-            return 0.0
-        # The small number keeps a rounding error from raising the rank by 1.
-        rank = max(math.ceil(percentile * self._ranks[-1] / 100 - 1e-9), 1)
-        return self._values[bisect_left(self._ranks, rank)] / 1e6
 
 
 def render(result: Result) -> str:
@@ -140,7 +61,9 @@ def as_json(result: Result) -> str:
         "gave_up": result.gave_up,
         "connections_opened": tally.opened,
         "rate": tally.settled / max(result.seconds, 1e-9),
-        "latency": {f"p{each:g}": result.latency(each) for each in (*PERCENTILES, 100.0) if tally.settled},
+        "latency": {
+            f"p{each:g}": result.percentiles.at(each) for each in (*PERCENTILES, 100.0) if tally.settled
+        },
         "client_cpu": result.busy,
         "client_was_the_limit": result.client_was_the_limit,
         "timeline": [asdict(each) for each in result.timeline],
@@ -168,8 +91,8 @@ def _causes(causes: Counter[str]) -> str:
 
 
 def _latencies(result: Result) -> list[str]:
-    rows = [f"  p{each:<6g} {format_seconds(result.latency(each)):>9}" for each in PERCENTILES]
-    return ["latency", *rows, f"  longest {format_seconds(result.latency(100)):>9}"]
+    rows = [f"  p{each:<6g} {format_seconds(result.percentiles.at(each)):>9}" for each in PERCENTILES]
+    return ["latency", *rows, f"  longest {format_seconds(result.percentiles.at(100)):>9}"]
 
 
 def _plot(result: Result) -> list[str]:
@@ -180,7 +103,7 @@ def _plot(result: Result) -> list[str]:
     for column in range(PLOT_COLUMNS):
         segment, part = divmod(column, widest)
         low, high = float(marks[segment]), float(marks[segment + 1])
-        points.append(result.latency(low + (high - low) * (part + 0.5) / widest))
+        points.append(result.percentiles.at(low + (high - low) * (part + 0.5) / widest))
     largest = max(points) or 1e-6
     rows = []
     for row in range(PLOT_ROWS, 0, -1):

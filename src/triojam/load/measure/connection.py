@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import Iterable
 
-from triojam.load.checker import AnswerChecker
+from triojam.load.measure.checker import AnswerChecker
 from triojam.load.plan import Kind
 
 RECEIVE_BYTES = 64 * 1024

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from triojam.load.report import Result
+from triojam.load.result.result import Result
 
 _PERCENTILES = [0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99]
 
@@ -20,7 +20,7 @@ def save_plot(result: Result, file: Path) -> None:
         latency, rate = figure.subplots(2)
         latency.plot(
             [1 / (1 - each / 100) for each in _PERCENTILES],
-            [result.latency(each) * 1e3 for each in _PERCENTILES],
+            [result.percentiles.at(each) * 1e3 for each in _PERCENTILES],
             marker="o",
             markersize=3,
         )

@@ -21,9 +21,12 @@ from math import inf
 
 import trio
 
-from triojam.load.checker import AnswerChecker, ServerClock, Tally
-from triojam.load.connection import RECEIVE_BYTES, Connection, cause_of
-from triojam.load.plan import Plan, Schedule
+from triojam.load.measure.checker import AnswerChecker
+from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.connection import RECEIVE_BYTES, Connection, cause_of
+from triojam.load.measure.schedule import Schedule
+from triojam.load.measure.tally import Tally
+from triojam.load.plan import Plan
 
 TURN_SECONDS = 0.005
 # Between the two pieces of a split line: long enough that a server reads them separately.

@@ -1,0 +1,1 @@
+"""The loop that sends requests, checks answers and measures. Standard library only: no Trio."""

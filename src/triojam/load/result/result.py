@@ -1,0 +1,73 @@
+"""The result of a load: what was measured, and what follows from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from triojam.load.measure.tally import Tally
+from triojam.load.plan import Plan
+from triojam.load.reconcile import Reconciliation
+from triojam.load.result.percentiles import Percentiles
+
+# At this share of its time, a client has probably limited the load.
+BUSY = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A part of a load: it ended `seconds` after the start, and began where the one before it ended.
+
+    settled, failed: totals since the start. p50, p99, longest: of the latencies within this part, in seconds.
+    """
+
+    seconds: float
+    settled: int
+    failed: int
+    p50: float = 0.0
+    p99: float = 0.0
+    longest: float = 0.0
+
+
+@dataclass
+class Result:
+    """The result of a load.
+
+    seconds: its duration, without the warm-up. busy: the share of its time in which the busiest process of
+    the client had something to do. reconciliation: the servers' counters, if they were to be read; unread:
+    why the last reading failed. gave_up: whether the load ended early because no connection could be opened
+    any more. ran: for how long it ran until it was interrupted, with the warm-up.
+    """
+
+    target: str
+    plan: Plan
+    tally: Tally
+    seconds: float
+    busy: float
+    timeline: Sequence[Moment] = ()
+    reconciliation: Reconciliation | None = None
+    unread: str | None = None
+    interrupted: bool = False
+    gave_up: bool = False
+    ran: float = 0.0
+    percentiles: Percentiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.percentiles = Percentiles(self.tally.latencies, self.tally.longer)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why the totals of client and servers do not balance."""
+        if self.unread is not None:
+            return [self.unread]
+        return self.reconciliation.faults(self.tally) if self.reconciliation is not None else []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every request got a right answer."""
+        tally = self.tally
+        problems = (tally.failed, tally.unconnected, tally.unasked, tally.never_sent, self.gave_up)
+        return tally.settled > 0 and not any(problems)
+
+    @property
+    def client_was_the_limit(self) -> bool:
+        """Whether the client was too slow for more requests."""
+        return self.busy >= BUSY or self.tally.left_out > 0
