@@ -26,9 +26,10 @@ UP, DOWN = 2, 4
 class Trial:
     """The outcome of a load at one rate.
 
-    rate: requests a second that were due. within: whether the goal was met. achieved: right answers a second.
-    figure: what the goal limits, such as p99 in seconds; it may be infinite. client_limited: whether the
-    client itself could not keep up, so that the trial says nothing about the server.
+    rate: requests a second that were due. within: whether the goal was met. achieved: right answers, late ones
+    included, divided by the seconds in which requests were due. figure: what the goal limits, such as p99 in
+    seconds; it may be infinite. client_limited: whether the client itself could not keep up, so that the
+    trial says nothing about the server.
     """
 
     rate: float
@@ -39,7 +40,7 @@ class Trial:
 
     @property
     def reached(self) -> bool:
-        """Whether nearly all requests got a right answer. Failed ones may have no latency to break the goal."""
+        """Whether nearly all requests got a right answer. A failed one may have no latency."""
         return self.achieved >= REACHED * self.rate
 
     @property
@@ -205,7 +206,7 @@ class Search:
         if not below:
             return max(_rounded(ceiling.rate / DOWN), self._lowest) if ceiling.rate > self._lowest else None
         if ceiling.rate > below[-1].rate * STEP:
-            return _between(below[-1].rate, ceiling.rate)
+            return _rounded(sqrt(below[-1].rate * ceiling.rate))
         return None
 
     def _confirm(self, left: int) -> float | None:
@@ -247,9 +248,3 @@ def _last(rates: list[AtRate], wanted: Callable[[AtRate], bool]) -> AtRate | Non
 def _rounded(rate: float) -> float:
     """Round to three digits, which people can read and repeat."""
     return float(f"{rate:.3g}")
-
-
-def _between(low: float, high: float) -> float | None:
-    """Return the rate in the middle by ratio, or None if rounding leaves none."""
-    middle = _rounded(sqrt(low * high))
-    return middle if low < middle < high else None

@@ -110,16 +110,14 @@ def _no_answer(found: Found) -> str:
     if not search.trials:
         return "No trial has ended, so nothing is known."
     lowest = search.rates[0]
+    rate, times = _requests(lowest.rate), _times(lowest)
     match search.outcome:
         case Outcome.CLIENT_LIMIT:
-            return f"This client cannot send even {_requests(lowest.rate)}: use --workers."
+            return f"This client cannot send even {rate}: use --workers."
         case Outcome.ALL_BROKE:
-            return f"Not even {_requests(lowest.rate)} is within {found.goal}: it held in {_times(lowest)} trials."
+            return f"Not even {rate} is within {found.goal}: it held in {times} trials."
         case _:
-            return (
-                f"No rate held within {found.goal} in each of its trials; "
-                f"{_requests(lowest.rate)} held in {_times(lowest)}."
-            )
+            return f"No rate held within {found.goal} in each of its trials; {rate} held in {times}."
 
 
 def _certainty(found: Found) -> list[str]:
@@ -159,7 +157,12 @@ def _doubts(search: Search) -> list[str]:
         if len(each.trials) < (CONFIRMED if each == answer else 2)
     ]
     if search.outcome is Outcome.FOUND and above is not None and above.rate > answer.rate * _NARROW:
-        doubts.append("The range is wide: there were too few trials, or they disagreed.")
+        why = (
+            "the trials disagree"
+            if any(each.held for each in search.between)
+            else "there were too few trials"
+        )
+        doubts.append(f"The range is wide because {why}.")
     return doubts
 
 
@@ -213,8 +216,13 @@ def _chart(found: Found) -> list[str]:
         rows.append(f"{label:>9} |{''.join(cells[row])}".rstrip())
     half, full = format_rate(right / 2), format_rate(right)
     axis = f"0{half:>{CHART_COLUMNS // 2}}{full:>{CHART_COLUMNS // 2 - 1}}"
-    legend = f"{found.figure} over requests a second: {_HELD} held, {_BROKE} did not hold, {_CLIENT} client too slow"
-    return [*rows, " " * 10 + "+" + "-" * CHART_COLUMNS, " " * 11 + axis, legend]
+    legend = f"{_HELD} held, {_BROKE} did not hold, {_CLIENT} client too slow"
+    return [
+        *rows,
+        " " * 10 + "+" + "-" * CHART_COLUMNS,
+        " " * 11 + axis,
+        f"{found.figure} over requests a second: {legend}",
+    ]
 
 
 def _mark(trial: Trial) -> str:
