@@ -26,10 +26,10 @@ UP, DOWN = 2, 4
 class Trial:
     """The outcome of a load at one rate.
 
-    rate: requests a second that were due. within: whether the goal was met. achieved: right answers, late ones
-    included, divided by the seconds in which requests were due. figure: what the goal limits, such as p99 in
-    seconds; it may be infinite. client_limited: whether the client itself could not keep up, so that the
-    trial says nothing about the server.
+    rate: requests a second that were due. within: whether the goal was met. achieved: all right answers,
+    divided by the seconds in which requests were due. figure: what the goal limits, such as p99 in seconds;
+    it may be infinite. client_limited: whether the client itself could not keep up, so that the trial says
+    nothing about the server.
     """
 
     rate: float
