@@ -43,7 +43,7 @@ def test_percentiles_agree_with_sorted_lists(
 
 
 def test_a_short_wait_without_an_answer_makes_only_what_it_can_change_a_bound() -> None:
-    """A request without an answer for 5 µs may have the longest latency, but cannot change the lowest ones."""
+    """A request without an answer for 5 µs may have the longest latency, but not the shortest."""
     percentiles = Percentiles(Counter({1: 1, 2: 1, 8: 1}), Counter({5: 1}))
     found = {each: (percentiles.at(each), percentiles.is_exact(each)) for each in (25, 50, 75, 100)}
     assert found == {25: (1e-6, True), 50: (2e-6, True), 75: (5e-6, False), 100: (8e-6, False)}
