@@ -1,6 +1,7 @@
 """Goals: what they may say, and which results break them."""
 
 from collections import Counter
+from math import inf
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_goal_that_is_reached_says_nothing(goal: str) -> None:
         ),
         ("p50<1ms", {"latencies": {}}, "p50<1ms: no request was measured"),
         ("failed<1", {"failed": Counter(reset=1, closed=2)}, "failed<1: it was 3"),
-        ("failed < 1", {"never_sent": 4}, "failed < 1: it was 4"),
+        ("failed\n< 1", {"never_sent": 4}, "failed<1: it was 4"),
         ("failed<0.1%", {"failed": Counter(reset=1), "sent": 1000}, "failed<0.1%: it was 0.1 % (1 of 1,000)"),
         (
             "failed<1%",
@@ -64,6 +65,7 @@ def test_a_goal_that_is_reached_says_nothing(goal: str) -> None:
             "failed<1%: it was 1.59 % (16 of 1,009)",
         ),
         ("rate>1000", {}, "rate>1000: it was 100"),
+        ("rate>=100", {"warmed_up": 1}, "rate>=100: it was 99.9"),
         ("rate>100", {"warmed_up": 7}, "rate>100: it was 99.3"),
         ("answered>=1001", {}, "answered>=1001: it was 1,000"),
     ],
@@ -71,6 +73,29 @@ def test_a_goal_that_is_reached_says_nothing(goal: str) -> None:
 def test_a_broken_goal_says_what_it_was(goal: str, tally: dict[str, Any], line: str) -> None:
     """A lower bound breaks a goal that it does not prove; a percentile that is not carried does, too."""
     assert lines(goal, **tally) == [line]
+
+
+@pytest.mark.parametrize(
+    ("goal", "tally", "limit", "figure", "shown"),
+    [
+        ("p99.1<5ms", {}, 0.005, 0.00731, "7.31 ms"),
+        ("mean<1s", {}, 1, 0.0010631, "1.06 ms"),
+        ("p99.99<5ms", {}, 0.005, inf, None),
+        ("p99<5us", UNANSWERED, 5e-6, inf, None),
+        ("failed<0.5%", {"failed": Counter(reset=10), "sent": 1000}, 0.5, 1, "1 %"),
+        ("failed<1", {"never_sent": 1234}, 1, 1234, "1,234"),
+        ("rate>50", {}, 50, 100, "100"),
+    ],
+)
+def test_a_goal_has_a_figure_to_draw(
+    goal: str, tally: dict[str, Any], limit: float, figure: float, shown: str | None
+) -> None:
+    """Latencies are in seconds, and infinite if they are not known."""
+    parsed = Goal.parse(goal)
+    assert parsed.highest == pytest.approx(limit)
+    found = parsed.figure(make(tally=answers(SAMPLE, **tally)))
+    assert found == pytest.approx(figure)
+    assert shown is None or parsed.shown(found) == shown
 
 
 def test_a_lower_bound_can_prove_that_a_latency_is_longer() -> None:

@@ -35,9 +35,10 @@ def test_the_rate_due_is_drawn_beside_the_rate_answered() -> None:
 
 
 def test_a_ramp_has_a_chart_of_latency_over_rate() -> None:
-    """It has p50 and p99 of each part with answers, at the rate that was due."""
-    plan = Plan(rate=10.0, last_rate=40.0, seconds=3.0)
-    *_, knee = figure_of(make(plan, tally=answers({40: 20}), timeline=MOMENTS)).axes
+    """It has p50 and p99 of each part of the ramp with answers, at the rate that was due."""
+    plan = Plan(rate=10.0, last_rate=40.0, seconds=3.0, warm_up=1.0)
+    moments = timeline((1.0, 5, 0), (2.0, 7, 0), (3.0, 7, 3), (4.0, 20, 4), (4.5, 21, 4))
+    *_, knee = figure_of(make(plan, tally=answers({40: 20}), timeline=moments)).axes
     drawn = {str(line.get_label()): points(line) for line in knee.lines}
     assert list(drawn) == ["p50", "p99"]
     for name, latency in (("p50", 0.04), ("p99", 1.1)):
@@ -66,7 +67,7 @@ def test_lower_bounds_are_drawn_with_another_sign() -> None:
     assert bounds.get_label() == "longer: no answer"
 
 
-@pytest.mark.parametrize("latencies", [{}, {40: 1}, {40: 2}, {0: 10_000}])
+@pytest.mark.parametrize("latencies", [{}, {0: 1}])
 def test_any_sample_can_be_drawn(latencies: dict[int, int]) -> None:
     """The same result gives the same picture."""
     result = make(Plan(rate=1.0, last_rate=2.0), tally=answers(latencies), timeline=MOMENTS[:1])

@@ -50,7 +50,7 @@ TEXTS: dict[str, tuple[Result, str]] = {
     "full": (
         FULL,
         """
-        a:1, 50 connections, 20,000 requests a second due, 0.5 s
+        a:1, 50 connections, 20,000 requests a second due, 500 ms
 
         sent             10,000
         answered         10,000  20,000 a second
@@ -89,7 +89,7 @@ TEXTS: dict[str, tuple[Result, str]] = {
         rejected             50  10 a second, as they should be; of these, 4 by closing the connection without an ERROR line
         failed                3  no answer in time 3
         never sent            1  due, but no connection became free in time
-        sent late             1  by the client, by 1 ms to 2.3 ms; latency counts from when they were sent
+        sent late             1  by the client, by 1 ms to 2.3 ms; the latencies are without this delay
 
         latency; 3 of 1,000 requests had no answer, so some values are lower bounds (>)
           p50         40 µs
@@ -211,6 +211,7 @@ def test_a_rate_has_three_digits(rate: float, shown: str) -> None:
     ("more", "duration"),
     [
         ({"ran": 20.3}, "19.9 s, interrupted at the end"),
+        ({"seconds": 0.0123, "interrupted": False}, "12.3 ms"),
         ({"ran": 20.3, "plan": Plan(requests=1)}, "19.9 s, interrupted at the end"),
         ({"ran": 5.0, "plan": Plan(requests=9000)}, "interrupted after 1 of 9,000 requests and 19.9 s"),
     ],
@@ -228,7 +229,10 @@ def test_a_latency_just_below_a_second_has_no_exponent() -> None:
 
 
 KEPT_UP = "The client could not keep up: "
-FROM_SENDING = "The latency of late requests counts from when they were sent, not from when they were due."
+FROM_SENDING = (
+    "The latencies are without this delay: "
+    "a late request counts from when it was sent, not from when it was due."
+)
 OPEN = Plan(rate=100.0)
 
 
@@ -239,7 +243,7 @@ OPEN = Plan(rate=100.0)
             OPEN, {"late": 1200, "latest": 0.035, "left_out": 40}, 0.99,
             [
                 f"{KEPT_UP}ask for less, or use --workers.",
-                "It sent 1,200 requests more than 1 ms late, the latest by 35 ms, and left out 40 requests.",
+                "It sent 1,200 requests more than 1 ms late and left out 40 requests; its longest delay was 35 ms.",  # noqa: E501  # a line of the result
                 FROM_SENDING,
             ],
         ),
@@ -247,13 +251,13 @@ OPEN = Plan(rate=100.0)
             OPEN, {"late": 11, "latest": 1.5}, 0.5,
             [
                 f"{KEPT_UP}ask for less, or use --workers.",
-                "It sent 11 requests more than 1 ms late, the latest by 1.5 s.",
+                "It sent 11 requests more than 1 ms late; its longest delay was 1.5 s.",
                 FROM_SENDING,
             ],
         ),
         (
-            Plan(rate=100.0, workers=4), {"left_out": 1}, 0.5,
-            [f"{KEPT_UP}ask for less.", "It left out 1 request."],
+            Plan(rate=100.0, workers=4), {"left_out": 1, "latest": 0.004}, 0.5,
+            [f"{KEPT_UP}ask for less.", "It left out 1 request; its longest delay was 4 ms."],
         ),
         (OPEN, {"late": 10, "latest": 1.5}, 0.5, []),
         (Plan(), {}, 0.949, []),

@@ -32,6 +32,8 @@ def test_a_part_lasts_from_one_moment_to_the_next() -> None:
         (Plan(rate=10.0, last_rate=110.0, warm_up=2.0), 0, 2, 10),
         (Plan(rate=10.0, last_rate=110.0, warm_up=2.0), 2, 3, 15),
         (Plan(rate=10.0, last_rate=110.0, warm_up=2.0), 12, 13, 0),
+        (Plan(rate=10.0, last_rate=110.0, requests=120), 0, 2, 60),
+        (Plan(rate=10.0, requests=20, warm_up=1.0), 0, 4, 7.5),
     ],
 )
 def test_the_rate_due_follows_the_plan(plan: Plan, start: float, end: float, rate: float | None) -> None:

@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 
-from triojam.load.result.percentiles import needed
+from triojam.client.render import format_seconds
+from triojam.load.result.percentiles import Percentiles, needed
 from triojam.load.result.result import Result
+from triojam.load.result.timeline import format_rate
 
 GOAL_TAKES = (
     "QUANTITY<LIMIT with <, <=, > or >=, such as p99<5ms; the quantities are p50 or any other percentile, "
@@ -58,57 +61,81 @@ class Goal:
         if unit not in (_UNITS if is_latency else ("", "%") if quantity == "failed" else ("",)):
             raise ValueError(GOAL_TAKES)
         limit = Fraction(match["number"]) * _UNITS.get(unit, 1)
-        return cls(text.strip(), quantity, match["comparison"], limit, unit, percentile)
+        return cls("".join(text.split()), quantity, match["comparison"], limit, unit, percentile)
+
+    @property
+    def highest(self) -> float:
+        """The limit as a number to compare with `figure`: latencies in seconds."""
+        return float(self.limit / 1_000_000 if self.unit in _UNITS else self.limit)
+
+    def figure(self, result: Result) -> float:
+        """Return what this goal limits: latencies in seconds, infinite if they are not known."""
+        value = self._measure(result)
+        if isinstance(value, str) or not self._is_exact(result):
+            return inf
+        return float(value / 1_000_000 if self.unit in _UNITS else value)
+
+    def shown(self, figure: float) -> str:
+        """Render a value of `figure`."""
+        if self.unit in _UNITS:
+            return format_seconds(figure)
+        return f"{figure:.3g} %" if self.unit else format_rate(figure)
 
     def broken(self, result: Result) -> str | None:
         """Return why a result does not reach this goal; None if it does."""
-        if self.percentile is not None or self.quantity == "mean":
-            reason = self._broken_latency(result)
+        value = self._measure(result)
+        if isinstance(value, str):
+            return f"{self.text}: {value}"
+        exact = self._is_exact(result)
+        # A lower bound can reach a goal that asks for more, and no other one.
+        if _COMPARISONS[self.comparison](value, self.limit) and (exact or self.comparison in (">", ">=")):
+            return None
+        if self.unit in _UNITS:
+            words = f"{'' if exact else '> '}{_plain(value / _UNITS[self.unit])} {self.unit}"
+        elif self.unit:
+            words = f"{float(value):.3g} % ({_failed(result):,} of {result.due:,})"
         else:
-            reason = self._broken_number(result)
-        return None if reason is None else f"{self.text}: {reason}"
+            words = _plain(value)
+        return f"{self.text}: it was {words}"
 
-    def _broken_latency(self, result: Result) -> str | None:
-        percentiles = result.percentiles
+    def _measure(self, result: Result) -> Fraction | str:
+        """Return the value to compare with the limit, or why there is none."""
+        if self.unit in _UNITS:
+            return self._measure_latency(result.percentiles)
+        if self.quantity == "rate":
+            return Fraction(result.rate)
+        if self.quantity == "answered":
+            return Fraction(result.tally.answered)
+        if not result.due:
+            return "no request was sent"
+        return Fraction(100 * _failed(result), result.due) if self.unit else Fraction(_failed(result))
+
+    def _measure_latency(self, percentiles: Percentiles) -> Fraction | str:
         if not percentiles.total:
             return "no request was measured"
         if self.percentile is None:
-            latency, exact = Fraction(percentiles.mean * 1e6), not percentiles.unanswered
-        elif not percentiles.carries(self.percentile):
-            return (
-                f"it needs at least {needed(self.percentile):,} measured requests, "
-                f"there were {percentiles.total:,}"
-            )
-        else:
-            latency = Fraction(round(percentiles.at(self.percentile) * 1e6))
-            exact = percentiles.is_exact(self.percentile)
-        # A lower bound can reach a goal that asks for more, and no other one.
-        if self._holds(latency) and (exact or self.comparison in (">", ">=")):
-            return None
-        return f"it was {'' if exact else '> '}{_plain(latency / _UNITS[self.unit], 6)} {self.unit}"
+            return Fraction(percentiles.mean * 1e6)
+        if percentiles.carries(self.percentile):
+            return Fraction(round(percentiles.at(self.percentile) * 1e6))
+        count = f"{needed(self.percentile):,} measured requests"
+        return f"it needs at least {count}, there were {percentiles.total:,}"
 
-    def _broken_number(self, result: Result) -> str | None:
-        if self.quantity == "rate":
-            rate = Fraction(result.rate)
-            return None if self._holds(rate) else f"it was {_plain(rate, 2)}"
-        if self.quantity == "answered":
-            answered = result.tally.answered
-            return None if self._holds(Fraction(answered)) else f"it was {answered:,}"
-        failed = result.tally.failed.total() + result.tally.never_sent
-        if not result.due:
-            return "no request was sent"
-        if self.unit != "%":
-            return None if self._holds(Fraction(failed)) else f"it was {failed:,}"
-        share = Fraction(100 * failed, result.due)
-        return None if self._holds(share) else f"it was {float(share):.3g} % ({failed:,} of {result.due:,})"
-
-    def _holds(self, value: Fraction) -> bool:
-        return _COMPARISONS[self.comparison](value, self.limit)
+    def _is_exact(self, result: Result) -> bool:
+        """Whether a latency is no lower bound."""
+        if self.unit not in _UNITS:
+            return True
+        if self.percentile is None:
+            return not result.percentiles.unanswered
+        return result.percentiles.is_exact(self.percentile)
 
 
-def _plain(value: Fraction, digits: int) -> str:
-    """Render a number without exponent, rounded to some digits after the point."""
-    return f"{round(float(value), digits):,.12g}"
+def _failed(result: Result) -> int:
+    return result.tally.failed.total() + result.tally.never_sent
+
+
+def _plain(value: Fraction) -> str:
+    """Render a number without exponent."""
+    return f"{round(float(value), 6):,.15g}"
 
 
 def broken(goals: Sequence[Goal], result: Result) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from triojam.client.files import write_whole
 from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Result
-from triojam.load.result.timeline import parts, rate_answered, rate_due
+from triojam.load.result.timeline import is_within_plan, parts, rate_answered, rate_due
 
 _DRAWN = (0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
 _NAMED = (0, 50, 90, 99, 99.9, 99.99)
@@ -99,9 +99,14 @@ def _draw_rate(axes: Axes, result: Result) -> None:
 
 
 def _draw_knee(axes: Axes, result: Result) -> None:
-    """Draw latency over the rate that was due, for each part of the load with answers."""
-    pairs = [(before, now) for before, now in parts(result.timeline) if now.settled > before.settled]
-    due = [rate_due(result.plan, before, now) or 0.0 for before, now in pairs]
+    """Draw latency over the rate that was due, for each part of the ramp with answers."""
+    plan = result.plan
+    pairs = [
+        (before, now)
+        for before, now in parts(result.timeline)
+        if now.settled > before.settled and is_within_plan(plan, before, now)
+    ]
+    due = [rate_due(plan, before, now) or 0.0 for before, now in pairs]
     for name, color, values in (
         ("p50", "tab:blue", [now.p50 for _, now in pairs]),
         ("p99", "tab:orange", [now.p99 for _, now in pairs]),

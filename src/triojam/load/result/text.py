@@ -57,14 +57,15 @@ def _describe(plan: Plan) -> str:
 
 def _duration(result: Result) -> str:
     """Describe how long the load was measured, or when it was interrupted."""
-    plan, measured = result.plan, f"{result.seconds:.1f} s"
+    plan, measured = result.plan, _seconds(result.seconds)
     if plan.warm_up:
         measured += f" after a warm-up of {plan.warm_up:g} s"
     if not result.interrupted:
         return measured
     if plan.requests is not None:
-        at_the_end = result.tally.sent >= plan.requests
-        when = f"{result.tally.sent:,} of {plan.requests:,} requests and {result.seconds:.1f} s"
+        sent = result.tally.sent - result.tally.warmed_up
+        at_the_end = sent >= plan.requests
+        when = f"{sent:,} of {plan.requests:,} requests and {_seconds(result.seconds)}"
     else:
         planned = plan.warm_up + plan.seconds
         at_the_end = result.ran >= planned
@@ -72,6 +73,10 @@ def _duration(result: Result) -> str:
         if plan.warm_up:
             when += f", with a warm-up of {plan.warm_up:g} s"
     return f"{measured}, interrupted at the end" if at_the_end else f"interrupted after {when}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else format_seconds(seconds)
 
 
 def _rows(result: Result) -> list[str]:
@@ -93,7 +98,7 @@ def _rows(result: Result) -> list[str]:
         rows.append(("never sent", tally.never_sent, "due, but no connection became free in time"))
     if tally.late and not result.could_not_keep_up:
         words = f"by the client, by {LATE * 1e3:g} ms to {_latest(result)}"
-        rows.append(("sent late", tally.late, f"{words}; latency counts from when they were sent"))
+        rows.append(("sent late", tally.late, f"{words}; the latencies are without this delay"))
     if tally.unconnected:
         rows.append(("no connection", tally.unconnected.total(), _causes(tally.unconnected)))
     if tally.unasked:
@@ -165,17 +170,20 @@ def _client_notes(result: Result, cores: int) -> list[str]:
     more_workers = "--workers" if result.plan.workers == 1 else "more --workers"
     advice = f"use {more_workers}" if result.plan.workers < cores else ""
     if result.could_not_keep_up:
-        late, left_out = _requests(tally.late), _requests(tally.left_out)
-        parts = []
+        missed = []
         if tally.late:
-            parts.append(f"sent {late} more than {LATE * 1e3:g} ms late, the latest by {_latest(result)}")
+            missed.append(f"sent {_requests(tally.late)} more than {LATE * 1e3:g} ms late")
         if tally.left_out:
-            parts.append(f"left out {left_out}")
+            missed.append(f"left out {_requests(tally.left_out)}")
         less = f"ask for less, or {advice}" if advice else "ask for less"
-        notes += [f"The client could not keep up: {less}.", f"It {', and '.join(parts)}."]
+        notes += [
+            f"The client could not keep up: {less}.",
+            f"It {' and '.join(missed)}; its longest delay was {_latest(result)}.",
+        ]
         if tally.late:
             notes.append(
-                "The latency of late requests counts from when they were sent, not from when they were due."
+                "The latencies are without this delay: a late request counts from when it was sent, "
+                "not from when it was due."
             )
     elif result.busy >= BUSY:
         more = f": {advice}" if advice else ""

@@ -27,6 +27,12 @@ def rate_due(plan: Plan, before: Moment, now: Moment) -> float | None:
     return due / max(now.seconds - before.seconds, 1e-9)
 
 
+def is_within_plan(plan: Plan, before: Moment, now: Moment) -> bool:
+    """Whether a part of an open loop is after the warm-up, and requests were due until its end."""
+    lasts = 0.0 if plan.rate is None else _lasts(plan, plan.rate)
+    return before.seconds >= plan.warm_up and now.seconds <= plan.warm_up + lasts
+
+
 def line_of(before: Moment, now: Moment, plan: Plan) -> str:
     """Describe a part of a load in a line: its rate and its latencies, and all failures so far."""
     rate = f"{format_rate(rate_answered(before, now))}/s"
@@ -47,12 +53,13 @@ def format_rate(rate: float) -> str:
     return f"{rate:.3g}" if rate < 99.95 else f"{rate:,.0f}"
 
 
-def _due(plan: Plan, rate: float, seconds: float) -> float:
+def _due(plan: Plan, first: float, seconds: float) -> float:
     """Return how many requests of an open loop are due by then; the rate of the warm-up is the first one."""
-    warm, measured = min(seconds, plan.warm_up), max(seconds - plan.warm_up, 0.0)
-    if plan.requests is None or plan.last_rate is not None:
-        measured = min(measured, plan.seconds)
-    due = rate * (warm + measured)
-    if plan.last_rate is not None:
-        due += (plan.last_rate - rate) * measured**2 / (2 * plan.seconds)
-    return due if plan.requests is None else min(due, plan.requests)
+    last, lasts = plan.last_rate or first, _lasts(plan, first)
+    warm, measured = min(seconds, plan.warm_up), min(max(seconds - plan.warm_up, 0.0), lasts)
+    return first * (warm + measured) + (last - first) * measured**2 / (2 * lasts)
+
+
+def _lasts(plan: Plan, first: float) -> float:
+    """Return for how long requests of an open loop are due, without the warm-up."""
+    return plan.seconds if plan.requests is None else 2 * plan.requests / (first + (plan.last_rate or first))
