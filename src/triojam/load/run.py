@@ -15,7 +15,8 @@ from triojam.client.session import AskError, Target, connect
 from triojam.load.measure.clock import ServerClock
 from triojam.load.measure.generator import LoadGenerator
 from triojam.load.plan import Plan
-from triojam.load.reconcile import MetricsError, Reconciliation
+from triojam.load.readings import MetricsError
+from triojam.load.reconcile import Reconciliation
 from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Moment, Result
 

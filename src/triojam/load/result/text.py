@@ -7,7 +7,7 @@ from typing import Any
 
 from triojam.client.render import format_seconds
 from triojam.load.plan import Plan
-from triojam.load.reconcile import Reconciliation
+from triojam.load.result import balance
 from triojam.load.result.result import Result
 
 PERCENTILES = (50.0, 75.0, 90.0, 99.0, 99.9, 99.99)
@@ -40,7 +40,7 @@ def render(result: Result) -> str:
             f"The client was the limit: it used {result.busy:.0%} of its core. The server may do more.",
         ]
     if result.reconciliation is not None:
-        lines += ["", *_balance(result, result.reconciliation)]
+        lines += ["", *balance.lines(result)]
     return "\n".join(lines)
 
 
@@ -68,11 +68,7 @@ def as_json(result: Result) -> str:
         "client_was_the_limit": result.client_was_the_limit,
         "timeline": [asdict(each) for each in result.timeline],
     }
-    if result.reconciliation is not None:
-        restarts = {"restarts": result.reconciliation.restarts}
-        data["server_counted"] = asdict(result.reconciliation.counted) | restarts
-        data["balance_faults"] = result.faults
-    return json.dumps(data, indent=2) + "\n"
+    return json.dumps(data | balance.as_json(result), indent=2) + "\n"
 
 
 def _describe(plan: Plan) -> str:
@@ -112,37 +108,3 @@ def _plot(result: Result) -> list[str]:
         rows.append(f"{label:>9} |{bars}".rstrip())
     axis = "".join(mark.ljust(widest) for mark in marks)
     return [*rows, " " * 10 + "+" + "-" * PLOT_COLUMNS, " " * 11 + axis.rstrip() + " %"]
-
-
-def _balance(result: Result, reconciliation: Reconciliation) -> list[str]:
-    if result.unread is not None:
-        return [f"The balance is open: {result.unread}"]
-    tally, counted = result.tally, reconciliation.counted
-    headings = ("sent", "answered", "rejected", "send errors", "reset", "failed else")
-    resets = sum(number for cause, number in tally.failed.items() if cause.startswith("reset"))
-    ours = (tally.sent, tally.answered, tally.rejected, None, resets, tally.failed.total() - resets)
-    theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None, None)
-    name = "server" if reconciliation.servers == 1 else "servers"
-    rows = [("balance", *headings), ("client", *map(_number, ours)), (name, *map(_number, theirs))]
-    lines = [f"{name:8}" + "".join(f"  {cell:>12}" for cell in cells).rstrip() for name, *cells in rows]
-    if result.faults:
-        return [*lines, *(f"The balance does not close: {fault}." for fault in result.faults)]
-    if times := reconciliation.restarts:
-        which = "The server was" if reconciliation.servers == 1 else "Servers were"
-        again = "once" if times == 1 else f"{times} times"
-        lost = tally.sent - counted.requests
-        if lost or counted.unaccounted:
-            return [
-                *lines,
-                f"{which} restarted {again}: {lost:,} requests are in no reading of the counters.",
-                "They were lost, or counted after the last reading; all other requests balance.",
-            ]
-        lines.append(f"{which} restarted {again}; each request is in a reading of the counters.")
-    missing = [f"{what} {number:,}" for what, number in reconciliation.missing(tally).items() if number]
-    if missing:
-        lines.append(f"Of the failed ones: {', '.join(missing)}.")
-    return [*lines, "The balance closes."]
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
