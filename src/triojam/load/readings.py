@@ -158,6 +158,8 @@ def _meaning(exc: Exception) -> str:
     if isinstance(reason, ssl.SSLError):
         wants_certificate, text = meaning_of(reason)
         return "wants a client certificate, and load has none for metrics" if wants_certificate else text
+    if isinstance(reason, TimeoutError):
+        return f"not read within {READ_TIMEOUT:g} s"
     return str(getattr(reason, "strerror", None) or reason)
 
 
