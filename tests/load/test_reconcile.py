@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from triojam.load import reconcile
@@ -325,6 +327,27 @@ async def test_the_balance_says_what_happened(servers: Servers, autojump_clock: 
     if data["missing"] is not None:
         assert all(number >= 0 for number in data["missing"].values())
         assert sum(data["missing"].values()) - data["missing"]["only_closed"] == made.failed.total()
+
+
+@given(st.lists(st.integers(0, 9), min_size=11, max_size=11))
+def test_each_failed_request_is_where_it_was(numbers: list[int]) -> None:
+    """Whatever happened to the requests, nothing is a fault, and the sum is that of the failed ones."""
+    answered, rejected, closed, only_closed, *failed = numbers
+    refused, unread, wrong, answer_lost, told, untold, unsent = failed
+    made = Tally(sum(numbers), answered, rejected + closed + only_closed, closed_instead=closed + only_closed)
+    made.failed.update({"ERROR busy": refused, "closed": unread + untold, "reset": answer_lost + unsent})
+    made.failed.update({"wrong time": wrong, "ERROR rate_limited": told})
+    responses, rejections = answered + wrong + answer_lost, rejected + closed + told + untold
+    counted = Counts(responses + rejections + unsent, responses, rejections, unsent)
+    server = reconcile._Server(Page(Servers(), "a"), reading(1, 0))  # type: ignore[arg-type]  # stands in
+    server._latest[1] = counted
+    reconciliation = Reconciliation([server])
+    assert reconciliation.faults(made) == []
+    missing = reconciliation.missing(made)
+    assert min(missing.values()) >= 0
+    assert sum(missing.values()) - missing["only_closed"] == sum(failed)
+    if not only_closed:  # else other rejections could be in their place
+        assert list(missing.values()) == [*failed, 0]
 
 
 async def test_counters_of_servers_are_added_up(servers: Servers, autojump_clock: MockClock) -> None:
