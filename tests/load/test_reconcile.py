@@ -156,7 +156,7 @@ CASES: dict[str, tuple[Tally, Reading, list[str]]] = {
         ],
     ),
     "connections refused by source": (
-        tally(1003, ERROR_per_source=3),
+        tally(1003, ERROR_per_source=2, ERROR_per_source__after__half__an__answer=1),
         reading(1, 1000),
         [FAILED, "            3  not counted: the server refused their connections", CLOSES],
     ),

@@ -145,13 +145,13 @@ class Reconciliation:
         counted, failed = self.counted, tally.failed
         only_closed = min(tally.closed_instead, max(tally.rejected - counted.rejected, 0))
         uncounted = tally.sent - counted.requests - only_closed
-        refused = min(uncounted, sum(failed[cause] for cause in _REFUSED))
+        refused = min(uncounted, sum(failed[cause] for cause in failed if cause.startswith(_REFUSED)))
         answered = counted.responses - tally.answered
         wrong = min(answered, sum(failed[cause] for cause in _WRONG_TIMES))
         rejected = counted.rejected - tally.rejected + only_closed
         # A pipeline fails as a whole with the ERROR line that ends its connection.
-        errors = sum(failed[each] for each in failed if each.startswith("ERROR ") and each not in _REFUSED)
-        told = min(rejected, errors)
+        errors = {cause for cause in failed if cause.startswith("ERROR ") and not cause.startswith(_REFUSED)}
+        told = min(rejected, sum(failed[cause] for cause in errors))
         return {
             "refused": refused,
             "not_counted": uncounted - refused,
