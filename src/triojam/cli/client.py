@@ -78,7 +78,7 @@ def load(
     """
     from triojam.cli.console import Console  # noqa: PLC0415  # see above
     from triojam.load.plan import Mix, Plan  # noqa: PLC0415  # see above
-    from triojam.load.reconcile import metrics_url  # noqa: PLC0415  # see above
+    from triojam.load.readings import metrics_url  # noqa: PLC0415  # see above
     from triojam.load.result import text  # noqa: PLC0415  # see above
     from triojam.load.run import LoadRun, progress  # noqa: PLC0415  # see above
 

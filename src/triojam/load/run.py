@@ -15,7 +15,8 @@ from triojam.load.crew import Crew, WorkerError
 from triojam.load.measure.connection import Address
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
-from triojam.load.reconcile import MetricsError, Reconciliation
+from triojam.load.readings import MetricsError
+from triojam.load.reconcile import Reconciliation
 from triojam.load.result.result import Moment, Result
 
 TICK_SECONDS = 0.25
