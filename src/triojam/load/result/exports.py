@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from triojam.load.result.percentiles import Percentiles
 from triojam.load.result import balance
+from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Moment, Result
 from triojam.load.result.timeline import parts, rate_answered, rate_due
 
