@@ -208,7 +208,8 @@ def test_unanswered_requests_break_a_rate() -> None:
     assert search.answer is not None
     assert 20_000 <= search.answer.rate <= 22_500
     assert "more than a tenth of the requests got no right answer" in render(found(search))
-    assert "more than a tenth" not in render(found(run(Search(1000, budget=BUDGET), 20_000)))
+    search.trials = [replace(trial, within=trial.reached) for trial in search.trials]
+    assert "more than a tenth" not in render(found(search))
 
 
 def test_broken_start_leads_to_lower_rates() -> None:

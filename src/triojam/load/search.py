@@ -125,7 +125,7 @@ class Search:
     def __init__(self, start: float, *, budget: int = 20, lowest: float = 1.0) -> None:
         self.budget = budget
         self._start = start
-        self._lowest = min(lowest, start)
+        self._lowest = lowest
         self.trials: list[Trial] = []
 
     def record(self, trial: Trial) -> None:
