@@ -366,6 +366,14 @@ def test_text_gives_the_answer_the_range_and_every_rate() -> None:
                 "Not sure: 1,020 was tried only once.",
             ],
         ),
+        (
+            [(1000, "++?"), (1050, "-?")],
+            [
+                "The limit is between 1,000 and 1,050 a second, a range of 5%.",
+                "Not sure: 1,000 was tried only 2 times.",
+                "Not sure: 1,050 was tried only once.",
+            ],
+        ),
         ([(1000, "+++"), (2000, "?")], ["Not sure: 2,000 was tried only once."]),
         ([(1000, "+++"), (1050, "---")], ["The limit is between 1,000 and 1,050 a second, a range of 5%."]),
         ([(1000, "-+-+"), (1050, "---")], ["The trials disagree: 1,000 held in 2 of 4 trials."]),
@@ -375,6 +383,16 @@ def test_text_says_how_sure_the_answer_is(outcomes: list[tuple[float, str]], sen
     """Few trials, trials that disagree and a wide range are named; otherwise there is only the range."""
     lines = render(found(replay(*outcomes))).splitlines()
     assert lines[3 : lines.index("", 3)] == sentences
+
+
+def test_table_leaves_out_trials_in_which_the_client_was_too_slow() -> None:
+    """A row has the figures of the trials that say something about the server, if there is one."""
+    lines = render(found(replay((1000, "+??+"), (2000, "??")))).splitlines()
+    assert (
+        "     1,000       1,000        1 ms    2 of 2  <- the answer, 2 not counted: the client was too slow"
+        in lines
+    )
+    assert "     2,000       2,000       20 ms    0 of 0  2 not counted: the client was too slow" in lines
 
 
 def test_chart_marks_each_trial_above_or_below_the_goal() -> None:

@@ -8,7 +8,7 @@ from statistics import median_high
 from typing import Any
 
 from triojam.load.result.timeline import format_rate
-from triojam.load.search import CONFIRMED, STEP, AtRate, Outcome, Search, Trial
+from triojam.load.search import CONFIRMED, STEP, AtRate, Outcome, Search, Trial, Verdict
 
 CHART_ROWS, CHART_COLUMNS = 10, 60
 # Rounded rates are a little more than a step apart.
@@ -152,7 +152,7 @@ def _doubts(search: Search) -> list[str]:
     doubts = [
         f"Not sure: {format_rate(each.rate)} was tried only {_often(each)}."
         for each in ends
-        if len(each.trials) < (CONFIRMED if each == answer else 2)
+        if (each.held < CONFIRMED if each == answer else _is_open(each))
     ]
     if search.outcome is Outcome.FOUND and above is not None and above.rate > answer.rate * _NARROW:
         why = (
@@ -168,8 +168,13 @@ def _times(at: AtRate) -> str:
     return f"{at.held} of {at.judged}"
 
 
+def _is_open(at: AtRate) -> bool:
+    """Whether a bad trial was not repeated."""
+    return at.verdict is Verdict.UNDECIDED and not at.disagree
+
+
 def _often(at: AtRate) -> str:
-    number = len(at.trials)
+    number = at.judged or len(at.trials)
     return "once" if number == 1 else f"{number} times"
 
 
@@ -183,11 +188,12 @@ def _s(number: int) -> str:
 
 
 def _table(found: Found) -> list[str]:
-    """Return a row for each rate; of its trials, the figures in the middle."""
+    """Return a row for each rate, with the median figures of its trials, if possible of the judged ones."""
     lines = [f"{'rate':>10}  {'achieved':>10}  {found.figure:>10}  {'held':>8}"]
     for each in found.search.rates:
-        achieved = format_rate(median_high(trial.achieved for trial in each.trials))
-        figure = found.shown(median_high(trial.figure for trial in each.trials))
+        trials = [trial for trial in each.trials if not trial.client_limited] or each.trials
+        achieved = format_rate(median_high(trial.achieved for trial in trials))
+        figure = found.shown(median_high(trial.figure for trial in trials))
         notes = ["<- the answer"] if each == found.search.answer else []
         if each.client_limited:
             notes.append(f"{each.client_limited} not counted: the client was too slow")
