@@ -17,6 +17,7 @@ from triojam.core.reasons import (
     Refusal,
     Rejection,
     Reload,
+    SelfCheck,
     SendError,
     WebRejection,
 )
@@ -103,7 +104,7 @@ class Counters:
         self.accept_errors = _zeros(AcceptError)
         self.handovers = _zeros(HandoverCause)
         self.internal_errors = 0
-        self.self_checks = 0  # requests for the watchdog, one a connection; the other counters have them, too
+        self.self_checks = _zeros(SelfCheck)  # no other counter has their connections and requests
         self.auth_failures = _zeros(AuthFailure)
         self.web_rejected = _zeros(WebRejection)
         self.clock_steps = 0
