@@ -28,6 +28,7 @@ from triojam.core.counters import Counters
 from triojam.core.reasons import SelfCheck
 from triojam.process import self_check
 from triojam.process.self_check import MOST_WAITING, OwnClient
+from triojam.process.systemd import Passed
 from triojam.server import open_server
 from triojam.serving import listeners
 from triojam.serving.listeners import Accepted
@@ -38,10 +39,15 @@ LANES = pytest.mark.parametrize("fast_lane", [True, False], ids=["lane", "tasks"
 
 
 @asynccontextmanager
-async def running(**changes: Any) -> AsyncIterator[Server]:
-    """Run a server in this process."""
+async def running(
+    *, passed: Passed | None = None, events: Events | None = None, **changes: Any
+) -> AsyncIterator[Server]:
+    """Run a server in this process. passed: sockets that stand in for those of the settings."""
     server = await open_server(
-        settings_for_test(**changes), make_logger=Events().make_logger, log_messages_dropped=int
+        settings_for_test(**changes),
+        make_logger=(Events() if events is None else events).make_logger,
+        log_messages_dropped=int,
+        passed=passed,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
@@ -96,11 +102,12 @@ async def test_only_the_time_is_an_answer_to_the_probe(
 
 
 async def test_the_probe_uses_ipv4_if_ipv6_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine without ::1, a socket on all addresses is asked over IPv4."""
+    """On a machine without ::1, a socket on all addresses is asked over IPv4, and knows its own client."""
     monkeypatch.setitem(self_check._LOOPBACK, "::", ["2001:db8::1", "127.0.0.1"])
-    async with running() as server:
-        found = await OwnClient([("::", server.addresses[0][1])], set()).ask(PATIENCE)
-    assert found == (SelfCheck.SUCCESS, "")
+    sock = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    async with running(passed={"time": [sock]}) as server:
+        assert await server._answers_itself(PATIENCE)
+        assert counted(server.counters) == NOTHING
 
 
 async def test_a_port_that_is_closed_fails_the_check() -> None:
@@ -140,6 +147,17 @@ async def test_the_servers_requests_are_counted_apart(changes: dict[str, Any], *
         assert own.connections == 3
         assert not any(own.handovers.values())
         assert server._service.admission.itself.connections == 0
+
+
+@LANES
+async def test_the_debug_log_has_clients_only(*, fast_lane: bool) -> None:
+    """The server's own connection is no event, not even for debugging."""
+    events = Events()
+    async with running(events=events, fast_lane=fast_lane, log_level="debug") as server:
+        at_start = len(events)
+        assert await server._answers_itself(PATIENCE)
+        await until(lambda: server._service.own_counters.connections_open == 0)
+        assert len(events) == at_start
 
 
 @LANES

@@ -77,7 +77,7 @@ class OwnClient:
         try:
             return await _converse(sock, port)
         except trio.Cancelled:
-            if client in self._own and _is_connected(sock):
+            if _is_connected(sock):
                 self._waiting[client] = sock
             raise
         finally:
