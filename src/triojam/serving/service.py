@@ -21,7 +21,7 @@ class Service:
 
     rules, timeouts, log: may be replaced at any time; they apply to unfinished lines and waits, too.
     jam: renders the current time as a whole answer line.
-    own_counters: for the server's own connections. Nothing reads them, so that the others have clients only.
+    own_counters: for the server's own connections; no metric shows them.
     """
 
     rules: Rules
