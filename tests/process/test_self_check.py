@@ -15,6 +15,7 @@ from tests.helpers.servers import (
     JAM,
     PATIENCE,
     Events,
+    authority,
     certificate_file,
     open_tls,
     receive_exactly,
@@ -238,24 +239,35 @@ async def test_a_connection_that_was_not_opened_is_given_up() -> None:
     assert own == set()
 
 
-@pytest.mark.parametrize("words", [("--fast-lane",), ("--no-fast-lane",)], ids=str)
-async def test_a_load_balances_beside_a_watchdog(words: tuple[str, ...], tmp_path: Path) -> None:
+TRANSPORTS = pytest.mark.parametrize(
+    ("secured", "words"),
+    [(False, ("--fast-lane",)), (False, ("--no-fast-lane",)), (True, ())],
+    ids=["lane", "tasks", "tls"],
+)
+
+
+@TRANSPORTS
+async def test_a_load_balances_beside_a_watchdog(
+    words: tuple[str, ...], tmp_path: Path, *, secured: bool
+) -> None:
     """`load --metrics` finds its own requests only, while a watchdog asks several times a second."""
+    ca, trust = tmp_path / "ca.pem", []
+    if secured:
+        authority().cert_pem.write_to_path(ca)
+        words, trust = ("--tls-port", "0", "--tls-certificate", certificate_file()), ["--ca", str(ca)]
     with Told.at(tmp_path / "notify") as told:
         variables = {"NOTIFY_SOCKET": told.address, "WATCHDOG_USEC": WATCHDOG_MICROSECONDS}
         async with serving(*words, **variables) as program:
             address, web = (f"{host}:{port}" for host, port in (program.address, program.web))
-            command = [*COMMAND, "load", address, "--duration", "1", "--metrics", web]
+            if secured:
+                (address,) = program.log[-1]["tls"]
+            command = [*COMMAND, "load", address, "--duration", "1", "--metrics", web, *trust]
             done = await trio.run_process(command, capture_stdout=True, check=False, env=environment())
             assert done.returncode == 0, done.stdout.decode()
             await told.until("WATCHDOG")
 
 
-@pytest.mark.parametrize(
-    ("secured", "words"),
-    [(False, ("--fast-lane",)), (False, ("--no-fast-lane",)), (True, ())],
-    ids=["lane", "tasks", "tls"],
-)
+@TRANSPORTS
 async def test_the_counters_are_those_of_the_clients_beside_a_watchdog(
     words: tuple[str, ...], tmp_path: Path, *, secured: bool
 ) -> None:
