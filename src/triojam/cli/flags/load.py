@@ -81,7 +81,8 @@ def trust_of(
     """Check the flags of TLS; None = plain TCP."""
     if tls_of(tls=tls, ca=ca, cert=cert, key=key, name=name) is None:
         return None
-    authorities = read_bounded(str(ca)).decode("ascii") if ca is not None else None
+    # For an empty text, Python would trust the certificates of the system.
+    authorities = (read_bounded(str(ca)).decode("ascii") or "\n") if ca is not None else None
     identity = (cert, key) if cert is not None else None
     return Trust(certified_name(name or target.host), authorities, identity)
 
