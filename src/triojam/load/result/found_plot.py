@@ -6,7 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from triojam.load.result.found import Found, format_rate
+from triojam.load.result.found import Found
+from triojam.load.result.timeline import format_rate
 
 # With figures this many times the goal, the scale is logarithmic.
 _TALL = 10
