@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import trio
 
-from tests.helpers.bad_servers import Behaviour, start_bad, tells
+from tests.helpers.bad_servers import JAM, Behaviour, start_bad
 from tests.helpers.servers import PATIENCE
 from triojam.client.session import Target
 from triojam.load.find import FindRun
@@ -20,30 +20,13 @@ GOAL = Goal.parse("p50<50ms")
 def one_at_a_time(seconds: float) -> Behaviour:
     """Make a server that needs this long for each answer, and gives only one at a time."""
     lock = trio.Lock()
-    answer = tells(time.time)
-
-    class Slow(trio.abc.Stream):
-        """A stream that waits for its turn before each answer."""
-
-        def __init__(self, stream: trio.abc.Stream) -> None:
-            self._stream = stream
-
-        async def receive_some(self, max_bytes: int | None = None) -> bytes:
-            return bytes(await self._stream.receive_some(max_bytes))
-
-        async def send_all(self, data: bytes) -> None:
-            async with lock:
-                await trio.sleep(seconds)
-            await self._stream.send_all(data)
-
-        async def wait_send_all_might_not_block(self) -> None:
-            await self._stream.wait_send_all_might_not_block()
-
-        async def aclose(self) -> None:
-            await self._stream.aclose()
 
     async def behave(stream: trio.abc.Stream) -> None:
-        await answer(Slow(stream))
+        async for data in stream:
+            async with lock:
+                await trio.sleep(seconds * data.count(b"\n"))
+            now = time.localtime()
+            await stream.send_all(JAM % (now.tm_hour, now.tm_min, now.tm_sec) * data.count(b"\n"))
 
     return behave
 
@@ -100,19 +83,14 @@ async def test_a_search_whose_server_ends_shows_what_is_known(nursery: trio.Nurs
     async with trio.open_nursery() as serving:
         address = await start_bad(serving, one_at_a_time(0.0))
 
-        def stop_serving(trials: int) -> bool:
-            if trials == 3:
-                serving.cancel_scope.cancel()
-            return False
-
-        nursery.start_soon(trio.sleep, 0)
         job = FindRun(Target(*address), Plan(seconds=4.0, rate=20.0, patience=1.0), GOAL, tick=0.05)
         begun = 0
 
         def show(_plan: Plan, before: Moment, _now: Moment) -> None:
             nonlocal begun
             begun += before.seconds == 0
-            stop_serving(begun)
+            if begun == 3:
+                serving.cancel_scope.cancel()
 
         with trio.CancelScope(shield=True), trio.fail_after(PATIENCE * 2):
             await job.run(show)
