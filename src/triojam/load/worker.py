@@ -144,7 +144,7 @@ class _Worker:
     def _made(self, *, ended: bool = False) -> Report:
         load = self._load
         seconds = load.ended - load.began if ended else load.elapsed
-        return Report(load.tally, load.records.take_latencies(), seconds, load.loop.idle, ended, load.gave_up)
+        return Report(load.tally, load.records.take_latencies(), seconds, load.idle, ended, load.gave_up)
 
 
 def _next_message(sock: socket.socket, decoder: Decoder) -> Any:

@@ -35,7 +35,7 @@ class ServerClock:
         """Whether the clock may have shown this second between the two times."""
         first = int((self._second_of_day(asked) - self._slack) // 1)
         last = int((self._second_of_day(now) + self._slack) // 1)
-        return (second - first) % DAY <= (last - first) % DAY
+        return last - first >= DAY or (second - first) % DAY <= (last - first) % DAY
 
     def see(self, line: bytes, second: int, now: float) -> None:
         """Expect this answer from now on, as long as it is right."""

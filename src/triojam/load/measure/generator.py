@@ -47,7 +47,7 @@ class LoadGenerator:
     """Sends the requests of a plan to one socket address, and tallies their outcomes.
 
     worker: the number of this worker among those of the plan. began: when the load begins, by `monotonic`.
-    trust: for TLS.
+    trust: for TLS. idle: the seconds since `began` in which there was nothing to do.
     """
 
     def __init__(  # noqa: PLR0913  # what a load needs, and which part of it this is
@@ -64,6 +64,7 @@ class LoadGenerator:
         self.tally = Tally()
         self.began = monotonic() if began is None else began
         self.ended = self.began
+        self.idle = 0.0
         self.loop = Loop()
         self.gave_up = self._stopped = False
         self._plan, self._address, self._clock = plan, address, clock
@@ -133,6 +134,7 @@ class LoadGenerator:
 
     def waited(self, start: float, end: float) -> None:
         """The loop has waited: for the server, if no connection was free."""
+        self.idle += max(end - max(start, self.began), 0.0)
         if not self._free:
             self._schedule.waiting.add(start, end)
 

@@ -34,10 +34,9 @@ class Work(Protocol):
 
 
 class Loop:
-    """Runs the work of a load. idle: the seconds in which there was nothing to do."""
+    """Runs the work of a load."""
 
     def __init__(self) -> None:
-        self.idle = 0.0
         self.poller: Poller[Connection] = Poller()
         self._ready: deque[Connection] = deque()
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
@@ -79,7 +78,6 @@ class Loop:
             events = self.poller.wait(moment - now)
             after = self._asked_at = monotonic()
             work.waited(now, after)
-            self.idle += after - now
             self._note(events)
 
     def _note(self, events: list[tuple[Connection, int]]) -> None:

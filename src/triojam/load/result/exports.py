@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from triojam.load.result import balance
 from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Moment, Result
 from triojam.load.result.timeline import parts, rate_answered, rate_due
@@ -48,10 +49,7 @@ def as_json(result: Result) -> str:
         "client_latest": tally.latest,
         "timeline": [asdict(each) for each in result.timeline],
     }
-    if result.reconciliation is not None:
-        restarts = {"restarts": result.reconciliation.restarts}
-        data["server_counted"] = asdict(result.reconciliation.counted) | restarts
-        data["balance_faults"] = result.faults
+    data |= balance.as_json(result)
     return json.dumps(data, indent=2) + "\n"
 
 

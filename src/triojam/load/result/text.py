@@ -6,8 +6,7 @@ from itertools import pairwise
 from triojam.client.render import format_seconds
 from triojam.load.measure.tally import LATE
 from triojam.load.plan import Plan
-from triojam.load.reconcile import Reconciliation
-from triojam.load.result import exports
+from triojam.load.result import balance
 from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import BUSY, Result
 from triojam.load.result.timeline import format_rate
@@ -19,8 +18,6 @@ FEWEST_PLOTTED = 10
 VISIBLE_SHARE = 0.1
 # The least width of a row: its label and its number.
 ROW_WIDTH = 23
-
-as_json = exports.as_json
 
 
 def render(result: Result, *, cores: int = 1) -> str:
@@ -35,7 +32,7 @@ def render(result: Result, *, cores: int = 1) -> str:
     if notes := _client_notes(result, cores):
         lines += ["", *notes]
     if result.reconciliation is not None:
-        lines += ["", *_balance(result, result.reconciliation)]
+        lines += ["", *balance.lines(result)]
     return "\n".join(lines)
 
 
@@ -207,37 +204,3 @@ def _latest(result: Result) -> str:
 
 def _requests(number: int) -> str:
     return f"{number:,} request{'s' if number > 1 else ''}"
-
-
-def _balance(result: Result, reconciliation: Reconciliation) -> list[str]:
-    if result.unread is not None:
-        return [f"The balance is open: {result.unread}"]
-    tally, counted = result.tally, reconciliation.counted
-    headings = ("sent", "answered", "rejected", "send errors", "reset", "failed else")
-    resets = sum(number for cause, number in tally.failed.items() if cause.startswith("reset"))
-    ours = (tally.sent, tally.answered, tally.rejected, None, resets, tally.failed.total() - resets)
-    theirs = (counted.requests, counted.responses, counted.rejected, counted.send_errors, None, None)
-    name = "server" if reconciliation.servers == 1 else "servers"
-    rows = [("balance", *headings), ("client", *map(_number, ours)), (name, *map(_number, theirs))]
-    lines = [f"{name:8}" + "".join(f"  {cell:>12}" for cell in cells).rstrip() for name, *cells in rows]
-    if result.faults:
-        return [*lines, *(f"The balance does not close: {fault}." for fault in result.faults)]
-    if times := reconciliation.restarts:
-        which = "The server was" if reconciliation.servers == 1 else "Servers were"
-        again = "once" if times == 1 else f"{times} times"
-        lost = tally.sent - counted.requests
-        if lost or counted.unaccounted:
-            return [
-                *lines,
-                f"{which} restarted {again}: {lost:,} requests are in no reading of the counters.",
-                "They were lost, or counted after the last reading; all other requests balance.",
-            ]
-        lines.append(f"{which} restarted {again}; each request is in a reading of the counters.")
-    missing = [f"{what} {number:,}" for what, number in reconciliation.missing(tally).items() if number]
-    if missing:
-        lines.append(f"Of the failed ones: {', '.join(missing)}.")
-    return [*lines, "The balance closes."]
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
