@@ -104,7 +104,7 @@ def _draw_knee(axes: Axes, result: Result) -> None:
     pairs = [
         (before, now)
         for before, now in parts(result.timeline)
-        if now.settled > before.settled and is_within_plan(plan, before, now)
+        if now.is_measured and is_within_plan(plan, before, now)
     ]
     due = [rate_due(plan, before, now) or 0.0 for before, now in pairs]
     for name, color, values in (
