@@ -43,7 +43,7 @@ def bar(console: Console) -> Iterator[Show]:
                 total, done = plan.warm_up + plan.seconds, now.seconds
             else:
                 total, done = float(plan.requests), float(now.settled + now.failed)
-            text = line_of(before, now, plan)
+            text, _, _ = line_of(before, now, plan).partition("  longest")  # no room for it
             display.update(task, total=total, completed=min(done, total), description=text, refresh=True)
 
         yield show

@@ -16,6 +16,7 @@ from triojam.load.measure.tls import Trust
 from triojam.load.plan import Mix, Plan
 from triojam.load.result import exports, found
 from triojam.load.result.found import Found
+from triojam.load.result.goals import Goal
 from triojam.load.result.result import Result
 from triojam.settings.reading import read_bounded
 
@@ -45,6 +46,14 @@ def plan_of(*, search: bool, mix: str, rate: str | None, duration: float | None,
         seconds=duration or (SEARCH if search else DURATION),
         **others,
     )
+
+
+def sought_goal(text: str) -> Goal:
+    """Parse a goal that a higher rate can break. Raises ValueError that says what is expected."""
+    goal = Goal.parse(text)
+    if ">" in goal.comparison or goal.quantity in ("rate", "answered"):
+        raise ValueError("a latency or failed with < or <=, such as p99<5ms")
+    return goal
 
 
 def _rates(text: str) -> list[float]:
@@ -81,7 +90,8 @@ def trust_of(
     """Check the flags of TLS; None = plain TCP."""
     if tls_of(tls=tls, ca=ca, cert=cert, key=key, name=name) is None:
         return None
-    authorities = read_bounded(str(ca)).decode("ascii") if ca is not None else None
+    # For an empty text, Python would trust the certificates of the system.
+    authorities = (read_bounded(str(ca)).decode("ascii") or "\n") if ca is not None else None
     identity = (cert, key) if cert is not None else None
     return Trust(certified_name(name or target.host), authorities, identity)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from triojam.load.result.found import Found, format_rate
+from triojam.load.result.found import Found
 from triojam.load.result.plot import save_figure
+from triojam.load.result.timeline import format_rate
 
 # With figures this many times the goal, the scale is logarithmic.
 _TALL = 10
