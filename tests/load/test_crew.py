@@ -140,6 +140,22 @@ async def test_a_killed_worker_is_an_error(nursery: trio.Nursery) -> None:
     assert set(children()) == before
 
 
+async def test_a_worker_that_stands_still_does_not_outlive_the_second_interrupt(
+    nursery: trio.Nursery,
+) -> None:
+    """A worker that does not answer is killed, so that the load always ends."""
+    before = set(children())
+    crew = crew_for(await start_bad(nursery, silent), connections=4, workers=2)
+    raised = pytest.RaisesExc(WorkerError, match="did not answer")
+    with pytest.RaisesGroup(raised, flatten_subgroups=True), trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as running:
+            running.start_soon(crew.run, 0.0, HALF_A_DAY)
+            await until(lambda: crew.total().sent == 4)
+            os.kill((set(children()) - before).pop(), signal.SIGSTOP)
+            crew.cut()
+    assert set(children()) == before
+
+
 async def test_workers_do_not_take_the_signals_of_a_terminal(nursery: trio.Nursery) -> None:
     """Ctrl-C reaches the whole process group; only the parent heeds it, and tells the workers."""
     before = set(children())

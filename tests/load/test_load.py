@@ -23,11 +23,12 @@ from tests.helpers.bad_servers import (
     start_bad,
     tells,
 )
-from tests.helpers.servers import JAM, NOW, start_lane, start_tcp, until
+from tests.helpers.servers import JAM, NOW, PATIENCE, start_lane, start_tcp, until
 from tests.load.running import address_of, make_load, run, run_beside, slower_than, tally_of
 from triojam.client.time_of_day import DAY
 from triojam.load.measure.checker import AnswerChecker, Records
 from triojam.load.measure.clock import ServerClock
+from triojam.load.measure.connection import Connection
 from triojam.load.measure.schedule import Schedule
 from triojam.load.measure.tally import Tally
 from triojam.load.plan import Kind, Mix, Plan
@@ -301,14 +302,13 @@ async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
 def test_a_schedule_repeats_what_was_given_back() -> None:
     """In an open loop, requests are due at even intervals, and again if they could not be sent."""
     schedule = Schedule(Plan(requests=4, rate=10.0), 0.0, Tally())
-    schedule.waiting.add(0.0, 9.0)
-    assert schedule.take(9, 0.05) == [0.0]
-    assert schedule.take(9, 0.05) == []
-    assert schedule.take(9, 0.25) == [0.1, 0.2]
+    assert schedule.take(9, 0.05, free=0.05) == [0.0]
+    assert schedule.take(9, 0.05, free=0.05) == []
+    assert schedule.take(9, 0.25, free=0.25) == [0.1, 0.2]
     schedule.give_back([0.2])
-    assert schedule.take(1, 0.25) == [0.2]
+    assert schedule.take(1, 0.25, free=0.25) == [0.2]
     assert not schedule.over(0.25)
-    assert schedule.take(9, 4.0) == [pytest.approx(0.3)]
+    assert schedule.take(9, 4.0, free=4.0) == [pytest.approx(0.3)]
     assert schedule.over(4.0)
 
 
@@ -454,3 +454,27 @@ async def test_answers_that_arrived_while_the_client_stood_still_are_in_time(
     await run_beside(load)
     assert load.tally.failed == {}
     assert load.tally.answered == 1000
+
+
+async def test_a_client_that_stood_still_while_it_waited_does_not_blame_the_server(
+    nursery: trio.Nursery,
+) -> None:
+    """When the answer came is not known, so the whole time may be the client's own."""
+    plan = Plan(connections=1, rate=100.0, requests=100, patience=PATIENCE)
+    load = make_load(await start_bad(nursery, tells(lambda: NOW)), plan)
+    wait, stopped = load.loop.poller.wait, []
+
+    def stand_still(seconds: float) -> list[tuple[Connection, int]]:
+        # As after SIGSTOP and SIGCONT: the wait has ended by its timeout, and reports nothing.
+        if stopped or not load.tally.in_flight:
+            return wait(seconds)
+        stopped.append(True)
+        time.sleep(0.5)  # in the thread of the load
+        return []
+
+    load.loop.poller.wait = stand_still  # type: ignore[method-assign]  # in this test only
+    await run_beside(load)
+    assert load.tally.answered == 100
+    assert load.tally.own_seconds >= 0.4
+    assert load.tally.late > 0
+    assert load.tally.latest >= 0.4

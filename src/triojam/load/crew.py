@@ -66,6 +66,7 @@ class Crew:
         self._recent: Counter[int] = Counter()
         self._waiting = plan.workers
         self._tick = tick
+        self._attention = trio.CancelScope()
         self.begun = trio.Event()
 
     async def run(self, offset: float, bound: float, trust: Trust | None = None) -> None:
@@ -73,7 +74,7 @@ class Crew:
 
         offset, bound: of the server's clock, in seconds. trust: for TLS.
         """
-        with _processes(self._plan.workers) as self._sockets:
+        with _processes(self._plan.workers) as self._sockets, self._attention:
             async with trio.open_nursery() as nursery:
                 for number, sock in enumerate(self._sockets):
                     job = Job(
@@ -87,14 +88,17 @@ class Crew:
                         trust=trust,
                     )
                     nursery.start_soon(self._attend, number, sock, job)
+        if self._attention.cancelled_caught:
+            raise WorkerError(f"a worker process did not answer within {END_SECONDS:g} s")
 
     def stop(self) -> None:
         """Send no more requests, and wait only briefly for those in flight."""
         self._tell(STOP)
 
     def cut(self) -> None:
-        """Do not wait for requests in flight."""
+        """Do not wait for requests in flight, and only briefly for the workers."""
         self._tell(CUT)
+        self._attention.deadline = trio.current_time() + END_SECONDS
 
     async def next_moment(self) -> Moment:
         """Wait for the end of the next tick, and for its reports; return the progress since the last call."""
@@ -194,9 +198,10 @@ def _processes(number: int) -> Iterator[list[socket.socket]]:
     finally:
         for sock in sockets:
             sock.close()
+        deadline = monotonic() + END_SECONDS
         for process in processes:
             try:
-                process.wait(END_SECONDS)
+                process.wait(max(deadline - monotonic(), 0.0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -26,7 +26,8 @@ class Connection:
     when bytes were last sent. moved: from when the patience with the first request counts: bytes were last
     sent, or the answer before it came. outbox: the pieces to send. connected: whether any byte of a request
     was sent. proven: whether an answer has arrived. blocked: whether the kernel's buffer is full. refusals:
-    how many times in a row the server has refused a connection in this place.
+    how many times in a row the server has refused a connection in this place. own_delay: for how long the
+    client itself has delayed the requests. free: when the connection would be free without this delay.
 
     For the loop: events, what is to be done; arrived, when that was known; doubt, for how long it may have
     been there before. parting: whether the server may be about to close it.
@@ -34,7 +35,8 @@ class Connection:
 
     __slots__ = (
         "_midline", "_pending", "_tls", "arrived", "blocked", "checker", "connected", "doubt", "events",
-        "is_open",        "moved", "outbox", "parting", "proven", "refusals", "sent", "sock", "starts",
+        "free", "is_open", "moved", "outbox", "own_delay", "parting", "proven", "refusals", "sent", "sock",
+        "starts",
     )  # fmt: skip
 
     def __init__(self, checker: AnswerChecker, refusals: int = 0) -> None:
@@ -43,7 +45,7 @@ class Connection:
         self.connected = self.proven = self.blocked = self.parting = self._midline = False
         self.outbox: deque[bytes] = deque()
         self.starts: list[float] = []
-        self.moved = self.sent = self.arrived = self.doubt = 0.0
+        self.moved = self.sent = self.arrived = self.doubt = self.own_delay = self.free = 0.0
         self.events = 0
         self.is_open = False
         self._pending = b""

@@ -133,10 +133,8 @@ class LoadGenerator:
         return self._schedule.next_due(now) if self._free else inf
 
     def waited(self, start: float, end: float) -> None:
-        """The loop has waited: for the server, if no connection was free."""
+        """The loop has waited."""
         self.idle += max(end - max(start, self.began), 0.0)
-        if not self._free:
-            self._schedule.waiting.add(start, end)
 
     def _sweep(self, now: float) -> None:
         """Look at some connections: lose those on which nothing has moved for too long."""
@@ -175,7 +173,7 @@ class LoadGenerator:
         """Send a few of the requests that are due."""
         self._clock.forget(now)
         for _ in range(min(BEGUN_AT_ONCE, len(self._free))):
-            starts = self._schedule.take(self._plan.pipeline, now)
+            starts = self._schedule.take(self._plan.pipeline, now, self._free[0].free)
             if not starts:
                 return
             connection = self._free.popleft()
@@ -188,6 +186,7 @@ class LoadGenerator:
         """Send requests, on a new connection if this one is closed."""
         if not connection.is_open:
             connection = Connection(AnswerChecker(self.records, self._clock), connection.refusals)
+            connection.own_delay = self._schedule.own_delay
             try:
                 self.loop.poller.add(connection.open(self._address, self._context, self._name), connection)
             except Broken as exc:
@@ -195,6 +194,7 @@ class LoadGenerator:
                 self._schedule.give_back(starts)
                 self._not_connected(connection, cause_of(exc), now)
                 return
+        connection.own_delay = self._schedule.own_delay
         self._busy.add(connection)
         if self._same is not None:
             connection.request_same(self._same, starts, now)
@@ -272,6 +272,7 @@ class LoadGenerator:
     def _done(self, connection: Connection, now: float) -> None:
         """All answers are here: the connection is free for the next requests."""
         connection.starts = []
+        connection.free = connection.arrived - connection.doubt - connection.own_delay
         self._busy.remove(connection)
         checker = connection.checker
         if self._plan.visits or connection.outbox:  # a bad server can answer what is not sent yet
@@ -284,7 +285,8 @@ class LoadGenerator:
 
     def _release(self, connection: Connection, now: float) -> None:
         if self._plan.think_time:
-            self._free_later(connection, now + self._plan.think_time)
+            connection.free += self._plan.think_time
+            self.loop.at(now + self._plan.think_time, lambda _now: self._free.append(connection))
         else:
             self._free.append(connection)
 
@@ -336,6 +338,7 @@ class LoadGenerator:
         self._busy.remove(connection)
         self._close(connection)
         if connection.proven:
+            connection.free = now - connection.own_delay
             self._free.append(connection)
         elif connection.connected or connection.checker.ended_by:
             self._back_off(connection, now)
@@ -354,6 +357,7 @@ class LoadGenerator:
         self._free_later(connection, now + pause)
 
     def _free_later(self, connection: Connection, moment: float) -> None:
+        connection.free = moment - connection.own_delay
         self.loop.at(moment, lambda _now: self._free.append(connection))
 
     def _take_back(self, connection: Connection) -> None:

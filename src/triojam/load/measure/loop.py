@@ -13,6 +13,9 @@ from typing import Protocol
 from triojam.load.measure.connection import Connection
 from triojam.load.measure.poller import Poller, monotonic
 
+# So many seconds after its end, a wait has ended too late.
+_OVERSLEPT = 0.001
+
 
 class Work(Protocol):
     """What a loop does."""
@@ -78,7 +81,10 @@ class Loop:
         elif moment > now:
             events = self.poller.wait(moment - now)
             after = self._asked_at = monotonic()
-            work.waited(now, after)
+            if after > moment + _OVERSLEPT:  # this process stood still; events may have arrived early
+                self._asked_at = now
+                events = events or self.poller.ask()
+            work.waited(now, min(after, moment))
             self._note(events)
 
     def _note(self, events: list[tuple[Connection, int]]) -> None:

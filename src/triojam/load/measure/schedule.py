@@ -3,6 +3,11 @@
 An open loop has requests that are due at certain times. Such a request can be sent late for two reasons.
 Either the server keeps all connections busy, and the client waits: this part of the delay belongs to the
 latency. Or the client itself is too slow: this part does not, and is counted apart.
+
+Each connection has its own reckoning: when would it have been free if the client had never been late? From
+then on, or from when the request was due if that is later, the delay is the client's own. This delay is added
+up along a connection, not along the load: while the client is busy with one connection, the server works for
+the others, so that the client does not delay those.
 """
 
 from collections import deque
@@ -11,37 +16,11 @@ from math import ceil, inf, sqrt
 from triojam.load.measure.tally import LATE, Tally
 from triojam.load.plan import Plan
 
-# At most so many steps of waiting are remembered; then every second one is forgotten.
-_MOST_STEPS = 20_000
 # So many requests that were never sent are in the percentiles one by one; of more, an even selection.
 _MOST_NEVER_SENT = 10_000
-
-
-class WaitingTime:
-    """Adds up the time in which the client could only wait for the server: no connection was free."""
-
-    def __init__(self) -> None:
-        self._steps: deque[tuple[float, float]] = deque([(0.0, 0.0)])
-        self._total = 0.0
-
-    def add(self, start: float, end: float) -> None:
-        """Add a time of waiting, later than all others."""
-        self._steps.append((start, self._total))
-        self._total += end - start
-        self._steps.append((end, self._total))
-        if len(self._steps) > _MOST_STEPS:
-            self._steps = deque([*list(self._steps)[::2], self._steps[-1]])
-
-    def since(self, moment: float) -> float:
-        """Return how much of the time since this moment was waiting. Moments must not decrease."""
-        steps = self._steps
-        while len(steps) > 1 and steps[1][0] <= moment:
-            steps.popleft()
-        start, before = steps[0]
-        if moment > start and len(steps) > 1:
-            end, after = steps[1]
-            before += (after - before) * (moment - start) / (end - start)
-        return self._total - before
+# Of a long delay, the client's own part counts only if it is more than this share. If it is less, the server
+# is the limit: it has worked meanwhile, and a faster client would have waited longer.
+_OWN_SHARE = 0.5
 
 
 class Schedule:
@@ -49,11 +28,12 @@ class Schedule:
 
     A closed loop has requests due at any time until `ends`. An open loop ends when the requests that were due
     by then are sent, or given up. began: when the load begins. worker: the number of the worker.
+    own_delay: for how long the client itself has delayed the request that was taken last.
     """
 
     def __init__(self, plan: Plan, began: float, tally: Tally, worker: int = 0) -> None:
         self.measured_from = began + plan.warm_up
-        self.waiting = WaitingTime()
+        self.own_delay = 0.0
         self._tally = tally
         self._began = began
         self._rate, self._worker, self._workers = plan.rate, worker, plan.workers
@@ -98,8 +78,11 @@ class Schedule:
             return self._began
         return self._due(self._begun) if self._begun < self._last_one else inf
 
-    def take(self, most: int, now: float) -> list[float]:
-        """Take up to `most` requests that are due by now; return from when the latency of each counts."""
+    def take(self, most: int, now: float, free: float = 0.0) -> list[float]:
+        """Take up to `most` requests that are due by now; return from when the latency of each counts.
+
+        free: when their connection would have been free if the client had never been late.
+        """
         if self._rate is None:
             if self._stopped or not self._began <= now < self.ends:
                 return []
@@ -108,14 +91,16 @@ class Schedule:
                 self._left -= taken
             return [now] * taken
         if now >= self.ends and self._may_leave_out:
-            self._leave_out(now)
+            self._leave_out(now, free)
         starts: list[float] = []
         while len(starts) < most and (due := self.next_due(now)) <= now:
             if self._again:
-                starts.append(self._again.popleft())
+                due = self._again.popleft()
+                self.own_delay = now - max(due, free)
+                starts.append(due)
             else:
                 self._begun += 1
-                starts.append(self._start_of(due, now))
+                starts.append(self._start_of(due, now, free))
         return starts
 
     def give_back(self, starts: list[float]) -> None:
@@ -141,21 +126,23 @@ class Schedule:
         self._again.clear()
         self._begun += missing
 
-    def _start_of(self, due: float, now: float) -> float:
+    def _start_of(self, due: float, now: float, free: float) -> float:
         """Return from when the latency counts: from `due`, without the delay that is the client's own."""
-        start = now - min(self.waiting.since(due), now - due)
-        if (late := start - due) > LATE:
+        late = self.own_delay = max(now - max(due, free), 0.0)
+        if late > LATE:
+            if late <= _OWN_SHARE * (now - due):
+                return due
             self._tally.late += 1
             self._tally.latest = max(self._tally.latest, late)
-        return start
+        return due + late
 
-    def _leave_out(self, now: float) -> None:
+    def _leave_out(self, now: float, free: float) -> None:
         """At the end, leave out what is still to be sent if that is the client's fault."""
         self._may_leave_out = False
         if self._begun < self._last_one:
             due = self._due(self._begun)
-            late = now - due - self.waiting.since(due)
-            if late > max(LATE, (now - due) / 2):
+            late = now - max(due, free)
+            if late > max(LATE, _OWN_SHARE * (now - due)):
                 self._tally.left_out += self._last_one - self._begun
                 self._tally.latest = max(self._tally.latest, late)
                 self._last_one = self._begun
