@@ -72,8 +72,8 @@ static char *batch;
 static size_t batch_length;
 static struct held *held;
 static size_t held_first, held_count;
-static struct conn **idle;
-static size_t idle_count;
+static struct conn **free_conns;
+static size_t free_count;
 static uint64_t first_due, next_due, due_count;
 static bool splitting, connecting, opening;
 
@@ -185,8 +185,8 @@ static void send_held(void) {
 }
 
 static void send_due(uint64_t now) {
-    while (idle_count && next_due <= now && next_due < window_end) {
-        ask(idle[--idle_count], next_due);
+    while (free_count && next_due <= now && next_due < window_end) {
+        ask(free_conns[--free_count], next_due);
         next_due = first_due + (uint64_t)((double)++due_count * 1e9 / opt.rate);
     }
 }
@@ -257,7 +257,7 @@ static void on_event(struct conn *c, uint32_t events) {
         close(c->fd);
         c->fd = -1;
     } else if (opening) {
-        idle[idle_count++] = c;
+        free_conns[free_count++] = c;
     } else if (now < window_end) {
         ask(c, now);
     }
@@ -305,7 +305,7 @@ static double drive(void) {
         if (connecting)
             start_visit(c);
         else if (opening)
-            idle[idle_count++] = c;
+            free_conns[free_count++] = c;
         else
             ask(c, now);
     }
@@ -373,10 +373,10 @@ int main(int argc, char **argv) {
     poller = epoll_create1(EPOLL_CLOEXEC);
     conns = calloc((size_t)opt.connections, sizeof *conns);
     held = calloc((size_t)opt.connections, sizeof *held);
-    idle = calloc((size_t)opt.connections, sizeof *idle);
+    free_conns = calloc((size_t)opt.connections, sizeof *free_conns);
     batch_length = opt.request_length * (size_t)opt.pipeline;
     batch = malloc(batch_length);
-    if (poller < 0 || !conns || !held || !idle || !batch) fatal("start");
+    if (poller < 0 || !conns || !held || !free_conns || !batch) fatal("start");
     for (int i = 0; i < opt.pipeline; i++)
         memcpy(batch + (size_t)i * opt.request_length, opt.request, opt.request_length);
     if (!connecting) open_all();

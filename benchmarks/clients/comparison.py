@@ -52,8 +52,7 @@ def compare_clients(cases: Sequence[Case], plan: Plan, out: Path, page: Path | N
             raise MissingError("; ".join(f"{name}: {why}" for name, why in wrong.items()))
         measured = list(zip(cases, _play(client, servers, cases, plan, build), strict=True))
     all_rounds = {case.shape.name: [asdict(each) for each in rounds] for case, rounds in measured}
-    text = f"{table(measured)}\nThe figures are medians. Rounds: {plan.rounds}, of {plan.seconds:g} s each."
-    text = write_result(out, "clients", {"rounds": all_rounds}, text)
+    text = write_result(out, "clients", {"rounds": all_rounds}, table(measured, plan))
     if page is not None:
         before, after = around_table(page)
         page.write_text(f"{before}{text}{after}", "utf-8")

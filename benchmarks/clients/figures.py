@@ -47,7 +47,7 @@ def by_load(server: Server, shape: Shape, seconds: float, folder: Path) -> Figur
     found = json.loads(file.read_text() or "{}")
     latency = found.get("latency")
     if done is None or not latency or sum(found["failed"].values()):
-        why = (done.errors.strip() or found.get("failed") or done.status) if done else "it does not end"
+        why = found.get("failed") or (done.errors.strip() or done.status if done else "it does not end")
         print(f"triojam load failed, {shape.title}: {why}")
         return None
     p50, p90, p99 = (latency[name] * 1e6 for name in ("p50", "p90", "p99"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.clients.cases import Case
 from benchmarks.clients.figures import Figures
+from benchmarks.rounds import Plan
 
 BEGIN = "<!-- begin: python -m benchmarks clients -->"
 END = "<!-- end: python -m benchmarks clients -->"
@@ -54,18 +55,24 @@ def _cells(rounds: Sequence[Round]) -> list[str]:
     ]
 
 
-def table(measured: Sequence[tuple[Case, Sequence[Round]]]) -> str:
+def table(measured: Sequence[tuple[Case, Sequence[Round]]], plan: Plan) -> str:
     """Return a table with a row for each case, and below it what disturbed the figures."""
     lines = [f"| {' | '.join(HEADS)} |", "|:--|:--" + "|--:" * (len(HEADS) - 2) + "|"]
-    left_out, disturbed = [], 0.0
+    left_out, failed, disturbed = [], [], 0.0
     for case, rounds in measured:
+        name = f"{case.shape.title}, {case.server.title}"
         cells = _cells(rounds) if rounds else ["failed"] + [""] * (len(HEADS) - 3)
         lines.append(f"| {' | '.join([case.shape.title, case.server.title, *cells])} |")
         for each in rounds:
             disturbed = max(disturbed, each.c.others, each.load.others)
         if count := sum(each.load.left_out for each in rounds):
-            left_out.append(f"{count:,} ({case.shape.title}, {case.server.title})")
-    lines += ["", f"Other programs used {disturbed:.0%} of the two cores in the most disturbed round."]
+            left_out.append(f"{count:,} ({name})")
+        if count := plan.rounds - len(rounds):
+            failed.append(f"{count} ({name})")
+    lines += ["", f"The figures are medians. Rounds: {plan.rounds}, of {plan.seconds:g} s each."]
+    lines.append(f"Other programs used {disturbed:.0%} of the two cores in the most disturbed round.")
+    if failed:
+        lines.append(f"Rounds without figures, because a request failed: {', '.join(failed)}.")
     if left_out:
         lines.append(f"Requests that `load` was too slow to send, in all rounds: {', '.join(left_out)}.")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from benchmarks.fleet import Server, up
 from benchmarks.load import build_client
 from benchmarks.process import free_port
 from benchmarks.registry import MissingError, Peer, delaying
+from benchmarks.rounds import Plan
 from benchmarks.shapes import Shape
 
 from tests.helpers import pages
@@ -79,7 +80,9 @@ def test_load_without_an_answer_is_a_failed_case(tmp_path: Path, capsys: pytest.
     server = Server(case.server, os.getpid(), free_port(), None)
     assert by_load(server, case.shape, 0.1, tmp_path) is None
     assert "triojam load failed, closed, 1 connection: " in capsys.readouterr().out
-    assert f"| {case.shape.title} | {case.server.title} | failed |" in table([(case, [])])
+    text = table([(case, [])], Plan(rounds=2, seconds=0.1, retries=0))
+    assert f"| {case.shape.title} | {case.server.title} | failed |" in text
+    assert f"because a request failed: 2 ({case.shape.title}, {case.server.title})." in text
 
 
 def test_page_without_markers_is_refused(tmp_path: Path) -> None:
