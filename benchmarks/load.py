@@ -39,9 +39,14 @@ class Sample:
         return self.requests / self.seconds
 
     @property
+    def right(self) -> bool:
+        """Whether every request got its right answer, also outside of the measured time."""
+        return not self.errors and self.sent == self.answered
+
+    @property
     def sound(self) -> bool:
-        """Whether every request got its right answer."""
-        return self.requests > 0 and not self.errors and self.sent == self.answered
+        """Whether there are figures, and every request got its right answer."""
+        return self.requests > 0 and self.right
 
     @property
     def client_share(self) -> float:

@@ -32,7 +32,7 @@ def test_both_clients_see_a_known_delay(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     cases = ("closed-20ms", "open-20ms")
-    command = ["clients", "--rounds=1", "--retries=0", "--seconds=0.5", f"--cases={','.join(cases)}"]
+    command = ["clients", "--rounds=1", "--retries=0", "--seconds=1", f"--cases={','.join(cases)}"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *command, f"--out={tmp_path}", f"--page={page}"],
         cwd=Path(__file__).parents[2],
