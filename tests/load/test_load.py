@@ -22,49 +22,17 @@ from tests.helpers.bad_servers import (
     start_bad,
     tells,
 )
-from tests.helpers.servers import JAM, NOW, Running, start_lane, start_tcp, until
+from tests.helpers.servers import JAM, NOW, start_lane, start_tcp, until
+from tests.load.running import address_of, make_load, run, run_beside, slower_than, tally_of
 from triojam.client.time_of_day import DAY
-from triojam.load.measure.checker import AnswerChecker
+from triojam.load.measure.checker import AnswerChecker, Records
 from triojam.load.measure.clock import ServerClock
-from triojam.load.measure.generator import LoadGenerator
 from triojam.load.measure.schedule import Schedule
 from triojam.load.measure.tally import Tally
 from triojam.load.plan import Kind, Mix, Plan
 from triojam.load.result.percentiles import Percentiles
 
 MIX = Mix.parse("TIME:8,TIME please:1,HELLO:3,split:2")
-
-
-def make_load(address: tuple[str, int], plan: Plan) -> LoadGenerator:
-    """Make a load for a server whose clock stands at NOW."""
-    return LoadGenerator(plan, address, ServerClock(lambda _now: NOW % DAY), chance=random.Random(1))
-
-
-async def run(address: tuple[str, int], **plan: Any) -> LoadGenerator:
-    """Run a load against a server whose clock shows NOW."""
-    load = make_load(address, Plan(**{"connections": 5, "patience": 5.0} | plan))
-    with trio.fail_after(30):
-        await load.run()
-    assert load.tally.in_flight == 0
-    assert load.tally.latencies.total() == load.tally.settled
-    return load
-
-
-async def tally_of(nursery: trio.Nursery, behaviour: Behaviour, **plan: Any) -> Tally:
-    """Run a load against a bad server, and return its tally."""
-    return (await run(await start_bad(nursery, behaviour), **plan)).tally
-
-
-def address_of(server: Running) -> tuple[str, int]:
-    """Return the address of a server."""
-    assert server.server is not None
-    host, port = server.server.addresses[0]
-    return str(host), int(port)
-
-
-def slower_than(tally: Tally, seconds: float) -> int:
-    """Return how many right answers had a higher latency."""
-    return sum(times for latency, times in tally.latencies.items() if latency > seconds * 1e6)
 
 
 PLANS: dict[str, dict[str, Any]] = {
@@ -228,7 +196,7 @@ async def test_the_load_survives_a_restart(nursery: trio.Nursery) -> None:
     host, port = address_of(first)
     load = make_load((host, port), Plan(connections=5, seconds=30.0))
     async with trio.open_nursery() as running:
-        running.start_soon(load.run)
+        running.start_soon(run_beside, load)
         await until(lambda: load.tally.answered > 100)
         first.drain()
         await first.finished.wait()
@@ -247,7 +215,7 @@ async def test_a_stopped_load_waits_only_briefly(nursery: trio.Nursery) -> None:
     """After `stop`, requests in flight have a short time; then they have failed."""
     load = make_load(await start_bad(nursery, silent), Plan(connections=5))
     async with trio.open_nursery() as running:
-        running.start_soon(load.run)
+        running.start_soon(run_beside, load)
         await until(lambda: load.tally.sent == 5)
         load.stop()
     assert load.tally.failed == {"interrupted": 5}
@@ -270,16 +238,17 @@ def stalls(seconds: float) -> Behaviour:
 
 async def test_an_open_loop_shows_a_stall(nursery: trio.Nursery) -> None:
     """Requests are due during a stall too, and their latency counts from then."""
-    tally = await tally_of(nursery, stalls(0.3), requests=100, rate=200.0, connections=1)
-    assert tally.answered == 100
-    assert slower_than(tally, 0.1) >= 30  # in a closed loop, only one
+    load = await run(await start_bad(nursery, stalls(0.3)), requests=100, rate=200.0, connections=1)
+    assert load.tally.answered == 100
+    assert slower_than(load, 0.1) >= 30  # in a closed loop, only one
 
 
 async def test_an_open_loop_shows_a_stall_until_its_end(nursery: trio.Nursery) -> None:
     """Requests that were due before the end are sent after it, with their latency."""
-    tally = await tally_of(nursery, stalls(0.5), seconds=0.4, rate=250.0, connections=1)
+    load = await run(await start_bad(nursery, stalls(0.5)), seconds=0.4, rate=250.0, connections=1)
+    tally = load.tally
     assert (tally.sent, tally.answered, tally.never_sent) == (100, 100, 0)
-    assert slower_than(tally, 0.09) == 100
+    assert slower_than(load, 0.09) == 100
 
 
 async def test_requests_that_were_never_sent_are_counted(nursery: trio.Nursery) -> None:
@@ -330,21 +299,22 @@ async def test_answers_before_a_reset_count(nursery: trio.Nursery) -> None:
 
 def test_a_schedule_repeats_what_was_given_back() -> None:
     """In an open loop, requests are due at even intervals, and again if they could not be sent."""
-    schedule = Schedule(Plan(requests=4, rate=10.0), 0.0)
+    schedule = Schedule(Plan(requests=4, rate=10.0), 0.0, Tally())
+    schedule.waiting.add(0.0, 9.0)
     assert schedule.take(9, 0.05) == [0.0]
     assert schedule.take(9, 0.05) == []
     assert schedule.take(9, 0.25) == [0.1, 0.2]
     schedule.give_back([0.2])
     assert schedule.take(1, 0.25) == [0.2]
     assert not schedule.over(0.25)
-    assert schedule.take(9, 9.0) == [pytest.approx(0.3)]
-    assert schedule.over(9.0)
+    assert schedule.take(9, 4.0) == [pytest.approx(0.3)]
+    assert schedule.over(4.0)
 
 
 @pytest.mark.parametrize("plan", [Plan(requests=10), Plan(seconds=9), Plan(requests=10, rate=1e6)])
 def test_a_stopped_schedule_stays_stopped(plan: Plan) -> None:
     """After the stop nothing is due any more, also when requests are given back."""
-    schedule = Schedule(plan, 0.0)
+    schedule = Schedule(plan, 0.0, Tally())
     taken = schedule.take(5, 1.0)
     schedule.stop(1.0)
     schedule.give_back(taken)
@@ -378,7 +348,7 @@ def test_a_mix_deals_by_weight() -> None:
 def checker_at(second: float) -> tuple[AnswerChecker, Tally]:
     """Make a checker for a server whose clock stands still, and its tally."""
     tally = Tally()
-    return AnswerChecker(tally, ServerClock(lambda _: second)), tally
+    return AnswerChecker(Records(tally), ServerClock(lambda _: second)), tally
 
 
 @pytest.mark.parametrize(
@@ -405,7 +375,7 @@ def test_an_old_answer_becomes_wrong() -> None:
     """An answer that was right is wrong two seconds later."""
     tally = Tally()
     clock = ServerClock(lambda now: now)
-    checker = AnswerChecker(tally, clock)
+    checker = AnswerChecker(Records(tally), clock)
     for now in (100.0, 101.9, 102.0):
         clock.forget(now)
         checker.sent(now, now, 2, wants_time=True)
@@ -416,7 +386,7 @@ def test_an_old_answer_becomes_wrong() -> None:
 def test_the_time_at_which_a_request_was_due_is_wrong_if_it_was_sent_later() -> None:
     """The answer must show a time after the request was sent, so a stopped clock is noticed."""
     tally = Tally()
-    checker = AnswerChecker(tally, ServerClock(lambda now: now))
+    checker = AnswerChecker(Records(tally), ServerClock(lambda now: now))
     checker.sent(100.0, 110.0, 1, wants_time=True)
     checker.receive(b"JAM 00:01:40\r\n", 110.1)
     assert tally.failed == {"wrong time": 1}
@@ -440,7 +410,7 @@ def test_a_partial_line_ends_with_its_connection() -> None:
     """Half a line that arrived between requests is counted, and does not change the next connection."""
     checker, tally = checker_at(NOW % DAY)
     checker.receive(b"ERROR bu", 0.0)
-    checker.closed()
+    checker.closed(cleanly=True, now=0.0)
     checker.sent(0.0, 0.0, 1, wants_time=True)
     assert checker.receive(JAM, 0.1) is None
     assert (tally.answered, tally.unasked) == (1, {"something else": 1})

@@ -16,8 +16,7 @@ from typing import Protocol
 
 import trio
 
-from triojam.load.measure.clock import ServerClock
-from triojam.load.measure.generator import LoadGenerator
+from triojam.load.crew import Crew
 from triojam.load.plan import Plan
 
 SLOW_CLIENTS = 40
@@ -244,9 +243,8 @@ FAULTS: dict[str, Fault] = {
 
 async def run_load(address: tuple[str, int], plan: Plan, chance: random.Random) -> None:
     """Run a load against a server on this machine; start it again if it ends early."""
-    clock = ServerClock.of_this_machine()
     while True:
-        await LoadGenerator(plan, address, clock, chance=chance).run()
+        await Crew(plan, address, chance=chance).run(offset=0.0, bound=0.0)
         await trio.sleep(BETWEEN_VISITS)
 
 

@@ -1,10 +1,9 @@
-"""The command `load`: one request first, then the load, the readings of the metrics and the progress bar."""
+"""The command `load`: the first requests, then the load, the readings of the metrics, and the progress."""
 
 import random
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 from rich.console import Console
@@ -12,30 +11,45 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from triojam.client.render import format_seconds
 from triojam.client.session import AskError, Target, connect
-from triojam.load.measure.clock import ServerClock
-from triojam.load.measure.generator import LoadGenerator
+from triojam.load.crew import Crew, WorkerError
+from triojam.load.measure.connection import Address
+from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
 from triojam.load.reconcile import MetricsError, Reconciliation
-from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Moment, Result
 
 TICK_SECONDS = 0.25
+# The offset is known well enough if the answer took at most this long.
+TIGHT_SECONDS = 0.5
+MOST_FIRST_REQUESTS = 5
 
-Show = Callable[[LoadGenerator, Moment], None]
+Show = Callable[[Moment], None]
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What the first requests have shown: an address that works, and the offset of the clock ± bound."""
+
+    address: Address
+    offset: float
+    bound: float
 
 
 class LoadRun:
     """A load, from the first request to the result.
 
-    metrics: the URLs of the servers' metrics, if their counters are to be compared with the load.
+    trust: for TLS. metrics: the URLs of the servers' metrics, if their counters are to be compared.
     """
 
-    def __init__(self, target: Target, plan: Plan, *, metrics: Sequence[str] = ()) -> None:
+    def __init__(
+        self, target: Target, plan: Plan, *, trust: Trust | None = None, metrics: Sequence[str] = ()
+    ) -> None:
         self._target = target
         self._plan = plan
+        self._trust = trust
         self._metrics = metrics
         self._interrupted = False
-        self._load: LoadGenerator | None = None
+        self._crew: Crew | None = None
         self._sent = False
         self._last_reading = trio.CancelScope()
         self.result: Result | None = None
@@ -43,13 +57,13 @@ class LoadRun:
 
     def interrupt(self) -> bool:
         """End early; the second call does not wait for answers. Returns False if there will be no result."""
-        if self._load is None:
+        if self._crew is None or not self._crew.began:
             return False
         if self._interrupted or self._sent:
-            self._load.cut()
+            self._crew.cut()
             self._last_reading.cancel()
         else:
-            self._load.stop()
+            self._crew.stop()
         self._interrupted = True
         return True
 
@@ -57,44 +71,52 @@ class LoadRun:
         """Run the load; sets `result`, or `failure` if it cannot start."""
         try:
             await self._run(show)
-        except AskError as exc:
-            self.failure = f"{self._target}: {exc}"
-        except MetricsError as exc:
-            self.failure = str(exc)
+        except* AskError as group:
+            self.failure = f"{self._target}: {_first(group)}"
+        except* (MetricsError, WorkerError) as group:
+            self.failure = str(_first(group))
 
     async def _run(self, show: Show) -> None:
-        # The first request finds an address that works and the clock's offset, or a reason why there is none.
-        async with await connect(self._target, patience=self._plan.patience) as session:
-            answer = await session.ask(patience=self._plan.patience)
+        server = await self._ask_first()
         reconciliation = await Reconciliation.begin(self._metrics) if self._metrics else None
-        clock = ServerClock.of_this_machine(answer.offset)
         chance = random.Random()  # noqa: S311  # not a secret
-        load = self._load = LoadGenerator(self._plan, session.socket_address, clock, chance=chance)
+        crew = self._crew = Crew(self._plan, server.address, chance=chance)
         timeline = [Moment(0.0, 0, 0)]
-        used = time.process_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_time, load, timeline, show)
+            nursery.start_soon(_keep_time, crew, timeline, show)
             if reconciliation is not None:
                 nursery.start_soon(reconciliation.keep_reading)
-            await load.run()
+            await crew.run(server.offset, server.bound, self._trust)
             self._sent = True
             nursery.cancel_scope.cancel()
-        seconds = load.ended - load.began
-        busy = (time.process_time() - used) / max(seconds, 1e-9)
-        timeline.append(_moment(load))
+        timeline.append(crew.moment())
         unread = None if reconciliation is None else await self._read_last(reconciliation)
         self.result = Result(
             target=str(self._target),
             plan=self._plan,
-            tally=load.tally,
-            seconds=seconds,
-            busy=busy,
+            tally=crew.total(),
+            seconds=max(crew.seconds - self._plan.warm_up, 0.0),
+            busy=crew.busy,
             timeline=timeline,
             reconciliation=reconciliation,
             unread=unread,
             interrupted=self._interrupted,
-            gave_up=load.gave_up,
+            gave_up=crew.gave_up,
+            ran=crew.seconds,
         )
+
+    async def _ask_first(self) -> _Server:
+        """Ask until an answer comes fast enough to give the clock's offset. Raises AskError."""
+        context = self._trust.context() if self._trust is not None else None
+        name = self._trust.name if self._trust is not None else None
+        patience = self._plan.patience
+        async with await connect(self._target, patience=patience, tls=context, name=name) as session:
+            best = await session.ask(patience=patience)
+            for _ in range(MOST_FIRST_REQUESTS - 1):
+                if best.round_trip <= TIGHT_SECONDS:
+                    break
+                best = min(best, await session.ask(patience=patience), key=lambda each: each.bound)
+            return _Server(session.socket_address, best.offset, best.bound)
 
     async def _read_last(self, reconciliation: Reconciliation) -> str | None:
         """Read the counters at the end; return why that failed."""
@@ -107,37 +129,39 @@ class LoadRun:
         return "interrupted before the last reading"
 
 
-async def _keep_time(load: LoadGenerator, timeline: list[Moment], show: Show) -> None:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one of the exceptions in a group."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+async def _keep_time(crew: Crew, timeline: list[Moment], show: Show) -> None:
     """Record and show the progress until cancelled."""
     while True:
         await trio.sleep(TICK_SECONDS)
-        timeline.append(_moment(load))
-        show(load, timeline[-1])
-
-
-def _moment(load: LoadGenerator) -> Moment:
-    return Moment(load.elapsed, load.tally.settled, load.tally.failed.total())
+        if crew.began:
+            timeline.append(crew.moment())
+            show(timeline[-1])
 
 
 @contextmanager
 def progress(plan: Plan, console: Console) -> Iterator[Show]:
     """Yield a function that shows the progress: a bar with rate, failures and p99, only on a terminal."""
     if not console.is_terminal:
-        yield lambda _load, _moment: None
+        yield lambda _moment: None
         return
     columns = (BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        total = plan.seconds if plan.requests is None else plan.requests
+        total = plan.warm_up + plan.seconds if plan.requests is None else plan.requests
         task = bar.add_task("", total=total)
-        before, seen = Moment(0.0, 0, 0), Counter[int]()
+        before = Moment(0.0, 0, 0)
 
-        def show(load: LoadGenerator, moment: Moment) -> None:
-            nonlocal before, seen
+        def show(moment: Moment) -> None:
+            nonlocal before
             rate = (moment.settled - before.settled) / max(moment.seconds - before.seconds, 1e-9)
-            p99 = Percentiles(load.tally.latencies - seen).at(99)
-            before, seen = moment, load.tally.latencies.copy()
+            before = moment
             done = moment.seconds if plan.requests is None else moment.settled + moment.failed
-            text = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(p99)}"
+            text = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(moment.p99)}"
             bar.update(task, completed=min(done, total), description=text, refresh=True)
 
         yield show

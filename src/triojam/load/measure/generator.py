@@ -1,255 +1,358 @@
-"""The load generator: many connections in one task, with every answer checked.
-
-Like the server's fast lane, it has its own selector, and Trio waits for this one descriptor: with a task for
-each connection, a load would measure Trio's scheduler and not the server.
+"""The load generator: many connections in one loop, with every answer checked.
 
 A closed loop sends the next requests of a connection when it has the answers to the last ones; it sends less
-to a server that stalls. An open loop (`rate`) has requests due at even intervals, independent of the server.
-Their latency counts from the moment at which they were due, so a stall shows in every request it delayed.
+to a server that stalls. An open loop (`rate`) has requests due at certain times, independent of the server.
+`schedule` says from when their latency counts.
+
+One module of more than 300 lines: each way in which a connection ends touches the same few queues.
 """
 
 import random
-import selectors
 import socket
-import time
 from collections import deque
-from collections.abc import Callable
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count
 from math import inf
 
-import trio
-
-from triojam.load.measure.checker import AnswerChecker
+from triojam.load.measure.checker import AFTER_THE_END, AnswerChecker, Records
 from triojam.load.measure.clock import ServerClock
-from triojam.load.measure.connection import RECEIVE_BYTES, Connection, cause_of
+from triojam.load.measure.connection import Address, Broken, Connection, cause_of
+from triojam.load.measure.loop import Loop
+from triojam.load.measure.manners import Manners
+from triojam.load.measure.poller import END, READ, WRITE, monotonic
 from triojam.load.measure.schedule import Schedule
 from triojam.load.measure.tally import Tally
+from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
 
-TURN_SECONDS = 0.005
 # Between the two pieces of a split line: long enough that a server reads them separately.
 SPLIT_PAUSE = 0.002
 RECONNECT_PAUSE = 0.1
+# The longest pause after refusals.
+LONGEST_PAUSE = 2.0
 # How long to wait for a server that has answered before and restarts.
 LONGEST_OUTAGE = 60.0
-SWEEP_SECONDS = 0.05
-# The selector's timeout may end this much too late; shorter waits are spent in checkpoints.
-TIMER_ERROR = 0.0011
+# How often some connections are looked at whose patience may have ended, and how many.
+SWEEP_SECONDS = 0.005
+SWEPT_AT_ONCE = 512
+# How many requests begin between two looks at what has arrived.
+BEGUN_AT_ONCE = 8
 # After an interrupt, how long to wait for the answers to requests in flight.
 LAST_ANSWERS_SECONDS = 1.0
+NO_ANSWER = "no answer in time"
+NO_CONNECTION = "no connection in time"
+_SOCKET, _ERROR = socket.SOL_SOCKET, socket.SO_ERROR
 
 
 class LoadGenerator:
-    """Sends the requests of a plan to one socket address, and tallies their outcomes."""
+    """Sends the requests of a plan to one socket address, and tallies their outcomes.
 
-    def __init__(
-        self, plan: Plan, address: tuple[str | int, ...], clock: ServerClock, *, chance: random.Random
+    worker: the number of this worker among those of the plan. began: when the load begins, by `monotonic`.
+    trust: for TLS. idle: the seconds since `began` in which there was nothing to do.
+    """
+
+    def __init__(  # noqa: PLR0913  # what a load needs, and which part of it this is
+        self,
+        plan: Plan,
+        address: Address,
+        clock: ServerClock,
+        *,
+        chance: random.Random,
+        worker: int = 0,
+        began: float | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.tally = Tally()
-        self._now = time.perf_counter
-        self.began = self.ended = self._now()
+        self.began = monotonic() if began is None else began
+        self.ended = self.began
+        self.idle = 0.0
+        self.loop = Loop()
         self.gave_up = self._stopped = False
-        self._plan = plan
-        self._address = address
-        self._clock = clock
+        self._plan, self._address, self._clock = plan, address, clock
+        self._context = trust.context() if trust is not None else None
+        self._name = trust.name if trust is not None else ""
         self._kinds = plan.mix.deal(chance)
-        self._schedule = Schedule(plan, self.began)
-        # Places for connections; None = one that must be opened.
-        self._free: deque[Connection | None] = deque([None] * plan.connections)
+        self._schedule = Schedule(plan, self.began, self.tally, worker)
+        self.records = Records(self.tally, self._schedule.measured_from)
+        self._manners = Manners(plan.patience)
+        connections = plan.connections // plan.workers + (worker < plan.connections % plan.workers)
+        self._free = deque(Connection(AnswerChecker(self.records, clock)) for _ in range(connections))
         self._busy: set[Connection] = set()
-        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
-        self._timer_numbers = count()
-        self._outage_since = inf  # the first failed attempt to connect after the last answer
-        # Only an open loop has requests left at its end. Each request in flight has its own patience.
-        self._cut_at = inf if plan.rate is None else self._schedule.ends + plan.patience
+        self._swept: list[Connection] = []
+        self._outage_since = inf  # the first failed attempt to connect after the last that did not fail
+        self._cut_at = self._stop_at = inf
+        only = plan.mix.only
+        self._same = only if only is not None and not only.cut and plan.rate is None else None
 
     @property
     def elapsed(self) -> float:
         """How long the load has run, in seconds."""
-        return self._now() - self.began
-
-    async def run(self) -> None:
-        """Send all requests, and wait for the answers. Call it only once."""
-        with selectors.DefaultSelector() as self._selector:
-            self._sweep(self.began)
-            try:
-                while not self._finished(self._now()):
-                    pause = self._next_moment() - self._now() - TIMER_ERROR
-                    if pause > 0:
-                        with trio.move_on_after(pause):
-                            await trio.lowlevel.wait_readable(self._selector.fileno())
-                    else:
-                        await trio.lowlevel.checkpoint()
-                    self._turn()
-            finally:
-                for key in list(self._selector.get_map().values()):
-                    self._take_back(key.data)
-                    key.data.checker.lost("interrupted" if self._stopped else "no answer in time")
-                    self._close(key.data)
-                self.ended = self._now()
-                self.tally.never_sent = self._schedule.never_sent(self.ended)
+        return monotonic() - self.began
 
     def stop(self) -> None:
-        """Send no more requests, and wait only briefly for those in flight."""
-        self._stopped = True
-        self._schedule.stop(self._now())
-        self._cut_at = self._now() + LAST_ANSWERS_SECONDS
+        """Send no more requests, and wait only briefly for those in flight. Any thread may call it."""
+        self._stop_at = monotonic()
 
     def cut(self) -> None:
-        """Do not wait for requests in flight."""
-        self._cut_at = self._now()
+        """Do not wait for requests in flight. Any thread may call it."""
+        self._stopped = True
+        self._cut_at = monotonic()
 
-    def _finished(self, now: float) -> bool:
-        patience = LONGEST_OUTAGE if self.tally.settled else self._plan.patience
-        self.gave_up = now - self._outage_since > patience
+    def run(self) -> None:
+        """Send all requests, and wait for the answers. Call it only once."""
+        self.loop.at(self.began, self._sweep)
+        try:
+            self.loop.run(self)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        now = self.ended = monotonic()
+        for connection in list(self._busy):
+            self._take_back(connection)
+            cause = "interrupted" if self._stopped else NO_ANSWER
+            connection.checker.lost(cause, now, in_time=self._stopped)
+        for connection in self.loop.poller.keys():  # noqa: SIM118  # not a dict
+            connection.close()
+        self.loop.poller.close()
+        self._schedule.give_up(now)
+
+    def finished(self, now: float) -> bool:
+        """Whether all requests have an outcome, or the load is to end."""
+        if now >= self._stop_at:
+            self._stop_at = inf
+            self._stopped = True
+            self._schedule.stop(now)
+            self._cut_at = min(self._cut_at, now + LAST_ANSWERS_SECONDS)
+        if self._outage_since < now:
+            patience = LONGEST_OUTAGE if self.tally.settled else self._plan.patience
+            self.gave_up = now - self._outage_since > patience
         return self.gave_up or now >= self._cut_at or (not self._busy and self._schedule.over(now))
 
-    def _next_moment(self) -> float:
-        """Return when the next timer or request is due."""
-        moment = self._timers[0][0]
-        return min(moment, self._schedule.next_due(self._now())) if self._free else moment
+    def next_due(self, now: float) -> float:
+        """Return when the next request can be sent; inf if no connection is free."""
+        return self._schedule.next_due(now) if self._free else inf
 
-    def _at(self, moment: float, act: Callable[[float], None]) -> None:
-        heappush(self._timers, (moment, next(self._timer_numbers), act))
-
-    def _turn(self) -> None:
-        now = self._now()
-        ends = now + TURN_SECONDS
-        while True:
-            self._clock.forget(now)
-            while self._timers[0][0] <= now:
-                heappop(self._timers)[2](now)
-            while self._free and (due := self._schedule.take(self._plan.pipeline, now)):
-                self._begin(self._free.popleft(), due, now)
-            if now >= ends or not (events := self._selector.select(0)):
-                return
-            now = self._now()
-            for key, mask in events:
-                self._on_event(key.data, mask, now)
+    def waited(self, start: float, end: float) -> None:
+        """The loop has waited: for the server, if no connection was free."""
+        self.idle += max(end - max(start, self.began), 0.0)
+        if not self._free:
+            self._schedule.waiting.add(start, end)
 
     def _sweep(self, now: float) -> None:
-        """Lose the connections on which nothing has moved for too long."""
-        self._at(now + SWEEP_SECONDS, self._sweep)
-        for connection in list(self._busy):
-            if now - connection.moved > self._plan.patience:
-                self._lose(connection, "no answer in time", now)
+        """Look at some connections: lose those on which nothing has moved for too long."""
+        self.loop.at(now + SWEEP_SECONDS, self._sweep)
+        if not self._swept:
+            self._swept = list(self._busy)
+        some, self._swept = self._swept[:SWEPT_AT_ONCE], self._swept[SWEPT_AT_ONCE:]
+        unsent_is_late = self._plan.rate is None and now >= self._schedule.ends
+        for connection in some:
+            if connection not in self._busy:
+                continue
+            if not connection.connected and unsent_is_late:
+                self._abandon(connection)
+            elif now - connection.moved > self._plan.patience:
+                self._lose(connection, NO_ANSWER if connection.connected else NO_CONNECTION, now)
 
-    def _begin(self, connection: Connection | None, due: list[float], now: float) -> None:
+    def _abandon(self, connection: Connection) -> None:
+        """Close a connection that was not opened before the end."""
+        self._take_back(connection)
+        connection.starts = []
+        self._busy.remove(connection)
+        self._close(connection)
+
+    def begin(self, now: float) -> None:
+        """Send a few of the requests that are due."""
+        self._clock.forget(now)
+        for _ in range(min(BEGUN_AT_ONCE, len(self._free))):
+            starts = self._schedule.take(self._plan.pipeline, now)
+            if not starts:
+                return
+            connection = self._free.popleft()
+            if connection.events:  # the server has ended it, or said something before the request
+                self.serve(connection, now)
+            self._begin(connection, starts, now)
+            now = monotonic()
+
+    def _begin(self, connection: Connection, starts: list[float], now: float) -> None:
         """Send requests, on a new connection if this one is closed."""
-        if connection is None or connection.closed:
+        if not connection.is_open:
+            connection = Connection(AnswerChecker(self.records, self._clock), connection.refusals)
             try:
-                connection = Connection(self._address, AnswerChecker(self.tally, self._clock))
-                self._selector.register(connection.sock, selectors.EVENT_READ, connection)
-            except OSError as exc:
-                self._schedule.give_back(due)
-                self._not_connected(cause_of(exc), now)
+                self.loop.poller.add(connection.open(self._address, self._context, self._name), connection)
+            except Broken as exc:
+                connection.close()
+                self._schedule.give_back(starts)
+                self._not_connected(connection, cause_of(exc), now)
                 return
         self._busy.add(connection)
-        only = self._plan.mix.only
-        if only is not None and not only.cut and self._plan.rate is None:
-            connection.request_same(only, due, now)
+        if self._same is not None:
+            connection.request_same(self._same, starts, now)
         else:
-            connection.request(self._kinds, due, now)
+            connection.request(self._kinds, starts, now)
         self._flush(connection, now)
 
     def _flush(self, connection: Connection, now: float) -> None:
         """Send the next piece, if the connection is still open."""
-        if connection.closed:
+        if not connection.is_open or not connection.may_send:
             return
         was_connected, was_blocked = connection.connected, connection.blocked
         try:
             connection.send(now)
-        except OSError as exc:
-            self._lose_after_reading(connection, exc, now)
+        except Broken as exc:
+            self._lose_after_reading(connection, cause_of(exc), now)
             return
         if connection.connected and not was_connected:
             self.tally.opened += 1
+            self._outage_since = inf
         if connection.blocked != was_blocked:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.blocked else 0)
-            self._selector.modify(connection.sock, wanted, connection)
-        if connection.outbox and not connection.blocked:
-            self._at(now + SPLIT_PAUSE, partial(self._flush, connection))
+            self.loop.poller.watch_writing(connection.sock, wanted=connection.blocked)
+        if not connection.blocked and connection.may_send:
+            self.loop.at(now + SPLIT_PAUSE, partial(self._flush, connection))
 
-    def _on_event(self, connection: Connection, mask: int, now: float) -> None:
-        if mask & selectors.EVENT_READ:
-            try:
-                self._take(connection, connection.sock.recv(RECEIVE_BYTES), now)
-            except BlockingIOError:
-                pass
-            except OSError as exc:
-                self._take(connection, b"", now, cause_of(exc))
-        if mask & selectors.EVENT_WRITE and not connection.closed:
-            if code := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._lose_after_reading(connection, OSError(code, ""), now)
+    def serve(self, connection: Connection, now: float) -> None:
+        """Do what the events of a connection ask for."""
+        events, connection.events = connection.events, 0
+        if events & READ and connection.is_open:
+            self._read(connection, now, at_end=bool(events & END))
+        if events & WRITE and connection.is_open:
+            if code := connection.sock.getsockopt(_SOCKET, _ERROR):
+                self._lose_after_reading(connection, cause_of(OSError(code, "")), now)
             else:
                 self._flush(connection, now)
 
-    def _take(self, connection: Connection, data: bytes, now: float, cause: str = "closed") -> None:
-        """Take what has arrived; nothing means that the connection has ended, for this cause."""
-        checker = connection.checker
-        if not connection.due:  # the server may close an idle connection, after an ERROR line or without
-            checker.receive(data, now)
-            self._close(connection)
-        elif not data:
-            self._lose(connection, cause, now)
-        elif fault := checker.receive(data, now):
-            self._lose(connection, fault, now)
-        else:
-            self._outage_since = inf
+    def _read(self, connection: Connection, now: float, *, at_end: bool) -> None:
+        """Read once, and again in a later step if there may be more."""
+        try:
+            data, ended, more = connection.receive()
+        except Broken as exc:
+            self._end_of(connection, cause_of(exc), now)
+            return
+        if data:
+            self._take(connection, data, now)
+        if not connection.is_open:
+            return
+        if ended:
+            self._end_of(connection, "closed", now)
+            return
+        if more or at_end:
+            self.loop.again(connection, READ | END if at_end else READ)
+        if not connection.connected:  # the handshake goes on, or is done
+            self._flush(connection, now)
+
+    def _take(self, connection: Connection, data: bytes, now: float) -> None:
+        """Take what has arrived."""
+        checker, tally = connection.checker, self.tally
+        if not connection.connected:  # a refusal, before the request is out
+            self._take_back(connection)
+        settled, outcomes = tally.settled, checker.outcomes
+        fault = checker.receive(data, connection.arrived)
+        tally.own_seconds += (tally.settled - settled) * connection.doubt
+        if checker.outcomes != outcomes:
             connection.moved = now
-            connection.proven = True
-            if not checker.waiting:
-                self._done(connection, now)
+        if tally.settled != settled:
+            connection.proven, connection.refusals = True, 0
+        if not connection.starts:  # a line that nothing asked for
+            self._end_idle(connection, now)
+        elif fault is not None:
+            self._lose(connection, fault, now)
+        elif not checker.waiting:
+            self._done(connection, now)
 
     def _done(self, connection: Connection, now: float) -> None:
-        connection.due = []
+        """All answers are here: the connection is free for the next requests."""
+        connection.starts = []
         self._busy.remove(connection)
+        checker = connection.checker
         if self._plan.visits or connection.outbox:  # a bad server can answer what is not sent yet
             self._close(connection)
+        elif checker.refused and (pause := self._manners.pause(checker.errors)):
+            connection.parting = True
+            self.loop.at(now + pause, partial(self._read_on, connection))
+            return
+        self._release(connection, now)
+
+    def _release(self, connection: Connection, now: float) -> None:
         if self._plan.think_time:
             self._free_later(connection, now + self._plan.think_time)
         else:
             self._free.append(connection)
 
-    def _lose_after_reading(self, connection: Connection, exc: OSError, now: float) -> None:
+    def _read_on(self, connection: Connection, now: float) -> None:
+        """The server has not closed the connection, though it might have."""
+        if connection.parting:
+            connection.parting = False
+            self._manners.learn(connection.checker.errors, closes=False)
+            self._release(connection, now)
+
+    def _end_idle(self, connection: Connection, now: float) -> None:
+        """The server has ended a connection between requests, which it may do."""
+        self._close(connection)
+        if connection.parting:
+            connection.parting = False
+            self._manners.learn(connection.checker.errors, closes=True)
+            self._release(connection, now)
+
+    def _end_of(self, connection: Connection, cause: str, now: float) -> None:
+        """The server has ended a connection."""
+        checker = connection.checker
+        self._take_back(connection)
+        instead = checker.closed(cleanly=cause == "closed", now=connection.arrived)
+        if not connection.starts:
+            self._end_idle(connection, now)
+            return
+        if instead:
+            connection.proven, connection.refusals = True, 0
+        self._lose(connection, AFTER_THE_END if instead or checker.refused else cause, now)
+
+    def _lose_after_reading(self, connection: Connection, cause: str, now: float) -> None:
         """Lose a connection that broke during a send, after taking the answers that arrived before."""
-        while connection.due and not connection.closed:
+        more = True
+        while more and connection.starts and connection.is_open:
             try:
-                data = connection.sock.recv(RECEIVE_BYTES)
-            except OSError:
-                data = b""
-            self._take(connection, data, now, cause_of(exc))
+                data, _, more = connection.receive()
+            except Broken:
+                break
+            if data:
+                self._take(connection, data, now)
+        if connection.starts and connection.is_open:
+            self._lose(connection, cause, now)
 
     def _lose(self, connection: Connection, cause: str, now: float) -> None:
         """Close a connection; its requests have failed, but those that were not sent are due again."""
         self._take_back(connection)
-        connection.checker.lost(cause)
-        connection.due = []
+        connection.checker.lost(cause, now, in_time=cause != NO_ANSWER)
+        connection.starts = []
         self._busy.remove(connection)
         self._close(connection)
         if connection.proven:
-            self._free.append(None)
-        elif connection.connected:
-            self._free_later(None, now + RECONNECT_PAUSE)
+            self._free.append(connection)
+        elif connection.connected or connection.checker.ended_by:
+            self._back_off(connection, now)
         else:
-            self._not_connected(cause, now)
+            self._not_connected(connection, cause, now)
 
-    def _not_connected(self, cause: str, now: float) -> None:
+    def _not_connected(self, connection: Connection, cause: str, now: float) -> None:
         self.tally.unconnected[cause] += 1
         self._outage_since = min(self._outage_since, now)
-        self._free_later(None, now + RECONNECT_PAUSE)
+        self._free_later(connection, now + RECONNECT_PAUSE)
 
-    def _free_later(self, connection: Connection | None, moment: float) -> None:
-        self._at(moment, lambda _now: self._free.append(connection))
+    def _back_off(self, connection: Connection, now: float) -> None:
+        """The server has refused a connection: try again later, and later each time."""
+        pause = min(RECONNECT_PAUSE * 2**connection.refusals, LONGEST_PAUSE)
+        connection.refusals = min(connection.refusals + 1, 10)
+        self._free_later(connection, now + pause)
+
+    def _free_later(self, connection: Connection, moment: float) -> None:
+        self.loop.at(moment, lambda _now: self._free.append(connection))
 
     def _take_back(self, connection: Connection) -> None:
+        """Take back the requests of which no byte was sent."""
         if unsent := connection.unsent():
-            connection.checker.not_sent(len(unsent))
-            self._schedule.give_back(unsent)
+            removed = connection.checker.not_sent(len(unsent))
+            self._schedule.give_back(unsent[len(unsent) - removed :])
+            connection.forget_unsent()
 
     def _close(self, connection: Connection) -> None:
-        connection.checker.closed()
-        self._selector.unregister(connection.sock)
-        connection.sock.close()
+        if connection.is_open:
+            self.loop.poller.remove(connection.sock)
+            connection.close()

@@ -1,26 +1,81 @@
-"""When the requests of a load are due."""
+"""When the requests of a load are due, and from when their latency counts.
+
+An open loop has requests that are due at certain times. Such a request can be sent late for two reasons.
+Either the server keeps all connections busy, and the client waits: this part of the delay belongs to the
+latency. Or the client itself is too slow: this part does not, and is counted apart.
+"""
 
 from collections import deque
-from math import ceil, inf
+from math import ceil, inf, sqrt
 
+from triojam.load.measure.tally import LATE, Tally
 from triojam.load.plan import Plan
+
+# At most so many steps of waiting are remembered; then every second one is forgotten.
+_MOST_STEPS = 20_000
+# So many requests that were never sent are in the percentiles one by one; of more, an even selection.
+_MOST_NEVER_SENT = 10_000
+
+
+class WaitingTime:
+    """Adds up the time in which the client could only wait for the server: no connection was free."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, float]] = deque([(0.0, 0.0)])
+        self._total = 0.0
+
+    def add(self, start: float, end: float) -> None:
+        """Add a time of waiting, later than all others."""
+        self._steps.append((start, self._total))
+        self._total += end - start
+        self._steps.append((end, self._total))
+        if len(self._steps) > _MOST_STEPS:
+            self._steps = deque([*list(self._steps)[::2], self._steps[-1]])
+
+    def since(self, moment: float) -> float:
+        """Return how much of the time since this moment was waiting. Moments must not decrease."""
+        steps = self._steps
+        while len(steps) > 1 and steps[1][0] <= moment:
+            steps.popleft()
+        start, before = steps[0]
+        if moment > start and len(steps) > 1:
+            end, after = steps[1]
+            before += (after - before) * (moment - start) / (end - start)
+        return self._total - before
 
 
 class Schedule:
-    """When requests are due.
+    """When the requests of one worker are due.
 
-    A closed loop ends at `ends`. An open loop ends when all requests that were due by then are sent.
+    A closed loop has requests due at any time until `ends`. An open loop ends when the requests that were due
+    by then are sent, or given up. began: when the load begins. worker: the number of the worker.
     """
 
-    def __init__(self, plan: Plan, began: float) -> None:
-        self.ends = began + plan.seconds if plan.requests is None else inf
-        self._rate = plan.rate
+    def __init__(self, plan: Plan, began: float, tally: Tally, worker: int = 0) -> None:
+        self.measured_from = began + plan.warm_up
+        self.waiting = WaitingTime()
+        self._tally = tally
         self._began = began
-        self._requests = inf if plan.requests is None else plan.requests
-        self._taken = 0  # without those given back
-        self._begun = 0  # how many times of an open loop were taken
-        self._again: deque[float] = deque()
+        self._rate, self._worker, self._workers = plan.rate, worker, plan.workers
         self._stopped = False
+        self._again: deque[float] = deque()  # sent once already: from when their latency counts
+        self._begun = 0
+        if plan.rate is None:
+            self._left = inf if plan.requests is None else _share(plan.requests, worker, plan.workers)
+            self.ends = inf if plan.requests is not None else self.measured_from + plan.seconds
+            self._gives_up_at = inf
+            return
+        self._first, self._last = plan.rate, plan.last_rate or plan.rate
+        self._warm = plan.rate * plan.warm_up
+        seconds = plan.seconds if plan.requests is None else plan.requests * 2 / (self._first + self._last)
+        self._bend = (self._last - self._first) / seconds
+        self.ends = self.measured_from + seconds
+        if plan.requests is None:
+            self._last_one = self._due_before(self.ends)
+        else:
+            self._last_one = _share(ceil(self._warm) + plan.requests, worker, plan.workers)
+        self._gives_up_at = self.ends + plan.patience
+        self._may_leave_out = plan.requests is None
 
     def stop(self, now: float) -> None:
         """End the schedule: no more requests are due."""
@@ -33,39 +88,99 @@ class Schedule:
 
     def next_due(self, now: float) -> float:
         """Return when the next request is due: at once in a closed loop; inf if there is none."""
-        if self._stopped or self._taken >= self._requests or (self._rate is None and now >= self.ends):
+        if self._stopped:
             return inf
-        if self._rate is None or self._again:
+        if self._rate is None:
+            return self._began if self._left > 0 and now < self.ends else inf
+        if now >= self._gives_up_at:
+            return inf
+        if self._again:
             return self._began
-        due = self._began + self._begun / self._rate
-        return due if due < self.ends else inf
+        return self._due(self._begun) if self._begun < self._last_one else inf
 
     def take(self, most: int, now: float) -> list[float]:
-        """Take up to `most` requests that are due by now; return when each was due."""
-        due: list[float] = []
-        while len(due) < most and (when := self.next_due(now)) <= now:
-            if self._rate is None:
-                when = now
-            elif self._again:
-                when = self._again.popleft()
+        """Take up to `most` requests that are due by now; return from when the latency of each counts."""
+        if self._rate is None:
+            if self._stopped or not self._began <= now < self.ends:
+                return []
+            taken = int(min(most, self._left))
+            if now >= self.measured_from:
+                self._left -= taken
+            return [now] * taken
+        if now >= self.ends and self._may_leave_out:
+            self._leave_out(now)
+        starts: list[float] = []
+        while len(starts) < most and (due := self.next_due(now)) <= now:
+            if self._again:
+                starts.append(self._again.popleft())
             else:
                 self._begun += 1
-            due.append(when)
-            self._taken += 1
-        return due
+                starts.append(self._start_of(due, now))
+        return starts
 
-    def give_back(self, due: list[float]) -> None:
+    def give_back(self, starts: list[float]) -> None:
         """Return requests that were taken, but not sent."""
-        self._taken -= len(due)
-        if self._rate is not None:
-            self._again.extend(due)
-
-    def never_sent(self, now: float) -> int:
-        """Return how many requests of an open loop were due by now, but not taken."""
         if self._rate is None:
-            return 0
-        until = min(now, self.ends)
-        due = ceil((until - self._began) * self._rate)
-        while due and self._began + (due - 1) / self._rate >= until:  # a rounding error
-            due -= 1
-        return max(0, int(min(due, self._requests)) - self._taken)
+            self._left += sum(start >= self.measured_from for start in starts)
+        else:
+            self._again.extend(starts)
+
+    def give_up(self, now: float) -> None:
+        """Count the requests of an open loop that were due by now, but not sent. Call it once, at the end."""
+        if self._rate is None:
+            return
+        due = self._due_before(now) if self._stopped else self._last_one
+        missing = max(0, min(due, self._last_one) - self._begun)
+        self._tally.never_sent += missing + len(self._again)
+        for start in self._again:
+            self._tally.longer[int((now - start) * 1e6)] += 1
+        step = max(1, ceil(missing / _MOST_NEVER_SENT))
+        for number in range(0, missing, step):
+            waited = max(0.0, now - self._due(self._begun + number))
+            self._tally.longer[int(waited * 1e6)] += min(step, missing - number)
+        self._again.clear()
+        self._begun += missing
+
+    def _start_of(self, due: float, now: float) -> float:
+        """Return from when the latency counts: from `due`, without the delay that is the client's own."""
+        start = now - min(self.waiting.since(due), now - due)
+        if (late := start - due) > LATE:
+            self._tally.late += 1
+            self._tally.latest = max(self._tally.latest, late)
+        return start
+
+    def _leave_out(self, now: float) -> None:
+        """At the end, leave out what is still to be sent if that is the client's fault."""
+        self._may_leave_out = False
+        if self._begun < self._last_one:
+            due = self._due(self._begun)
+            late = now - due - self.waiting.since(due)
+            if late > max(LATE, (now - due) / 2):
+                self._tally.left_out += self._last_one - self._begun
+                self._tally.latest = max(self._tally.latest, late)
+                self._last_one = self._begun
+
+    def _due(self, number: int) -> float:
+        """Return when the request with this number, counted from 0, of this worker is due."""
+        index = number * self._workers + self._worker
+        if index < self._warm:
+            return self._began + index / self._first
+        beyond = index - self._warm
+        # The inverse of first * t + bend * t² / 2, in a form that is exact for a bend of 0.
+        root = sqrt(max(0.0, self._first * self._first + 2 * self._bend * beyond))
+        return self.measured_from + 2 * beyond / (self._first + root)
+
+    def _due_before(self, moment: float) -> int:
+        """Return how many requests of this worker are due before a moment."""
+        low, high = 0, 1
+        while self._due(high) < moment and high < 1 << 50:
+            low, high = high, high * 2
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._due(middle) < moment else (low, middle)
+        return low
+
+
+def _share(number: int, worker: int, workers: int) -> int:
+    """Return how many of `number` things, dealt in turn, belong to a worker."""
+    return number // workers + (worker < number % workers)

@@ -1,0 +1,181 @@
+"""When requests are due, and whose fault a delay is."""
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triojam.load.measure.schedule import Schedule, WaitingTime
+from triojam.load.measure.tally import Tally
+from triojam.load.plan import Plan
+
+
+def schedule_of(began: float = 0.0, worker: int = 0, **plan: float) -> tuple[Schedule, Tally]:
+    """Make a schedule and the tally into which it counts."""
+    tally = Tally()
+    return Schedule(Plan(**plan), began, tally, worker), tally  # type: ignore[arg-type]  # also whole numbers
+
+
+def test_a_wait_for_the_server_belongs_to_the_latency() -> None:
+    """While no connection is free, the latency of a request that is due grows."""
+    schedule, tally = schedule_of(rate=1.0)
+    schedule.waiting.add(0.25, 2.0)
+    assert schedule.take(3, 2.0) == [0.25, 1.0, 2.0]
+    assert (tally.late, tally.latest) == (1, 0.25)  # from 0 to 0.25, the client did something else
+
+
+def test_a_delay_by_the_client_does_not_belong_to_the_latency() -> None:
+    """If the client did not wait for the server, a late request counts from when it was sent."""
+    schedule, tally = schedule_of(rate=1.0)
+    assert schedule.take(3, 2.0) == [2.0, 2.0, 2.0]
+    assert (tally.late, tally.latest) == (2, 2.0)
+
+
+def test_a_delay_is_divided_between_server_and_client() -> None:
+    """Of three seconds, the client waited for the server for one and a half."""
+    schedule, tally = schedule_of(rate=1.0)
+    schedule.waiting.add(1.0, 2.5)
+    assert schedule.take(1, 3.0) == [1.5]
+    assert tally.latest == 1.5
+
+
+def test_what_a_slow_client_has_left_at_the_end_is_left_out() -> None:
+    """A duration ends on time: requests that the client was too slow to send are counted apart."""
+    schedule, tally = schedule_of(rate=1000.0, seconds=2.0)
+    assert len(schedule.take(500, 1.9)) == 500
+    assert schedule.take(500, 2.01) == []
+    assert (tally.left_out, tally.never_sent, tally.longer) == (1500, 0, {})
+    assert schedule.over(2.01)
+
+
+def test_all_of_a_number_of_requests_are_sent() -> None:
+    """A number of requests is sent, however slow the client is."""
+    schedule, tally = schedule_of(rate=1000.0, requests=100)
+    assert len(schedule.take(500, 4.0)) == 100
+    assert tally.left_out == 0
+
+
+def test_what_the_server_has_delayed_is_sent_after_the_end() -> None:
+    """Requests wait for a connection as long as the patience allows; then they count as never sent."""
+    schedule, tally = schedule_of(rate=10.0, seconds=1.0, patience=3.0)
+    schedule.waiting.add(0.0, 2.0)
+    assert schedule.take(4, 2.0) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    schedule.waiting.add(2.0, 4.0)
+    assert schedule.take(4, 4.0) == []
+    schedule.give_up(4.0)
+    assert (tally.left_out, tally.never_sent) == (0, 6)
+    assert sorted(tally.longer) == pytest.approx([3.1e6, 3.2e6, 3.3e6, 3.4e6, 3.5e6, 3.6e6], abs=2)
+
+
+def test_what_was_given_back_counts_from_its_first_time() -> None:
+    """A request whose connection broke counts from when it was due, and is due at once."""
+    schedule, _ = schedule_of(rate=10.0)
+    taken = schedule.take(1, 0.0)
+    schedule.give_back(taken)
+    assert schedule.next_due(0.05) == 0.0
+    assert schedule.take(2, 0.05) == [0.0]
+
+
+def test_nothing_is_due_before_the_beginning() -> None:
+    """The workers begin together."""
+    for rate in (None, 10.0):
+        schedule = Schedule(Plan(rate=rate), 5.0, Tally())
+        assert schedule.take(3, 4.9) == []
+        assert schedule.next_due(4.9) == 5.0
+
+
+def test_a_ramp_changes_the_rate_evenly() -> None:
+    """From 100 to 300 in 10 seconds: 2,000 requests, of which 750 in the first half."""
+    schedule, _ = schedule_of(rate=100.0, last_rate=300.0, seconds=10.0)
+    schedule.waiting.add(0.0, 20.0)
+    due = schedule.take(9999, 10.5)
+    assert len(due) == 2000
+    assert sum(each < 5.0 for each in due) == 750
+    assert due[1] - due[0] == pytest.approx(1 / 100, rel=0.02)
+    assert due[-1] - due[-2] == pytest.approx(1 / 300, rel=0.02)
+
+
+def test_a_ramp_may_fall() -> None:
+    """From 300 to 100, the first half has more requests."""
+    schedule, _ = schedule_of(rate=300.0, last_rate=100.0, seconds=10.0)
+    schedule.waiting.add(0.0, 20.0)
+    due = schedule.take(9999, 10.5)
+    assert (len(due), sum(each < 5.0 for each in due)) == (2000, 1250)
+
+
+def test_a_ramp_of_a_number_of_requests_ends_at_its_last_rate() -> None:
+    """The duration follows from the number and the rates."""
+    schedule, _ = schedule_of(rate=100.0, last_rate=300.0, requests=1000)
+    assert schedule.ends == pytest.approx(5.0)
+
+
+def test_the_warm_up_comes_before_the_duration() -> None:
+    """It has the first rate, and its requests are not among the number that was asked for."""
+    schedule, _ = schedule_of(rate=10.0, seconds=2.0, warm_up=1.0)
+    schedule.waiting.add(0.0, 9.0)
+    assert schedule.measured_from == 1.0
+    assert len(schedule.take(99, 3.5)) == 30
+    closed, _ = schedule_of(requests=5, warm_up=1.0)
+    assert len(closed.take(50, 0.5)) == 5
+    assert len(closed.take(50, 1.5)) == 5
+    assert closed.take(50, 1.6) == []
+
+
+@given(
+    workers=st.integers(1, 5),
+    rate=st.floats(0.5, 500),
+    last_rate=st.none() | st.floats(0.5, 500),
+    warm_up=st.sampled_from([0.0, 0.7]),
+    requests=st.none() | st.integers(1, 300),
+)
+def test_the_workers_share_the_requests_of_one_schedule(
+    workers: int, rate: float, last_rate: float | None, warm_up: float, requests: int | None
+) -> None:
+    """Together, the workers have the same requests due at the same times as one worker alone."""
+    plan = {"rate": rate, "last_rate": last_rate, "warm_up": warm_up, "requests": requests, "seconds": 2.0}
+
+    def due_of(worker: int, workers: int) -> list[float]:
+        schedule = Schedule(Plan(**plan, workers=workers), 0.0, Tally(), worker)  # type: ignore[arg-type]
+        schedule.waiting.add(0.0, 1e6)
+        return schedule.take(10_000, schedule.ends)
+
+    alone = due_of(0, 1)
+    together = sorted(each for worker in range(workers) for each in due_of(worker, workers))
+    assert together == pytest.approx(alone)
+    assert alone == sorted(alone)
+
+
+@given(
+    waits=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 3)), max_size=20),
+    moments=st.lists(st.floats(0, 60), min_size=1),
+)
+def test_waiting_time_is_what_overlaps(waits: list[tuple[float, float]], moments: list[float]) -> None:
+    """The waiting since a moment is the sum of the waits after it, in part too."""
+    waiting, spans, now = WaitingTime(), [], 0.0
+    for pause, length in waits:
+        spans.append((now + pause, now + pause + length))
+        now += pause + length
+        waiting.add(*spans[-1])
+    for moment in sorted(moments):
+        expected = sum(max(0.0, end - max(start, moment)) for start, end in spans)
+        assert waiting.since(moment) == pytest.approx(expected, abs=1e-9)
+
+
+def test_waiting_time_is_bounded_in_memory() -> None:
+    """Many short waits are remembered less exactly, not without limit."""
+    waiting = WaitingTime()
+    for number in range(100_000):
+        waiting.add(float(number), number + 0.5)
+    assert len(waiting._steps) <= 20_001  # the bound itself
+    assert waiting.since(50_000.0) == pytest.approx(25_000, rel=0.001)
+
+
+def test_a_stopped_schedule_counts_what_was_due_by_then() -> None:
+    """After an interrupt, requests that were not due yet are not missing."""
+    schedule, tally = schedule_of(rate=10.0, seconds=100.0)
+    schedule.take(3, 0.25)
+    schedule.stop(1.0)
+    assert schedule.next_due(1.0) == inf
+    schedule.give_up(1.0)
+    assert tally.never_sent == 7
