@@ -13,14 +13,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import bcrypt
 import pytest
 import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
-from tests.helpers.program import COMMAND, UNMEASURED, Program, environment, launched, serving
+from tests.helpers.program import COMMAND, FREE_PORTS, UNMEASURED, Program, environment, launched, serving
 from tests.helpers.requirements import cannot_run, require_program
 from tests.helpers.screen import Screen, draw_until, open_terminal, type_text
-from tests.helpers.servers import PATIENCE, authority, receive_all, start_tls
+from tests.helpers.servers import PATIENCE, authority, certificate_file, receive_all, start_tls
 
 FAST = ("--timeout", "0.3")
 
@@ -494,7 +495,8 @@ async def test_load_adds_the_counters_of_several_servers() -> None:
             await stranger.send_all(b"TIME\r\n")
             printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 3
-    assert "The balance does not close: sent, but not counted: -1, which is less than none" in printed
+    assert "The servers counted 1 request more than this client sent: other clients sent " in printed
+    assert printed.endswith("The balance does not close.\n")
 
 
 async def test_load_notices_requests_of_another_client() -> None:
@@ -507,7 +509,53 @@ async def test_load_notices_requests_of_another_client() -> None:
             await stranger.send_all(b"TIME\r\nHELLO\r\n")
             printed = (await receive_all(process.stdout)).decode()
             assert await process.wait() == 3
-    assert "The balance does not close: sent, but not counted: -2, which is less than none" in printed
+    assert "The server counted 2 requests more than this client sent: other clients sent " in printed
+    assert printed.endswith("The balance does not close.\n")
+
+
+async def test_load_reads_metrics_behind_a_password_and_tls(tmp_path: Path) -> None:
+    """With user, password and CA the balance closes; without one of them, one line names the flag."""
+    users, password, ca, json_file = (tmp_path / name for name in ("users", "password", "ca.pem", "json"))
+    users.write_text("ada:" + bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode() + "\n", "ascii")
+    password.write_text("hunter2\n", "ascii")
+    authority().cert_pem.write_to_path(str(ca))
+    secured = ("--metrics-tls", "--tls-certificate", certificate_file(), "--metrics-passwords", str(users))
+    async with launched([*COMMAND, *FREE_PORTS, *secured], {}) as process:
+        program = Program(process)
+        entry = await program.logged("serving")
+        address, web = entry["addresses"][0], entry["metrics"][0]
+        words = [
+            "load",
+            address,
+            "--requests",
+            "1000",
+            "--metrics",
+            f"https://{web}",
+            "--json",
+            str(json_file),
+        ]
+        user, trust = ["--metrics-user", "ada"], ["--metrics-ca", str(ca)]
+        for more, end in (
+            ([], ": see --metrics-ca\n"),
+            (trust, ": wants a user and a password: see --metrics-user\n"),
+        ):
+            done = await run(*words, *more)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"triojam: https://{web}/metrics: ")
+            assert done.stderr.endswith(end)
+            assert done.stderr.count("\n") == 1
+        done = await run(*words, *trust, *user, TRIOJAM_METRICS_PASSWORD="hunter3")
+        assert done.stderr == f"triojam: https://{web}/metrics: does not accept the password of ada\n"
+        done = await run(*words, *trust, *user, TRIOJAM_METRICS_PASSWORD="hunter2")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "The balance closes." in done.stdout
+        done = await run(*words, *trust, *user, "--metrics-password-file", str(password))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "hunter" not in done.stdout + json_file.read_text("utf-8")
+        done = await run(*words[:4], "--metrics", f"https://ada:hunter2@{web}")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--metrics-user" in done.stderr
+        assert "hunter" not in done.stderr
 
 
 async def test_load_reports_a_restart() -> None:
@@ -524,7 +572,9 @@ async def test_load_reports_a_restart() -> None:
                 printed = (await receive_all(process.stdout)).decode()
                 assert await process.wait() == 1
     assert re.search(r"failed +[1-9]\d*  (reset|closed) ", printed)
-    (lost,) = re.findall(r"The server was restarted once: ([\d,]+) requests are in no reading", printed)
+    (lost,) = re.findall(
+        r"The server was restarted once: ([\d,]+) requests? (?:is|are) in no reading", printed
+    )
     numbers = {
         line.split()[0]: int(line.split()[1].replace(",", ""))
         for line in printed.splitlines()
@@ -590,7 +640,7 @@ async def test_load_shows_progress_on_a_terminal_only() -> None:
             os.close(theirs)
             drawn = await everything(trio.lowlevel.FdStream(ours))
             assert await process.wait() == 0
-    assert re.search(rb"/s  0 failed  p99 [\d.]+ [\xc2\xb5m]+s", drawn)
+    assert re.search(rb"/s  0 failed  p50 [\d.]+ [\xc2\xb5m]+s  p99 [\d.]+ [\xc2\xb5m]+s", drawn)
     assert b"sent " in drawn
 
 

@@ -113,7 +113,8 @@ def tls_of(
     if not tls and ca is None and cert is None and name is None:
         return None
     try:
-        trusted = read_bounded(str(ca)).decode("ascii") if ca is not None else None
+        # For an empty text, Python would trust the certificates of the system.
+        trusted = (read_bounded(str(ca)).decode("ascii") or "\n") if ca is not None else None
         context = new_context(ssl.Purpose.SERVER_AUTH, trusted)
     except (OSError, ValueError) as exc:
         if isinstance(exc, ConfigurationError):

@@ -14,7 +14,6 @@ from triojam.cli.servers import (
     Ca,
     Tls,
     Zone,
-    check_writable,
     run,
     tls_of,
     zone_of,
@@ -74,6 +73,7 @@ def verify(
     rules hold, 1 if not, 130 if interrupted.
     """
     from triojam.cli.console import Console  # noqa: PLC0415  # --help is quicker without
+    from triojam.client.files import check_output, write_whole  # noqa: PLC0415  # as above
     from triojam.verify import report as reports_as  # noqa: PLC0415  # as above
     from triojam.verify.judge import Group  # noqa: PLC0415  # as above
     from triojam.verify.rules import RULES  # noqa: PLC0415  # as above
@@ -84,7 +84,7 @@ def verify(
         return 0
     if json and md:
         raise ConfigurationError("--json and --md: expected one of them")
-    check_writable("--junit", junit)
+    check_output("--junit", junit)
     found = servers_of(command, servers, port)
     required = list(Group)[: list(Group).index(Group(require)) + 1]
     tried = [rule for rule in RULES if strict or rule.group in required or rule.group is not Group.STRICT]
@@ -113,7 +113,7 @@ def verify(
     else:
         reports_as.print_table(reports, console)
     if junit is not None:
-        junit.write_text(reports_as.as_junit(reports), "utf-8")
+        write_whole(junit, reports_as.as_junit(reports).encode())
     return ended_by or (0 if reports_as.passed(reports, required) else FAILED)
 
 

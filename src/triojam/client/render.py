@@ -126,7 +126,7 @@ def format_seconds(seconds: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             number = seconds / size
-            return f"{number:.3g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
+            return f"{number:.3g} {unit}" if number < 999.5 else f"{number:,.0f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
 
 

@@ -39,7 +39,7 @@ class Crew:
     """The workers of one load.
 
     trouble: called when requests have failed, soon after. latencies: the number of right answers by latency,
-    in microseconds. began: when the load began, by `monotonic`; 0 = not yet.
+    in microseconds. begun: set when the load begins. began: when that was, by `monotonic`; 0 = not yet.
     """
 
     def __init__(
@@ -50,14 +50,15 @@ class Crew:
         chance: random.Random,
         trouble: Callable[[], None] = lambda: None,
     ) -> None:
+        self.trouble = trouble
         self.latencies: Counter[int] = Counter()
         self.began = 0.0
-        self._plan, self._address, self._chance, self._trouble = plan, address, chance, trouble
+        self._plan, self._address, self._chance = plan, address, chance
         self._sockets: list[socket.socket] = []
         self._reports: dict[int, Report] = {}
         self._recent: Counter[int] = Counter()
         self._waiting = plan.workers
-        self._all_ready = trio.Event()
+        self.begun = trio.Event()
 
     async def run(self, offset: float, bound: float, trust: Trust | None = None) -> None:
         """Run the load until all workers have ended. Raises WorkerError.
@@ -139,13 +140,13 @@ class Crew:
         self._waiting -= 1
         if not self._waiting:
             self.began = monotonic() + BEFORE_BEGIN
-            self._all_ready.set()
-        await self._all_ready.wait()
+            self.begun.set()
+        await self.begun.wait()
         await _send(sock, encoded(self.began))
         while True:
             message = await _next_message(sock, decoder)
             if message == TROUBLE:
-                self._trouble()
+                self.trouble()
                 continue
             self._take(number, message)
             if message.ended:

@@ -1,100 +1,60 @@
 """Compares what a load sent with what its servers counted, to the last request.
 
-Behind a load balancer there are several servers, whose counters are added up. They are read before the
-load, repeatedly during it, and after it. When a process ends, its counts since the last reading are lost;
-the result says so, and how many requests they can be at most.
+Behind a load balancer there are several servers, whose counters are added up. They are read before the load
+and after it, and during it when a restart is suspected. When a process ends, its counts since the last
+reading are lost; the result says so, and how many requests they can be at most.
 """
 
-import http.client
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from math import inf
 from typing import Self
 
 import trio
-from prometheus_client.parser import text_string_to_metric_families
 
 from triojam.load.measure.tally import Tally
+from triojam.load.readings import OPEN, Access, Counts, MetricsError, Page, Reading
 
-READ_TIMEOUT = 5.0
-LONGEST_PAGE = 4_000_000
 # How long the server may take to count the last answer.
 SETTLE_SECONDS = 2.0
 SETTLE_INTERVAL = 0.02
-READ_INTERVAL = 0.5
+# A server that drains counts until it ends, so it is read again and again after the first sign of that.
+SUSPECT_SECONDS = 5.0
+SUSPECT_INTERVAL = 0.1
+# A killed server gives no sign before it ends. All counts of a long load would be lost without a reading.
+READ_INTERVAL = 10.0
 
-_COUNTERS = {
-    "triojam_requests_total": "requests",
-    "triojam_responses_total": "responses",
-    "triojam_rejected_total": "rejected",
-    "triojam_response_send_errors_total": "send_errors",
-}
-
-
-class MetricsError(Exception):
-    """The metrics cannot be read; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The counters of one process, or sums over several."""
-
-    requests: int = 0
-    responses: int = 0
-    rejected: int = 0
-    send_errors: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Counts)))
-
-    def __sub__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, each.name) - getattr(other, each.name) for each in fields(Counts)))
-
-    @property
-    def unaccounted(self) -> int:
-        """Requests in no other counter."""
-        return self.requests - self.responses - self.rejected - self.send_errors
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One reading of the metrics. process: when the process started, which identifies it."""
-
-    process: float
-    counts: Counts
+# The causes of failed requests that have an answer: a time, but not the right one.
+_WRONG_TIMES = ("wrong time", "a time for a bad line")
+# The server closes a connection with one of these before it reads a request.
+_REFUSED = ("ERROR busy", "ERROR per_source")
 
 
 class _Server:
-    """What one server has counted since the first reading, over all its processes. url: of its metrics."""
+    """What one server has counted since the first reading, over all its processes."""
 
-    def __init__(self, url: str, first: Reading) -> None:
-        self._url = url
+    def __init__(self, page: Page, first: Reading) -> None:
+        self._page = page
         self._first = first
         self._latest = {first.process: first.counts}
+        self._replaced = Counts()
+        self.restarts = 0  # how many processes have replaced others
 
     async def read(self) -> None:
         """Read the counters again. Raises MetricsError."""
-        reading = await read_counts(self._url)
+        reading = await self._page.read()
+        before = self._latest.get(reading.process)
+        if before is None:
+            self.restarts += 1
+        elif reading.counts.requests < before.requests:  # not every system knows when a process started
+            self.restarts += 1
+            self._replaced += before
         self._latest[reading.process] = reading.counts
-
-    async def keep_reading(self) -> None:
-        """Read repeatedly until cancelled, so that few counts are lost when a process ends."""
-        while True:
-            await trio.sleep(READ_INTERVAL)
-            with suppress(MetricsError):  # during a restart
-                await self.read()
-
-    @property
-    def restarts(self) -> int:
-        """How many processes have replaced the first one."""
-        return len(self._latest) - 1
 
     @property
     def counted(self) -> Counts:
         """The counts since the first reading, as far as they were read."""
-        return sum(self._latest.values(), Counts()) - self._first.counts
+        return sum(self._latest.values(), self._replaced) - self._first.counts
 
 
 class Reconciliation:
@@ -102,17 +62,36 @@ class Reconciliation:
 
     def __init__(self, servers: Sequence[_Server]) -> None:
         self._servers = servers
+        self._suspected_until = -inf
+        self._suspicion = trio.Event()
 
     @classmethod
-    async def begin(cls, urls: Sequence[str]) -> Self:
+    async def begin(cls, urls: Sequence[str], access: Access = OPEN) -> Self:
         """Read the counters before a load. Raises MetricsError."""
-        return cls([_Server(url, await read_counts(url)) for url in urls])
+        pages = [Page(url, access) for url in urls]
+        return cls([_Server(page, await page.read()) for page in pages])
+
+    def suspect(self) -> None:
+        """A server may be about to restart: let `keep_reading` read at once, and often for a while."""
+        self._suspected_until = trio.current_time() + SUSPECT_SECONDS
+        self._suspicion.set()
+        self._suspicion = trio.Event()
 
     async def keep_reading(self) -> None:
         """Read repeatedly until cancelled; a server that does not answer does not delay the others."""
         async with trio.open_nursery() as nursery:
             for server in self._servers:
-                nursery.start_soon(server.keep_reading)
+                nursery.start_soon(self._keep_reading, server)
+
+    async def _keep_reading(self, server: _Server) -> None:
+        while True:
+            if trio.current_time() < self._suspected_until:
+                await trio.sleep(SUSPECT_INTERVAL)
+            else:
+                with trio.move_on_after(READ_INTERVAL):
+                    await self._suspicion.wait()
+            with suppress(MetricsError):  # during a restart
+                await server.read()
 
     async def read_last(self) -> None:
         """Read until the counters have settled, or for SETTLE_SECONDS. Raises MetricsError."""
@@ -138,6 +117,11 @@ class Reconciliation:
         return len(self._servers)
 
     @property
+    def name(self) -> str:
+        """What a sentence calls the servers."""
+        return "server" if self.servers == 1 else "servers"
+
+    @property
     def restarts(self) -> int:
         """How many processes have replaced others."""
         return sum(server.restarts for server in self._servers)
@@ -147,65 +131,79 @@ class Reconciliation:
         """The sums of all servers."""
         return sum((server.counted for server in self._servers), Counts())
 
+    def lost(self, tally: Tally) -> int:
+        """Return how many requests are in no reading of the counters after a restart, at most."""
+        return max(tally.sent - self.counted.requests, 0) if self.restarts else 0
+
     def missing(self, tally: Tally) -> dict[str, int]:
-        """Return where the failed requests were lost, by the server's counters; no number may be negative."""
-        counted = self.counted
+        """Return where the failed requests are in the counters.
+
+        The last number is of requests that have not failed: a server may close a connection in place of an
+        ERROR line (see `Tally.closed_instead`), but also for another reason, without counting the bad line.
+        The numbers hold if there are no faults and no losses.
+        """
+        counted, failed = self.counted, tally.failed
+        only_closed = min(tally.closed_instead, max(tally.rejected - counted.rejected, 0))
+        uncounted = tally.sent - counted.requests - only_closed
+        refused = min(uncounted, sum(failed[cause] for cause in failed if cause.startswith(_REFUSED)))
+        answered = counted.responses - tally.answered
+        wrong = min(answered, sum(failed[cause] for cause in _WRONG_TIMES))
+        rejected = counted.rejected - tally.rejected + only_closed
+        # A pipeline fails as a whole with the ERROR line that ends its connection.
+        errors = {cause for cause in failed if cause.startswith("ERROR ") and not cause.startswith(_REFUSED)}
+        told = min(rejected, sum(failed[cause] for cause in errors))
         return {
-            "sent, but not counted": tally.sent - counted.requests,
-            "answered, but not received": counted.responses - tally.answered,
-            "rejected, but not received": counted.rejected - tally.rejected,
-            "send errors": counted.send_errors,
+            "refused": refused,
+            "not_counted": uncounted - refused,
+            "answered_wrong": wrong,
+            "answer_not_received": answered - wrong,
+            "rejected_with_error": told,
+            "rejected_without_error": rejected - told,
+            "send_errors": counted.send_errors,
+            "only_closed": only_closed,
         }
 
     def faults(self, tally: Tally) -> list[str]:
-        """Return what does not balance. After a restart, only too many counts are a fault."""
+        """Return what does not balance, in sentences. A restart explains that counts are missing."""
+        counted = self.counted
+        name, doubt = self.name, "the server counts wrong" if self.servers == 1 else "a server counts wrong"
+        faults = []
+        if (more := counted.requests - tally.sent) > 0:
+            faults.append(
+                f"The {name} counted {numbered(more, 'request')} more than this client sent:"
+                f" other clients sent requests meanwhile, or {doubt}."
+            )
+        answers = tally.answered + sum(tally.failed[cause] for cause in _WRONG_TIMES) - counted.responses
+        rejections = tally.rejected - tally.closed_instead - counted.rejected
         if self.restarts:
-            surplus = self.counted.requests - tally.sent
-            return [f"{surplus:,} more requests were counted than were sent"] if surplus > 0 else []
-        unaccounted = self.counted.unaccounted
-        faults = [f"{unaccounted:,} requests are in no other counter"] if unaccounted else []
-        for what, number in self.missing(tally).items():
-            if number < 0:
+            received = max(answers, 0) + max(rejections, 0)
+            explained = self.lost(tally) + max(counted.unaccounted, 0)
+            if received > explained:
+                only = f"only {explained:,}" if explained else "none"
                 faults.append(
-                    f"{what}: {number:,}, which is less than none; did another client send requests?"
+                    f"This client received {numbered(received, 'reply', 'replies')} more than the {name}"
+                    f" counted, and a restart explains {only} of them."
                 )
+        else:
+            faults += [
+                f"This client received {numbered(more, what)} more than the {name} counted:"
+                f" --metrics does not name every server that replied, or {doubt}."
+                for more, what in ((answers, "answer"), (rejections, "rejection"))
+                if more > 0
+            ]
+            if counted.unaccounted > 0:
+                faults.append(
+                    f"The {name} counted {numbered(counted.unaccounted, 'request')} without an outcome:"
+                    " neither answered, nor rejected, nor a send error."
+                )
+        if counted.unaccounted < 0:
+            faults.append(
+                f"The {name} counted {numbered(-counted.unaccounted, 'outcome')} more than requests:"
+                f" requests of other clients were in flight at the start, or {doubt}."
+            )
         return faults
 
 
-def metrics_url(text: str) -> str:
-    """Complete an address of metrics, such as HOST:PORT. Raises ValueError that says what is expected."""
-    url = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise ValueError("HOST:PORT or a URL such as http://HOST:45001/metrics")
-    return url._replace(path=url.path if url.path not in ("", "/") else "/metrics").geturl()
-
-
-async def read_counts(url: str) -> Reading:
-    """Read a server's metrics once. Raises MetricsError."""
-    with trio.move_on_after(READ_TIMEOUT):
-        return await trio.to_thread.run_sync(_read_counts, url, abandon_on_cancel=True)
-    raise MetricsError(f"{url}: not read within {READ_TIMEOUT:g} s")
-
-
-def _read_counts(url: str) -> Reading:
-    sums = dict.fromkeys(_COUNTERS.values(), 0)
-    process, found = 0.0, False
-    try:
-        # Without the proxies of the environment: they are for the web, and the load does not use them either.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=READ_TIMEOUT) as response:
-            text = response.read(LONGEST_PAGE).decode()
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name in _COUNTERS:
-                    found = True
-                    sums[_COUNTERS[sample.name]] += int(sample.value)
-                elif sample.name == "process_start_time_seconds":
-                    process = sample.value
-    except (OSError, ValueError, OverflowError, http.client.HTTPException) as exc:
-        reason = getattr(exc, "reason", exc)
-        text = " ".join(str(getattr(reason, "strerror", None) or reason).split())
-        raise MetricsError(f"{url}: {text}") from exc
-    if not found:
-        raise MetricsError(f"{url}: these are not triojam's metrics")
-    return Reading(process, Counts(**sums))
+def numbered(number: int, what: str, plural: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {what if number == 1 else plural or what + 's'}"

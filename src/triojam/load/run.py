@@ -1,29 +1,25 @@
 """The command `load`: the first requests, then the load, the readings of the metrics, and the progress."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from triojam.client.render import format_seconds
 from triojam.client.session import AskError, Target, connect
 from triojam.load.crew import Crew, WorkerError
 from triojam.load.measure.connection import Address
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
-from triojam.load.reconcile import MetricsError, Reconciliation
+from triojam.load.progress import Show
+from triojam.load.readings import OPEN, Access, MetricsError
+from triojam.load.reconcile import Reconciliation
 from triojam.load.result.result import Moment, Result
 
 TICK_SECONDS = 0.25
 # The offset is known well enough if the answer took at most this long.
 TIGHT_SECONDS = 0.5
 MOST_FIRST_REQUESTS = 5
-
-Show = Callable[[Moment], None]
 
 
 @dataclass(frozen=True)
@@ -38,16 +34,25 @@ class _Server:
 class LoadRun:
     """A load, from the first request to the result.
 
-    trust: for TLS. metrics: the URLs of the servers' metrics, if their counters are to be compared.
+    trust: for TLS. metrics: the URLs of the servers' metrics, if their counters are to be compared. access:
+    what these want. tick: the seconds between two looks at the progress.
     """
 
-    def __init__(
-        self, target: Target, plan: Plan, *, trust: Trust | None = None, metrics: Sequence[str] = ()
+    def __init__(  # noqa: PLR0913  # what a load needs
+        self,
+        target: Target,
+        plan: Plan,
+        *,
+        trust: Trust | None = None,
+        metrics: Sequence[str] = (),
+        access: Access = OPEN,
+        tick: float = TICK_SECONDS,
     ) -> None:
         self._target = target
         self._plan = plan
         self._trust = trust
-        self._metrics = metrics
+        self._metrics, self._access = metrics, access
+        self._tick = tick
         self._interrupted = False
         self._crew: Crew | None = None
         self._sent = False
@@ -78,12 +83,14 @@ class LoadRun:
 
     async def _run(self, show: Show) -> None:
         server = await self._ask_first()
-        reconciliation = await Reconciliation.begin(self._metrics) if self._metrics else None
+        reconciliation = await Reconciliation.begin(self._metrics, self._access) if self._metrics else None
         chance = random.Random()  # noqa: S311  # not a secret
         crew = self._crew = Crew(self._plan, server.address, chance=chance)
+        if reconciliation is not None:
+            crew.trouble = reconciliation.suspect
         timeline = [Moment(0.0, 0, 0)]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_time, crew, timeline, show)
+            nursery.start_soon(self._keep_time, crew, timeline, show)
             if reconciliation is not None:
                 nursery.start_soon(reconciliation.keep_reading)
             await crew.run(server.offset, server.bound, self._trust)
@@ -104,6 +111,14 @@ class LoadRun:
             gave_up=crew.gave_up,
             ran=crew.seconds,
         )
+
+    async def _keep_time(self, crew: Crew, timeline: list[Moment], show: Show) -> None:
+        """Record and show the progress until cancelled."""
+        await crew.begun.wait()
+        while True:
+            await trio.sleep(self._tick)
+            timeline.append(crew.moment())
+            show(self._plan, timeline[-2], timeline[-1])
 
     async def _ask_first(self) -> _Server:
         """Ask until an answer comes fast enough to give the clock's offset. Raises AskError."""
@@ -133,35 +148,3 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return one of the exceptions in a group."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-async def _keep_time(crew: Crew, timeline: list[Moment], show: Show) -> None:
-    """Record and show the progress until cancelled."""
-    while True:
-        await trio.sleep(TICK_SECONDS)
-        if crew.began:
-            timeline.append(crew.moment())
-            show(timeline[-1])
-
-
-@contextmanager
-def progress(plan: Plan, console: Console) -> Iterator[Show]:
-    """Yield a function that shows the progress: a bar with rate, failures and p99, only on a terminal."""
-    if not console.is_terminal:
-        yield lambda _moment: None
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        total = plan.warm_up + plan.seconds if plan.requests is None else plan.requests
-        task = bar.add_task("", total=total)
-        before = Moment(0.0, 0, 0)
-
-        def show(moment: Moment) -> None:
-            nonlocal before
-            rate = (moment.settled - before.settled) / max(moment.seconds - before.seconds, 1e-9)
-            before = moment
-            done = moment.seconds if plan.requests is None else moment.settled + moment.failed
-            text = f"{rate:>9,.0f}/s  {moment.failed:,} failed  p99 {format_seconds(moment.p99)}"
-            bar.update(task, completed=min(done, total), description=text, refresh=True)
-
-        yield show

@@ -1,44 +1,117 @@
-"""Draws the result of a load: latency by percentile, and the rate over time. Needs the extra `plot`."""
+"""Draws the result of a load: latency by percentile, and the rate over time. Needs the extra `plot`.
 
-from itertools import pairwise
+With a rate that changes, a third chart shows the latency over the rate that was due.
+"""
+
+import io
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from triojam.client.files import write_whole
+from triojam.load.result.percentiles import Percentiles
 from triojam.load.result.result import Result
+from triojam.load.result.timeline import is_within_plan, parts, rate_answered, rate_due
 
-_PERCENTILES = [0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99]
+_DRAWN = (0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
+_NAMED = (0, 50, 90, 99, 99.9, 99.99)
+# On the logarithmic axis, the longest stands this factor beyond the last percentile.
+_LONGEST = 3
 
 
 def save_plot(result: Result, file: Path) -> None:
-    """Write the picture as .svg or .png, by the file's suffix. Raises OSError."""
+    """Write the picture as .svg or .png, by the file's suffix, whole or not at all. Raises OSError."""
+    write_whole(file, as_picture(result, "png" if file.suffix == ".png" else "svg"))
+
+
+def as_picture(result: Result, kind: Literal["svg", "png"]) -> bytes:
+    """Draw the result."""
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "triojam", "axes.grid": True, "grid.alpha": 0.3}
     ):
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        latency, rate = figure.subplots(2)
-        latency.plot(
-            [1 / (1 - each / 100) for each in _PERCENTILES],
-            [result.percentiles.at(each) * 1e3 for each in _PERCENTILES],
-            marker="o",
-            markersize=3,
-        )
-        shown = (0, 50, 90, 99, 99.9, 99.99)
-        latency.set_xscale("log")
-        latency.set_xticks([1 / (1 - each / 100) for each in shown], [f"{each:g} %" for each in shown])
-        latency.minorticks_off()
-        latency.set_ylim(bottom=0)
-        latency.set(title=f"{result.target}: latency", xlabel="percentile", ylabel="ms")
+        figure = figure_of(result)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return picture.getvalue()
 
-        pairs = [(a, b) for a, b in pairwise(result.timeline) if b.seconds > a.seconds]
-        times = [b.seconds for _, b in pairs]
-        answered = [(b.settled - a.settled) / (b.seconds - a.seconds) for a, b in pairs]
-        rate.step(times, answered, label="answered")
-        failed = [(b.failed - a.failed) / (b.seconds - a.seconds) for a, b in pairs]
-        if result.tally.failed:
-            rate.step(times, failed, label="failed", color="tab:red")
-            rate.legend()
-        rate.set_ylim(0, max([*answered, *failed], default=0) * 1.1 or 1)
-        rate.set(title="rate", xlabel="seconds", ylabel="requests a second")
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+def figure_of(result: Result) -> Figure:
+    """Draw the result as a figure of matplotlib."""
+    ramp = result.plan.last_rate is not None
+    figure = Figure(figsize=(8, 9 if ramp else 6), layout="constrained")
+    latency, rate, *knee = figure.subplots(3 if ramp else 2)
+    _draw_latency(latency, result.percentiles)
+    latency.set_title(f"{result.target}: latency")
+    _draw_rate(rate, result)
+    for axes in knee:
+        _draw_knee(axes, result)
+    return figure
+
+
+def _draw_latency(axes: Axes, percentiles: Percentiles) -> None:
+    """Draw latency by percentile, as far as the sample carries it, and the longest."""
+    drawn = [each for each in _DRAWN if percentiles.carries(each)]
+    places = [1 / (1 - each / 100) for each in drawn]
+    if drawn:
+        drawn.append(100)
+        places.append(places[-1] * _LONGEST)
+    points = [
+        (place, percentiles.at(each) * 1e3, percentiles.is_exact(each))
+        for place, each in zip(places, drawn, strict=True)
+    ]
+    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color="tab:blue")
+    exact = [(x, y) for x, y, known in points if known]
+    axes.plot([x for x, _ in exact], [y for _, y in exact], "o", markersize=3, color="tab:blue")
+    if bounds := [(x, y) for x, y, known in points if not known]:
+        axes.plot(
+            [x for x, _ in bounds], [y for _, y in bounds], "^", color="tab:red", label="longer: no answer"
+        )
+        axes.legend()
+    ticks = [(place, f"{each:g} %") for place, each in zip(places, drawn, strict=True) if each in _NAMED]
+    if places:
+        ticks.append((places[-1], "longest"))
+    axes.set_xscale("log")
+    axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="percentile", ylabel="ms")
+
+
+def _draw_rate(axes: Axes, result: Result) -> None:
+    """Draw what was due, answered and failed over time."""
+    pairs = parts(result.timeline)
+    times = [now.seconds for _, now in pairs]
+    answered = [rate_answered(before, now) for before, now in pairs]
+    failed = [(now.failed - before.failed) / (now.seconds - before.seconds) for before, now in pairs]
+    due = [rate for before, now in pairs if (rate := rate_due(result.plan, before, now)) is not None]
+    axes.step(times, answered, label="answered")
+    if due:
+        axes.step(times, due, "--", label="due", color="tab:gray")
+    if result.tally.failed:
+        axes.step(times, failed, label="failed", color="tab:red")
+    if due or result.tally.failed:
+        axes.legend()
+    axes.set_ylim(0, max([*answered, *failed, *due], default=0) * 1.1 or 1)
+    axes.set(title="rate", xlabel="seconds", ylabel="requests a second")
+
+
+def _draw_knee(axes: Axes, result: Result) -> None:
+    """Draw latency over the rate that was due, for each part of the ramp with answers."""
+    plan = result.plan
+    pairs = [
+        (before, now)
+        for before, now in parts(result.timeline)
+        if now.settled > before.settled and is_within_plan(plan, before, now)
+    ]
+    due = [rate_due(plan, before, now) or 0.0 for before, now in pairs]
+    for name, color, values in (
+        ("p50", "tab:blue", [now.p50 for _, now in pairs]),
+        ("p99", "tab:orange", [now.p99 for _, now in pairs]),
+    ):
+        axes.plot(due, [each * 1e3 for each in values], "o", markersize=3, color=color, label=name)
+    axes.legend()
+    axes.set_ylim(bottom=0)
+    axes.set(title="latency over rate", xlabel="requests a second due", ylabel="ms")

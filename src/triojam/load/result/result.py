@@ -10,6 +10,8 @@ from triojam.load.result.percentiles import Percentiles
 
 # At this share of its time, a client has probably limited the load.
 BUSY = 0.95
+# At this share of requests that it sent late, a client has not kept up.
+VISIBLY_LATE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,23 @@ class Result:
     def client_was_the_limit(self) -> bool:
         """Whether the client was too slow for more requests."""
         return self.busy >= BUSY or self.tally.left_out > 0
+
+    @property
+    def could_not_keep_up(self) -> bool:
+        """Whether the client missed a visible part of the times at which requests were due."""
+        return self.tally.left_out > 0 or self.tally.late > VISIBLY_LATE * self.tally.sent
+
+    @property
+    def rate(self) -> float:
+        """Right answers a second, without the warm-up."""
+        return (self.tally.settled - self.tally.warmed_up) / max(self.seconds, 1e-9)
+
+    @property
+    def due(self) -> int:
+        """The requests sent, and those that the server kept the client from sending."""
+        return self.tally.sent + self.tally.never_sent
+
+    @property
+    def own_seconds(self) -> float:
+        """How long an answer may have waited for the client, on average."""
+        return self.tally.own_seconds / max(self.tally.settled, 1)
