@@ -63,6 +63,11 @@ class Sample:
         return asdict(self) | {"rate": self.rate, "client_share": self.client_share}
 
 
+def warm_up(seconds: float) -> float:
+    """Return how long a client warms up before these seconds."""
+    return min(0.2, seconds / 5)
+
+
 def build_client(build: Path) -> str:
     """Compile the client."""
     return compiled(CLIENT, build)
@@ -125,7 +130,7 @@ def measure(
     The server's CPU time includes the warm-up and the connecting, and so does the number of answers in the
     quotient.
     """
-    timing = [f"--seconds={seconds}", f"--warmup={min(0.2, seconds / 5)}"]
+    timing = [f"--seconds={seconds}", f"--warmup={warm_up(seconds)}"]
     done = visit([*_command(client, port, shape, dialogue), *timing], pid, seconds + 60)
     if done is None or done.status:
         return None
