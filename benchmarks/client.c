@@ -7,8 +7,8 @@
  *            until as many other answers came as there are connections, so that a server that
  *            takes its connections in turn has read the first piece by itself.
  *   open     C connections; R requests a second are due at even intervals. A due request leaves on a
- *            free connection, or waits for one. The client polls without sleeping, so that it is
- *            never late itself.
+ *            free connection, or waits for one. The client sleeps only while nothing is in flight
+ *            and nothing is due soon, so that it is never late itself.
  *   connect  N times at once: connect, ask, read the answer, close.
  *   idle     C connections that asked once; says so, then holds them until stdin ends.
  *
@@ -41,6 +41,7 @@
 
 enum { BUFFER = 2048, EVENTS = 256, SUB_BITS = 10, SUB = 1 << SUB_BITS };
 enum { BUCKETS = (64 - SUB_BITS + 1) * SUB, MAX_ERRORS = 1000, DRAIN_MS = 10000 };
+enum { LATEST_WAKE_UP_NS = 100000 };
 
 struct conn {
     int fd;
@@ -191,6 +192,13 @@ static void send_due(uint64_t now) {
     }
 }
 
+static void sleep_until_due(void) {
+    uint64_t now = now_ns(), until = next_due - LATEST_WAKE_UP_NS;
+    if (in_flight || next_due >= window_end || now >= until) return;
+    struct timespec t = {(time_t)((until - now) / 1000000000u), (long)((until - now) % 1000000000u)};
+    nanosleep(&t, NULL);
+}
+
 /* Returns how many whole answers the buffer held, and keeps what follows the last of them. */
 static unsigned take_answers(struct conn *c) {
     char *from = c->buffer, *end = c->buffer + c->used, *feed;
@@ -320,7 +328,10 @@ static double drive(void) {
             if (connecting && c->fd < 0 && now < window_end) start_visit(c);
         }
         send_held();
-        if (opening) send_due(now_ns());
+        if (opening) {
+            sleep_until_due();
+            send_due(now_ns());
+        }
         if (!in_flight && !held_count && (!opening || next_due >= window_end)) break;
         if (now >= window_end + DRAIN_MS * 1000000ull) break;
     }
