@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models import units
 
 from dashboards.panels import AnyPanel, lines
-from dashboards.queries import ANSWERED, hourly, rate, served
+from dashboards.queries import ANSWERED, CHOSEN, hourly, rate, served
 from dashboards.style import AMBER, BLUE, GREEN, GREY, PER_SECOND, PURPLE, RATIO_DECIMALS, RATIO_STEPS, RED
 
 
@@ -73,14 +73,24 @@ def refusals() -> list[AnyPanel]:
             "Internal events, in an hour",
             "Within the last hour. Internal errors: unexpected exceptions; each ended one connection, and "
             "each is a bug, whose traceback is in the log. success: a reload of the settings; failure: a "
-            "reload that kept the old settings. Dropped log lines: the reader of the log is too slow.",
+            "reload that kept the old settings. Dropped log lines: the reader of the log is too slow. "
+            "Self-check, timeout, connection, wrong_answer: the server did not answer its own request, and "
+            "the watchdog was not fed.",
             {
                 "internal errors": hourly("triojam_internal_errors_total"),
                 "reload: {{result}}": hourly("triojam_config_reloads_total", "result"),
                 "log lines dropped": hourly("triojam_log_messages_dropped_total"),
+                "self-check: {{result}}": hourly(
+                    "triojam_self_checks_total", "result", f'{CHOSEN[:-1]}, result!="success"}}'
+                ),
             },
             unit=units.Short,
-            color={"internal errors": RED, "reload: {{result}}": GREY, "log lines dropped": AMBER},
+            color={
+                "internal errors": RED,
+                "reload: {{result}}": GREY,
+                "log lines dropped": AMBER,
+                "self-check: {{result}}": BLUE,
+            },
             width=8,
         ),
     ]

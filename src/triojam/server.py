@@ -18,7 +18,7 @@ from typing import Any, cast
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from triojam.core.reasons import Listener, Reload, WebRejection
+from triojam.core.reasons import Listener, Reload, SelfCheck, WebRejection
 from triojam.core.seldom import Seldom
 from triojam.errors import ConfigurationError
 from triojam.process.announcements import (
@@ -28,7 +28,7 @@ from triojam.process.announcements import (
     watch_certificates,
 )
 from triojam.process.logs import LoggerFactory, make_library_logger
-from triojam.process.self_check import ask_itself
+from triojam.process.self_check import OwnClient
 from triojam.process.sockets import Sockets, addresses, connection_limit, open_sockets
 from triojam.process.systemd import Passed, ServiceManager
 from triojam.process.watchers import give_back_memory, report_traffic, watch_clock, watch_lag
@@ -87,6 +87,7 @@ class Server:
         self._passwords = Passwords(files.hashes, key=secrets.token_bytes(32))
         self._shared = shared  # the listeners whose sockets another process also has
         self._manager = manager
+        self._own_client = OwnClient(self.addresses, self._service.admission.own)
         self._listeners: list[DrainingListener] = []
         self._lane: FastLane | None = None
         collector = CountersCollector(
@@ -132,6 +133,7 @@ class Server:
                     probes.cancel_scope.cancel()
                 web_may_stop.set()
         finally:
+            self._own_client.close()
             self._sockets.close()
         self._log.info("stopped", **self.counters.totals())
 
@@ -272,12 +274,13 @@ class Server:
         return [*(ClientListener(sock, self._service, shared=shared) for sock in sockets), *listeners]
 
     async def _answers_itself(self, within: float) -> bool:
-        failure: str | None = f"nothing within {within:g} s"
-        with trio.move_on_after(within):
-            failure = await ask_itself(self.addresses, self._service.admission.own, self.counters)
-        if failure is not None and not self.counters.draining:  # a draining server has closed its port
-            self._log.warning("no answer from itself, the watchdog is not fed", reason=failure)
-        return failure is None and not self.counters.draining
+        result, reason = await self._own_client.ask(within)
+        if self.counters.draining:  # it may have closed its port
+            return False
+        self.counters.self_checks[result] += 1
+        if reason:
+            self._log.warning("no answer from itself, the watchdog is not fed", reason=reason)
+        return result is SelfCheck.SUCCESS
 
     async def _serve_web(self, may_stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         from triojam.web import auth, http_server, routes  # noqa: PLC0415  # not for those without it

@@ -54,6 +54,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
         ("load --connections 99999999", "invalid value '99999999' for --connections: expected up to "),
         ("load --find x", "invalid value 'x' for --find: expected QUANTITY<LIMIT"),
         ("load --fail p99", "invalid value 'p99' for --fail: expected QUANTITY<LIMIT"),
+        ("load --find rate>5", "invalid value 'rate>5' for --find: expected a latency or failed with < or"),
         ("load --find p99<1s --requests 5", "--requests is not for --find"),
         ("load --find p99<1s --fail p99<1s", "--fail is not for --find"),
         ("load --find p99<1s --rate 1:2", "invalid value '1:2' for --rate: expected one rate, at which"),

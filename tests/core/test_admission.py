@@ -338,6 +338,20 @@ async def test_a_limit_counts_connections_that_are_open(
     assert await server.ask(b"TIME\r\n") == JAM
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "::ffff:192.0.2.1"])
+def test_an_own_address_admits_one_connection(host: str) -> None:
+    """The address of the server's own client, in each form, is known for one connection; not its host."""
+    admission = Admission(Policy())
+    admission.own.add(("192.0.2.1", 50_000))
+    assert not admission.enter_own((host, 50_001))
+    assert not admission.enter_own(("192.0.2.2", 50_000))
+    assert admission.enter_own((host, 50_000))
+    assert not admission.enter_own((host, 50_000))
+    assert admission.itself.connections == 1
+    admission.leave(admission.itself)
+    assert admission.itself.connections == 0
+
+
 async def test_the_servers_own_client_is_always_admitted(start_socket: Start) -> None:
     """The server's own client is answered, whatever the policy and the limits say."""
     server = await start_socket(

@@ -67,35 +67,6 @@ async def test_traffic_is_logged_while_there_is_some(autojump_clock: MockClock) 
         nursery.cancel_scope.cancel()
 
 
-async def test_a_watchdog_on_an_idle_server_logs_nothing(autojump_clock: MockClock) -> None:
-    """The server's own requests are no traffic, also while one is in flight; a client's are, without them."""
-    counters, events = Counters(), Events()
-    log = events.make_logger("info")
-
-    def check_begins() -> None:
-        counters.self_checks += 1
-
-    def check_ends() -> None:
-        counters.connections += 1
-        counters.requests += 1
-        counters.responses += 1
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(report_traffic, counters, lambda: log)
-        for _ in range(5):
-            check_begins()
-            await trio.sleep(15)  # a report comes meanwhile
-            check_ends()
-            await trio.sleep(15)
-        assert not events
-        counters.connections, counters.requests, counters.responses = 6, 7, 7
-        await trio.sleep(15)
-        (event,) = events
-        assert (event["requests"], event["responses"], event["new_requests"]) == (2, 2, 2)
-        assert event["new_connections"] == 1
-        nursery.cancel_scope.cancel()
-
-
 async def test_accept_errors_make_one_warning_per_interval(autojump_clock: MockClock) -> None:
     """Accept errors make one warning per interval, with their number."""
     counters, events = Counters(), Events()

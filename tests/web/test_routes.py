@@ -307,6 +307,7 @@ async def test_status_has_every_total_of_a_scrape(running: Running, web: Address
         ("web_rejected_by_reason", "web_rejected", "reason"),
         ("auth_failures_by_reason", "web_auth_failures", "reason"),
         ("reloads_by_result", "config_reloads", "result"),
+        ("self_checks_by_result", "self_checks", "result"),
     ):
         samples = [each for each in seen.samples if each.name == f"triojam_{name}_total"]
         assert status[key] == {each.labels[label]: each.value for each in samples}

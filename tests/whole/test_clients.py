@@ -18,10 +18,22 @@ import pytest
 import trio
 
 from tests.helpers.bad_servers import Behaviour, closes_at_once, says, silent, start_bad, tells
-from tests.helpers.program import COMMAND, FREE_PORTS, UNMEASURED, Program, environment, launched, serving
+from tests.helpers.program import (
+    COMMAND,
+    FREE_PORTS,
+    UNMEASURED,
+    Program,
+    environment,
+    launched,
+    parse_address,
+    serving,
+)
 from tests.helpers.requirements import cannot_run, require_program
+from tests.helpers.scrape import scrape
 from tests.helpers.screen import Screen, draw_until, open_terminal, type_text
 from tests.helpers.servers import PATIENCE, authority, certificate_file, receive_all, start_tls
+from tests.helpers.service_manager import Told
+from tests.helpers.waiting import eventually
 
 FAST = ("--timeout", "0.3")
 
@@ -443,17 +455,43 @@ async def test_interrupted_load_balances(signum: signal.Signals) -> None:
     assert re.search(r"failed +0\n", printed)
 
 
-async def test_load_reconciles_a_million() -> None:
-    """The server counts a million requests as the load does."""
-    async with serving(**UNMEASURED) as program:
-        words = ("--requests", "1000000", "--pipeline", "16", "--metrics", at(program.web))
-        done = await run("load", at(program.address), *words, **UNMEASURED)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_load_reconciles_a_million(tmp_path: Path, *, tls: bool) -> None:
+    """Two workers send a mix, while the server asks itself and reloads; all counts are equal."""
+    ca = tmp_path / "ca.pem"
+    authority().cert_pem.write_to_path(str(ca))
+    secured = ("--tls-port", "0", "--tls-certificate", certificate_file()) if tls else ()
+    words = ["--requests", "1000000", "--pipeline", "64", "--mix", "TIME:90,HELLO:5,TIME please:5"]
+    words += ["--workers", "2", *(("--ca", str(ca), "--server-name", "localhost") if tls else ())]
+    with Told.at(tmp_path / "notify") as told:
+        watched = {"NOTIFY_SOCKET": told.address, "WATCHDOG_USEC": "300000"}
+        async with launched([*COMMAND, *FREE_PORTS, *secured], watched | UNMEASURED) as process:
+            program = Program(process)
+            entry = await program.logged("serving")
+            address, web = entry["tls" if tls else "addresses"][0], entry["metrics"][0]
+            results: list[subprocess.CompletedProcess[str]] = []
+
+            async def load() -> None:
+                results.append(await run("load", address, *words, "--metrics", web, **UNMEASURED))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(load)
+
+                async def requests_are_counted() -> bool:
+                    return (await scrape(parse_address(web))).total("triojam_requests_total") > 0
+
+                await eventually(requests_are_counted)
+                process.send_signal(signal.SIGHUP)
+                await program.logged("settings reloaded")
+            checks = (await scrape(parse_address(web))).total("triojam_self_checks_total", result="success")
+    (done,) = results
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip()}
     assert rows["sent"] == ["1,000,000"]
-    assert rows["client"] == ["1,000,000", "1,000,000", "0", "0", "0"]
-    assert rows["server"] == ["1,000,000", "1,000,000", "0", "0"]
+    assert rows["client"] == ["1,000,000", "950,000", "50,000", "0", "0"]
+    assert rows["server"] == ["1,000,000", "950,000", "50,000", "0"]
     assert "The balance closes." in done.stdout
+    assert checks > 0
 
 
 async def test_load_reconciles_a_mix(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def load(
         Outputs,
         check_connections,
         plan_of,
+        sought_goal,
         trust_of,
     )
     from triojam.cli.flags.metrics import access_of, metrics_urls  # noqa: PLC0415  # see above
@@ -183,7 +184,7 @@ def load(
     from triojam.load.run import TICK_SECONDS, LoadRun  # noqa: PLC0415  # see above
 
     goals = [parsed("--fail", Goal.parse, each) for each in fail]
-    sought = parsed("--find", Goal.parse, find) if find is not None else None
+    sought = parsed("--find", sought_goal, find) if find is not None else None
     if sought is not None:
         others = {"--fail": fail, "--requests": requests, "--metrics": metrics, "--csv": csv, "--hgrm": hgrm}
         for option, given in others.items():

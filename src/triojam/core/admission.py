@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
+from typing import Any
 
+from triojam.core.addresses import endpoint
 from triojam.core.reasons import Refusal
 
 # Bits of an address, length of the prefix, and the prefix as a number. Plain numbers: a list may have tens of
@@ -89,13 +91,15 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 class Admission:
     """Decides by a policy, which may be replaced at any time. Times are in seconds, all on the same clock.
 
-    own: host and port of this process's own clients. They are admitted whatever the policy says.
+    own: the endpoints of this process's own clients that no listener has accepted yet. They are admitted
+        whatever the policy says. itself: the source of the accepted ones; it has no limits.
     evictions: how many sources were forgotten because the table was full.
     limits_rate, limits_sources, has_proxies: whether the policy has such limits, and proxies.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.own: set[tuple[str, int]] = set()
+        self.itself = Source()
         self.evictions = 0
         self._sources: OrderedDict[bytes, Source] = OrderedDict()
         self.set_policy(policy)
@@ -149,6 +153,18 @@ class Admission:
             self._sources.move_to_end(key)
         source.connections += 1
         return source
+
+    def enter_own(self, address: tuple[Any, ...]) -> bool:
+        """Whether a new connection is this process's own. If so, count it from `itself` until `leave`.
+
+        Its address is then forgotten: the next connection from there may be another client's.
+        """
+        client = endpoint(address)
+        if client not in self.own:
+            return False
+        self.own.remove(client)
+        self.itself.connections += 1
+        return True
 
     def leave(self, source: Source) -> None:
         """Uncount a connection that `enter` counted; it has ended."""

@@ -1,7 +1,8 @@
 """The counters: plain integers that the serving path adds to. They become samples only at a scrape.
 
 The identity: whenever nothing is in flight, requests = responses + rejected + send errors. After every
-connection has ended, the sum of the disconnects is the number of connections that were not refused.
+connection has ended, the sum of the disconnects is the number of connections that were not refused. The
+server's own connections, for its watchdog, are in `self_checks` only.
 """
 
 from bisect import bisect_left
@@ -17,6 +18,7 @@ from triojam.core.reasons import (
     Refusal,
     Rejection,
     Reload,
+    SelfCheck,
     SendError,
     WebRejection,
 )
@@ -103,7 +105,7 @@ class Counters:
         self.accept_errors = _zeros(AcceptError)
         self.handovers = _zeros(HandoverCause)
         self.internal_errors = 0
-        self.self_checks = 0  # requests for the watchdog, one a connection; the other counters have them, too
+        self.self_checks = _zeros(SelfCheck)
         self.auth_failures = _zeros(AuthFailure)
         self.web_rejected = _zeros(WebRejection)
         self.clock_steps = 0

@@ -99,6 +99,15 @@ class Reload(StrEnum):
     FAILURE = "failure"
 
 
+class SelfCheck(StrEnum):
+    """The result of the server's question to itself, for its watchdog."""
+
+    SUCCESS = "success"
+    TIMEOUT = "timeout"  # no answer in time
+    CONNECTION = "connection"  # the connection was not opened, or it broke
+    WRONG_ANSWER = "wrong_answer"  # an answer that is not the time
+
+
 class Listener(StrEnum):
     """A listener that can use TLS."""
 

@@ -14,6 +14,8 @@ from triojam.load.run import TICK_SECONDS, LoadRun
 from triojam.load.search import Search, Trial
 
 TRIALS = 20
+# From these shares of requests on that the client left out, or sent late, a trial says nothing of the server.
+LEFT_OUT, LATE_SHARE = 0.02, 0.2
 FIRST_RATE = 1000.0
 
 
@@ -48,17 +50,17 @@ class FindRun:
         return self._trial is not None and (self._trial.interrupt() or bool(self._search.trials))
 
     async def run(self, show: Show) -> None:
-        """Run the trials; sets `found`, or `failure` if a trial cannot start."""
+        """Run the trials; sets `found`, and `failure` if a trial cannot start."""
         while (rate := self._search.next_rate()) is not None and not self._interrupted:
             plan = replace(self._plan, rate=rate)
             trial = self._trial = LoadRun(self._target, plan, trust=self._trust, tick=self._tick)
             await trial.run(show)
-            if trial.failure is not None:
+            if trial.failure is not None or trial.result is None or trial.result.interrupted:
                 self.failure = trial.failure
-                return
-            if trial.result is None or trial.result.interrupted:
                 break
             self._search.record(self._judged(trial.result, rate))
+        if self.failure is not None and not self._search.trials:
+            return
         self.found = Found(
             target=str(self._target),
             goal=self._goal.text,
@@ -70,11 +72,11 @@ class FindRun:
         )
 
     def _judged(self, result: Result, rate: float) -> Trial:
-        answered = result.tally.settled - result.tally.warmed_up
+        tally = result.tally
         return Trial(
             rate=rate,
             within=self._goal.broken(result) is None,
-            achieved=answered / self._plan.seconds,
+            achieved=(tally.settled - tally.warmed_up) / self._plan.seconds,
             figure=self._goal.figure(result),
-            client_limited=result.could_not_keep_up and result.client_was_the_limit,
+            client_limited=tally.left_out > LEFT_OUT * result.due or tally.late > LATE_SHARE * tally.sent,
         )

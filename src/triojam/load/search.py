@@ -4,8 +4,9 @@ The rate doubles from the start until it breaks the goal. Then the range between
 and the lowest that breaks is bisected until it is narrow, and the remaining trials confirm both ends. Every
 decision follows from the trials alone, so the search can end after any of them.
 
-Trials are noisy. A rate holds, or breaks the goal, by the majority of two or three trials; one bad trial is
-repeated first. The answer has held in each of its trials.
+Trials are noisy. A rate holds, or breaks the goal, by the majority of its trials; a single bad trial is
+repeated first. The answer has held in each of its trials. Trials in which the client could not keep up are
+no evidence; if they are the majority, the client is the limit.
 """
 
 from collections.abc import Callable
@@ -81,27 +82,28 @@ class AtRate:
         return len(self.trials) - self.client_limited
 
     @property
-    def verdict(self) -> Verdict:
-        """The verdict of the majority; a single bad trial decides nothing.
+    def disagree(self) -> bool:
+        """Whether some trials held, and others broke the goal."""
+        return 0 < self.held < self.judged
 
-        Trials in which the client could not keep up count against the rate, but not against the server.
-        """
-        bad = len(self.trials) - self.held
-        if self.held > bad:
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the majority of the judged trials; a single bad trial decides nothing."""
+        broke = self.judged - self.held
+        if self.client_limited > max(self.judged, 1):
+            return Verdict.CLIENT_LIMITED
+        if self.held > broke:
             return Verdict.HOLDS
-        if bad < 2 or self.held == bad:
-            return Verdict.UNDECIDED
-        return Verdict.BROKE if self.judged - self.held >= 2 else Verdict.CLIENT_LIMITED
+        return Verdict.BROKE if broke > max(self.held, 1) else Verdict.UNDECIDED
 
     @property
     def stopped_by_client(self) -> bool:
         """Whether the rate does not hold because of the client."""
-        only_client = self.judged == self.held and self.verdict is Verdict.UNDECIDED
-        return only_client or self.verdict is Verdict.CLIENT_LIMITED
+        return self.verdict is Verdict.CLIENT_LIMITED or not self.judged
 
     @property
     def holds_always(self) -> bool:
-        """Whether no trial broke the goal, and most of them could be judged."""
+        """Whether the rate holds, and no trial broke the goal."""
         return self.verdict is Verdict.HOLDS and self.held == self.judged
 
 
@@ -125,7 +127,7 @@ class Search:
     def __init__(self, start: float, *, budget: int = 20, lowest: float = 1.0) -> None:
         self.budget = budget
         self._start = start
-        self._lowest = min(lowest, start)
+        self._lowest = lowest
         self.trials: list[Trial] = []
 
     def record(self, trial: Trial) -> None:

@@ -42,17 +42,12 @@ async def watch_clock(counters: Counters, now: Callable[[], float]) -> None:
 async def report_traffic(counters: Counters, log: Callable[[], FilteringBoundLogger]) -> None:
     """Log the totals, and their growth since the last line, while there is traffic.
 
-    The server's own requests for the watchdog are no traffic; these figures are without them.
     log: returns the present logger; a reload replaces it.
     """
     before, connections, accept_errors = Counters().totals(), 0, 0
     while True:
         await trio.sleep(REPORT_INTERVAL)
-        # A self-check is counted when it begins, so a check in flight never looks like traffic.
-        totals = counters.totals()
-        totals["requests"] -= counters.self_checks
-        totals["responses"] -= counters.self_checks
-        accepted = counters.connections - counters.self_checks
+        totals, accepted = counters.totals(), counters.connections
         if totals["requests"] > before["requests"] or accepted > connections:
             new = {name: totals[name] - before[name] for name in totals if name != "connections"}
             log().info(

@@ -33,8 +33,8 @@ class Client(trio.abc.AsyncResource):
     """
 
     __slots__ = (
-        "_answers", "_due", "_service", "arrived", "end", "first_byte", "late", "protocol", "queue",
-        "received", "relayed", "scope", "since", "source", "stream",
+        "_answers", "_counters", "_due", "_service", "arrived", "end", "first_byte", "late", "protocol",
+        "queue", "received", "relayed", "scope", "since", "source", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Client(trio.abc.AsyncResource):
         self.scope = trio.CancelScope()
         self.queue: dict[Client, None] | None = None
         self._service = service
+        self._counters = service.counters_for(source)
         self._answers = b""  # being sent
         self._due = 0  # how many times are in them
 
@@ -96,7 +97,7 @@ class Client(trio.abc.AsyncResource):
         times = PLAIN.get(data)
         if times is not None and self.protocol.fresh and self.source is ANYONE:
             self._answers = service.jam() * times
-            service.counters.requests += times
+            self._counters.requests += times
             self._due = times
         else:
             outcome = self._decide(data, now)
@@ -122,7 +123,7 @@ class Client(trio.abc.AsyncResource):
 
     def owe(self, answers: bytes, times: int, arrived: float) -> None:
         """Take over answers that the fast lane has begun to send."""
-        self._service.counters.requests += times
+        self._counters.requests += times
         self._answers, self._due, self.arrived = answers, times, arrived
 
     def sent(self) -> None:
@@ -135,7 +136,7 @@ class Client(trio.abc.AsyncResource):
         """Count the times that are due and will not be delivered."""
         if self._due:
             taken = delivered(self._answers, self.stream.taken)
-            self._service.counters.send_errors[why] += self._due - taken
+            self._counters.send_errors[why] += self._due - taken
             if taken:
                 self._deliver(taken)
         self._answers, self._due = b"", 0
@@ -148,18 +149,18 @@ class Client(trio.abc.AsyncResource):
         self.lost(why)
         if self.received:
             self._enter(self._decide(self.received, self.arrived))
-            self._service.counters.send_errors[why] += self._due  # no byte of them was sent
+            self._counters.send_errors[why] += self._due  # no byte of them was sent
         self._enter(decide(self.protocol))
 
     def close(self, reason: Disconnect | Refusal) -> None:
         """Close the connection, and count its end."""
         service = self._service
         if isinstance(reason, Refusal):
-            service.counters.turned_away(reason)
+            self._counters.turned_away(reason)
         else:
-            service.counters.closed(reason)
+            self._counters.closed(reason)
         service.admission.leave(self.source)
-        if service.log.is_enabled_for(logging.DEBUG):
+        if service.log.is_enabled_for(logging.DEBUG) and self.source is not service.admission.itself:
             service.log.debug("connection ended", peer=self.peer, reason=reason)
         self.stream.close(reset=reason is Disconnect.SEND_TIMEOUT)
 
@@ -169,14 +170,14 @@ class Client(trio.abc.AsyncResource):
         if not data and not self.protocol.more:
             return self.protocol.end_of_stream()
         permits = None
-        if service.admission.limits_rate and self.source is not ANYONE:
+        if service.admission.limits_rate and self.source not in (ANYONE, service.admission.itself):
             permits = service.admission.permits(self.source, now)
         outcome = self.protocol.receive(data, service.jam, permits)
         if permits is not None:
             service.admission.spend(self.source, outcome.permits_used, now)
         if self.first_byte is not None and outcome.requests:
             if outcome.end is not Disconnect.TOO_LONG:
-                service.counters.request_receive.observe(now - self.first_byte)
+                self._counters.request_receive.observe(now - self.first_byte)
             self.first_byte = None
         if not self.protocol.midline:
             self.first_byte = None
@@ -187,17 +188,17 @@ class Client(trio.abc.AsyncResource):
     def _enter(self, outcome: Outcome) -> None:
         """Count the decisions, and keep the answers for sending."""
         service, rejected = self._service, outcome.rejected
-        service.counters.requests += outcome.requests
+        self._counters.requests += outcome.requests
         self._answers = b"".join(outcome.answers)
         self._due = outcome.requests - len(rejected)
         if rejected:
             for reason, _ in rejected:
-                service.counters.rejected[reason] += 1
+                self._counters.rejected[reason] += 1
             if service.log.is_enabled_for(logging.DEBUG):
                 for reason, line in rejected:
                     service.log.debug("request rejected", peer=self.peer, reason=reason, line=printable(line))
 
     def _deliver(self, times: int) -> None:
-        counters = self._service.counters
+        counters = self._counters
         counters.responses += times
         counters.request_duration.observe(trio.current_time() - self.arrived, times)

@@ -34,6 +34,7 @@ from itertools import islice
 import trio
 
 from triojam.core.admission import ANYONE, Source
+from triojam.core.counters import Counters
 from triojam.core.protocol import PLAIN, REQUEST, Connection
 from triojam.core.reasons import Disconnect, HandoverCause, Rejection, SendError
 from triojam.serving.client import Client
@@ -80,7 +81,8 @@ class FastLane(DrainingListener):
         # Lines in pieces, and when each began, in the order of their first bytes.
         self._partials: dict[int, tuple[bytes, float]] = {}
         self._share = HANDOVERS_AT_ONCE  # hand-overs that are left in this turn
-        self._sources: dict[int, Source] = {}  # of the clients, while there are limits by source
+        # Of the clients, while there are limits by source, and always of the server's own.
+        self._sources: dict[int, Source] = {}
         self._relayed: dict[int, Relayed] = {}  # of the clients behind a proxy
         # Trio's clock without Trio's look-up of it: a lone client's request takes some 40 µs in all.
         self._now = trio.lowlevel.current_clock().current_time
@@ -111,7 +113,7 @@ class FastLane(DrainingListener):
             self._queues.close()
             for fd in list(self._active):
                 if self._partials.pop(fd, None) is not None:
-                    self._reject(Rejection.DRAINING)
+                    self._reject(fd, Rejection.DRAINING)
                 self._close(fd, Disconnect.DRAIN)
             while self._handovers:
                 client = self._handovers.popleft()
@@ -256,6 +258,8 @@ class FastLane(DrainingListener):
         """Hand over the clients that are beyond their rate: the handler decides about each request."""
         beyond = self._service.admission.beyond_rate(due, self._sources, now)
         for fd, times in beyond:
+            if self._sources[fd] is self._service.admission.itself:
+                continue
             due.remove((fd, times))
             # The rest of each line does not matter any more: each request gets a time or that error.
             partial = self._partials.pop(fd, None)
@@ -272,7 +276,9 @@ class FastLane(DrainingListener):
                 active[fd] = began
             else:
                 self._settle(fd, answers, times, sent, began)
-        counters = self._service.counters
+        counters, itself = self._service.counters, self._service.admission.itself
+        if itself.connections:
+            served -= sum(times for fd, times in due if self._sources.get(fd) is itself)
         if served:
             counters.requests += served
             counters.responses += served
@@ -303,7 +309,7 @@ class FastLane(DrainingListener):
                 return 0
             times = data.count(b"\n", 0, end)
         if times and partial is not None:
-            self._service.counters.request_receive.observe(arrived - first_byte)
+            self._counters(fd).request_receive.observe(arrived - first_byte)
             del self._partials[fd]
             first_byte = arrived
         if tail:
@@ -313,8 +319,9 @@ class FastLane(DrainingListener):
     def _settle(self, fd: int, answers: bytes, times: int, sent: int, arrived: float) -> None:
         """Account for answers that the kernel did not take whole. sent: -1 for a broken connection."""
         if sent < 0:
-            self._service.counters.requests += times
-            self._service.counters.send_errors[SendError.RESET] += times
+            counters = self._counters(fd)
+            counters.requests += times
+            counters.send_errors[SendError.RESET] += times
             self._broken(fd)
         else:
             client = self._hand_over(fd, HandoverCause.SEND, sending=answers, taken=sent)
@@ -343,12 +350,16 @@ class FastLane(DrainingListener):
     def _broken(self, fd: int) -> None:
         """Account for a broken connection, and for the line in pieces that it had."""
         if self._partials.pop(fd, None) is not None:
-            self._reject(Rejection.INCOMPLETE)
+            self._reject(fd, Rejection.INCOMPLETE)
         self._close(fd, Disconnect.RESET)
 
-    def _reject(self, reason: Rejection) -> None:
-        self._service.counters.requests += 1
-        self._service.counters.rejected[reason] += 1
+    def _reject(self, fd: int, reason: Rejection) -> None:
+        counters = self._counters(fd)
+        counters.requests += 1
+        counters.rejected[reason] += 1
+
+    def _counters(self, fd: int) -> Counters:
+        return self._service.counters_for(self._sources.get(fd, ANYONE))
 
     def _close(self, fd: int, reason: Disconnect) -> None:
         del self._active[fd]
@@ -363,7 +374,7 @@ class FastLane(DrainingListener):
 
     def _count_end(self, source: Source, reason: Disconnect) -> None:
         self._service.admission.leave(source)
-        self._service.counters.closed(reason)
+        self._service.counters_for(source).closed(reason)
 
     def _hand_over(
         self, fd: int, cause: HandoverCause, received: bytes = b"", *, sending: bytes = b"", taken: int = 0
@@ -380,7 +391,7 @@ class FastLane(DrainingListener):
         if partial is not None:
             client.received = received or partial[0]
             client.first_byte = partial[1]
-        self._service.counters.handovers[cause] += 1
+        self._service.counters_for(client.source).handovers[cause] += 1
         self._handovers.append(client)
         return client
 

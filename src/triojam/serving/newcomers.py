@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import trio
 
 from triojam.core.addresses import endpoint, format_address
-from triojam.core.admission import ANYONE, Source
+from triojam.core.admission import Source
 from triojam.core.counters import Counters
 from triojam.core.protocol import REFUSALS
 from triojam.core.proxy_header import LONGEST_HEADER, HeaderError, parse_header
@@ -94,10 +94,10 @@ def admit(sock: socket.socket, address: tuple[Any, ...], service: Service, *, te
     connection without waiting. A denied address gets no reply, even when the server is full.
     """
     counters, admission = service.counters, service.admission
-    host, port = address[:2]
-    if (host, port) in admission.own:
-        counters.opened()
-        return Newcomer(sock, address, ANYONE)
+    if admission.own and admission.enter_own(address):
+        service.own_counters.opened()
+        return Newcomer(sock, address, admission.itself)
+    host = address[0]
     full = counters.connections_open >= counters.connections_limit
     if admission.has_proxies and admission.is_proxy(host):
         return _admit_relayed(sock, address, service, full=full, tell=tell)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 from structlog.typing import FilteringBoundLogger
 
-from triojam.core.admission import Admission, Policy, parse_networks
+from triojam.core.admission import Admission, Policy, Source, parse_networks
 from triojam.core.counters import Counters
 from triojam.core.protocol import Rules
 from triojam.serving.deadlines import Timeouts
@@ -21,6 +21,7 @@ class Service:
 
     rules, timeouts, log: may be replaced at any time; they apply to unfinished lines and waits, too.
     jam: renders the current time as a whole answer line.
+    own_counters: for the server's own connections; no metric shows them.
     """
 
     rules: Rules
@@ -29,6 +30,7 @@ class Service:
     admission: Admission
     jam: Callable[[], bytes]
     log: FilteringBoundLogger
+    own_counters: Counters = field(default_factory=Counters)
 
     @classmethod
     def of(cls, settings: Settings, *, jam: Callable[[], bytes], log: FilteringBoundLogger) -> Self:
@@ -41,6 +43,10 @@ class Service:
             jam=jam,
             log=log,
         )
+
+    def counters_for(self, source: Source) -> Counters:
+        """Return the counters for a connection from `source`."""
+        return self.own_counters if source is self.admission.itself else self.counters
 
     def apply(self, settings: Settings, policy: Policy) -> None:
         """Apply the settings of a reload."""

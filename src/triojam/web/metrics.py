@@ -104,6 +104,8 @@ TABLE = (
         "1 from the stop signal until the end."),
     Row("config_reloads", COUNTER, "result", lambda m: m.counters.config_reloads,
         "Reloads of the settings, by result."),
+    Row("self_checks", COUNTER, "result", lambda m: m.counters.self_checks,
+        "Checks in which the server asks itself for the time, by result; no other metric counts them."),
     Row("log_messages_dropped", COUNTER, "", lambda m: m.log_messages_dropped,
         "Log lines dropped because the reader of the log was too slow."),
     Row("web_auth_failures", COUNTER, "reason", lambda m: m.counters.auth_failures,

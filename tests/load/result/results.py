@@ -32,4 +32,10 @@ def answers(
 
 def timeline(*rows: tuple[float, int, int]) -> list[Moment]:
     """Make the moments of a load from seconds, answers and failures; their latencies are the same."""
-    return [Moment(*row, p50=40e-6, p99=0.0011, longest=0.5) for row in rows]
+    moments = [Moment(0.0, 0, 0)]
+    for row in rows:
+        same: dict[str, Any] = (
+            {"p50": 40e-6, "p99": 0.0011, "longest": 0.5} if row[1] > moments[-1].settled else {}
+        )
+        moments.append(Moment(*row, **same))
+    return moments[1:]

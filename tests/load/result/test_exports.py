@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.load.result.results import answers, make, timeline
 from triojam.load.plan import Plan
 from triojam.load.result.exports import as_csv, as_hgrm, as_json
+from triojam.load.result.result import Moment
 
 # What the plotters read as a row: four numbers, the last of which is finite.
 ROW = re.compile(r"\s+([0-9.]+)\s+([0-9.]+)\s+([0-9.]+)\s+([0-9.]+)")
@@ -34,7 +35,9 @@ def test_json_tells_apart_what_the_server_and_the_client_missed() -> None:
         {40: 10}, rejected=2, closed_instead=1, warmed_up=3, never_sent=4, left_out=5, late=6, latest=0.7,
         own_seconds=8.0, opened=9,
     )  # fmt: skip
-    data = json.loads(as_json(make(Plan(rate=5.0), tally=tally, timeline=timeline((1.0, 10, 0)))))
+    data = json.loads(
+        as_json(make(Plan(rate=5.0), tally=tally, timeline=timeline((0.0, 0, 0), (1.0, 10, 0))))
+    )
     assert data == {
         "server": "a:1", "seconds": 10.0, "interrupted": False, "sent": 10, "answered": 8, "rejected": 2,
         "closed_instead": 1, "warmed_up": 3, "failed": {}, "unconnected": {}, "unasked": {}, "never_sent": 4,
@@ -44,6 +47,7 @@ def test_json_tells_apart_what_the_server_and_the_client_missed() -> None:
         "client_cpu": 0.3, "client_was_the_limit": True, "client_seconds_per_answer": 0.8,
         "client_left_out": 5, "client_late": 6, "client_latest": 0.7,
         "timeline": [
+            {"seconds": 0.0, "settled": 0, "failed": 0, "p50": None, "p99": None, "longest": None},
             {"seconds": 1.0, "settled": 10, "failed": 0, "p50": 40e-6, "p99": 0.0011, "longest": 0.5}
         ],
     }  # fmt: skip
@@ -64,6 +68,8 @@ def test_csv_has_a_row_for_each_part() -> None:
         1.000,25.00,0.00,3,,,
         1.750,0.00,20.00,1,0.040,1.100,500.000
         """)
+    warm_up = [Moment(0.5, 5, 0), *moments[2:]]
+    assert as_csv(make(timeline=warm_up)).splitlines()[1] == "0.500,,10.00,0,,,"
     assert as_csv(make(timeline=moments)).splitlines()[1] == "0.500,,10.00,0,0.040,1.100,500.000"
 
 

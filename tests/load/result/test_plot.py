@@ -1,6 +1,11 @@
 """The picture of a result."""
 
+import os
+from collections.abc import Callable
+from errno import ENOSPC
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +13,10 @@ from matplotlib.lines import Line2D
 
 from tests.load.result.results import answers, make, timeline
 from triojam.load.plan import Plan
-from triojam.load.result.plot import as_picture, figure_of
+from triojam.load.result import found_plot
+from triojam.load.result.found import Found
+from triojam.load.result.plot import figure_of, save_plot
+from triojam.load.search import Search
 
 
 def points(line: Line2D) -> tuple[list[float], list[float]]:
@@ -16,6 +24,9 @@ def points(line: Line2D) -> tuple[list[float], list[float]]:
     return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
 
 
+FOUND = Found(
+    target="a:1", goal="p99<5ms", figure="p99", limit=0.005, shown=str, search=Search(1000, budget=3)
+)
 MOMENTS = timeline((0.0, 0, 0), (1.0, 5, 0), (2.0, 5, 3), (3.0, 20, 4))
 
 
@@ -68,9 +79,31 @@ def test_lower_bounds_are_drawn_with_another_sign() -> None:
 
 
 @pytest.mark.parametrize("latencies", [{}, {0: 1}])
-def test_any_sample_can_be_drawn(latencies: dict[int, int]) -> None:
+def test_any_sample_can_be_drawn(tmp_path: Path, latencies: dict[int, int]) -> None:
     """The same result gives the same picture."""
     result = make(Plan(rate=1.0, last_rate=2.0), tally=answers(latencies), timeline=MOMENTS[:1])
-    assert b"<svg" in as_picture(result, "svg")
-    assert as_picture(result, "svg") == as_picture(result, "svg")
-    assert as_picture(result, "png").startswith(b"\x89PNG")
+    files = [tmp_path / name for name in ("first.svg", "second.svg", "third.png")]
+    for file in files:
+        save_plot(result, file)
+    first, second, third = (file.read_bytes() for file in files)
+    assert b"<svg" in first
+    assert first == second
+    assert third.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("save", [partial(save_plot, make()), partial(found_plot.save_plot, FOUND)])
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Path], None]
+) -> None:
+    """On a full disk, the file keeps its content."""
+
+    def full(_file: int) -> None:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    file = tmp_path / "old.svg"
+    file.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(file)
+    assert caught.value.filename == str(file)
+    assert file.read_bytes() == b"old"

@@ -214,6 +214,13 @@ def test_a_rate_has_three_digits(rate: float, shown: str) -> None:
         ({"seconds": 0.0123, "interrupted": False}, "12.3 ms"),
         ({"ran": 20.3, "plan": Plan(requests=1)}, "19.9 s, interrupted at the end"),
         ({"ran": 5.0, "plan": Plan(requests=9000)}, "interrupted after 1 of 9,000 requests and 19.9 s"),
+        (
+            {
+                "plan": Plan(requests=9, warm_up=1.0),
+                "tally": answers({40: 7}, answered=12, sent=12, warmed_up=5),
+            },
+            "interrupted after 7 of 9 requests and 19.9 s",
+        ),
     ],
 )
 def test_an_interrupted_load_says_how_far_it_came(more: dict[str, Any], duration: str) -> None:

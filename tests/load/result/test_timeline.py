@@ -70,3 +70,9 @@ def test_a_line_describes_a_part(
     """Without an answer, a part has no latencies; a ramp shows the rate due, too."""
     earlier, later = timeline(before, now)
     assert line_of(earlier, later, plan) == line
+
+
+def test_a_part_of_the_warm_up_has_no_latencies() -> None:
+    """Its answers are counted, but their latencies are not measured."""
+    line = line_of(Moment(0.0, 0, 0), Moment(1.0, 500, 0), Plan(warm_up=2.0))
+    assert line == "1 s  500/s  0 failed  warm-up"

@@ -16,6 +16,7 @@ from triojam.load.measure.tls import Trust
 from triojam.load.plan import Mix, Plan
 from triojam.load.result import exports, found
 from triojam.load.result.found import Found
+from triojam.load.result.goals import Goal
 from triojam.load.result.result import Result
 from triojam.settings.reading import read_bounded
 
@@ -45,6 +46,14 @@ def plan_of(*, search: bool, mix: str, rate: str | None, duration: float | None,
         seconds=duration or (SEARCH if search else DURATION),
         **others,
     )
+
+
+def sought_goal(text: str) -> Goal:
+    """Parse a goal that a higher rate can break. Raises ValueError that says what is expected."""
+    goal = Goal.parse(text)
+    if ">" in goal.comparison or goal.quantity in ("rate", "answered"):
+        raise ValueError("a latency or failed with < or <=, such as p99<5ms")
+    return goal
 
 
 def _rates(text: str) -> list[float]:

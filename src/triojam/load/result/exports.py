@@ -47,7 +47,7 @@ def as_json(result: Result) -> str:
         "client_left_out": tally.left_out,
         "client_late": tally.late,
         "client_latest": tally.latest,
-        "timeline": [asdict(each) for each in result.timeline],
+        "timeline": [_moment(each) for each in result.timeline],
     }
     data |= balance.as_json(result)
     return json.dumps(data, indent=2) + "\n"
@@ -62,7 +62,7 @@ def as_csv(result: Result) -> str:
         due = rate_due(result.plan, before, now)
         shown_due = "" if due is None else f"{due:.2f}"
         rates = [f"{now.seconds:.3f}", shown_due, f"{rate_answered(before, now):.2f}"]
-        table.writerow([*rates, now.failed - before.failed, *_latencies(before, now)])
+        table.writerow([*rates, now.failed - before.failed, *_latencies(now)])
     return text.getvalue()
 
 
@@ -96,8 +96,13 @@ def as_hgrm(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latencies(before: Moment, now: Moment) -> list[str]:
-    if now.settled == before.settled:
+def _moment(moment: Moment) -> dict[str, Any]:
+    unknown = {} if moment.is_measured else dict.fromkeys(("p50", "p99", "longest"))
+    return asdict(moment) | unknown
+
+
+def _latencies(now: Moment) -> list[str]:
+    if not now.is_measured:
         return ["", "", ""]
     return [f"{seconds * 1e3:.3f}" for seconds in (now.p50, now.p99, now.longest)]
 

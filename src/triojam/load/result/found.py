@@ -7,7 +7,8 @@ from math import isfinite
 from statistics import median_high
 from typing import Any
 
-from triojam.load.search import CONFIRMED, STEP, AtRate, Outcome, Search, Trial
+from triojam.load.result.timeline import format_rate
+from triojam.load.search import CONFIRMED, STEP, AtRate, Outcome, Search, Trial, Verdict
 
 CHART_ROWS, CHART_COLUMNS = 10, 60
 # Rounded rates are a little more than a step apart.
@@ -37,11 +38,6 @@ class Found:
         edge = self.search.above or self.search.answer
         highest = max(trial.rate for trial in self.search.trials)
         return highest if edge is None else min(highest, 2 * edge.rate)
-
-
-def format_rate(rate: float) -> str:
-    """Render a rate with three digits or more."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def render(found: Found) -> str:
@@ -101,7 +97,9 @@ def _answer(found: Found) -> str:
     if above is None:
         return f"At least {words}. The trials ended before a rate broke the goal."
     if above.stopped_by_client:
-        return f"At least {words}. This client cannot send {_requests(above.rate)}: use --workers."
+        return (
+            f"At least {words}. At {format_rate(above.rate)}, this client could not keep up: use --workers."
+        )
     return f"{words}; {format_rate(above.rate)} held in {_times(above)}."
 
 
@@ -113,7 +111,7 @@ def _no_answer(found: Found) -> str:
     rate, times = _requests(lowest.rate), _times(lowest)
     match search.outcome:
         case Outcome.CLIENT_LIMIT:
-            return f"This client cannot send even {rate}: use --workers."
+            return f"This client could not keep up even with {rate}: use --workers."
         case Outcome.ALL_BROKE:
             return f"Not even {rate} is within {found.goal}: it held in {times} trials."
         case _:
@@ -130,7 +128,7 @@ def _certainty(found: Found) -> list[str]:
             f"The limit is between {low} and {high} a second, a range of {above.rate / answer.rate - 1:.0%}."
         )
     lines += _doubts(search)
-    split = [each for each in search.between if each.held]
+    split = [each for each in search.between if each.disagree]
     if split:
         rates = ", ".join(f"{format_rate(each.rate)} held in {_times(each)}" for each in split)
         lines.append(f"The trials disagree: {rates} trials.")
@@ -154,12 +152,12 @@ def _doubts(search: Search) -> list[str]:
     doubts = [
         f"Not sure: {format_rate(each.rate)} was tried only {_often(each)}."
         for each in ends
-        if len(each.trials) < (CONFIRMED if each == answer else 2)
+        if (each.held < CONFIRMED if each == answer else _is_open(each))
     ]
     if search.outcome is Outcome.FOUND and above is not None and above.rate > answer.rate * _NARROW:
         why = (
             "the trials disagree"
-            if any(each.held for each in search.between)
+            if any(each.disagree for each in search.between)
             else "there were too few trials"
         )
         doubts.append(f"The range is wide because {why}.")
@@ -170,8 +168,13 @@ def _times(at: AtRate) -> str:
     return f"{at.held} of {at.judged}"
 
 
+def _is_open(at: AtRate) -> bool:
+    """Whether a bad trial was not repeated."""
+    return at.verdict is Verdict.UNDECIDED and not at.disagree
+
+
 def _often(at: AtRate) -> str:
-    number = len(at.trials)
+    number = at.judged or len(at.trials)
     return "once" if number == 1 else f"{number} times"
 
 
@@ -185,11 +188,12 @@ def _s(number: int) -> str:
 
 
 def _table(found: Found) -> list[str]:
-    """Return a row for each rate; of its trials, the figures in the middle."""
+    """Return a row for each rate, with the median figures of its trials, if possible of the judged ones."""
     lines = [f"{'rate':>10}  {'achieved':>10}  {found.figure:>10}  {'held':>8}"]
     for each in found.search.rates:
-        achieved = format_rate(median_high(trial.achieved for trial in each.trials))
-        figure = found.shown(median_high(trial.figure for trial in each.trials))
+        trials = [trial for trial in each.trials if not trial.client_limited] or each.trials
+        achieved = format_rate(median_high(trial.achieved for trial in trials))
+        figure = found.shown(median_high(trial.figure for trial in trials))
         notes = ["<- the answer"] if each == found.search.answer else []
         if each.client_limited:
             notes.append(f"{each.client_limited} not counted: the client was too slow")

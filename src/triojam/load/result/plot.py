@@ -4,8 +4,9 @@ With a rate that changes, a third chart shows the latency over the rate that was
 """
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,19 +24,18 @@ _LONGEST = 3
 
 
 def save_plot(result: Result, file: Path) -> None:
-    """Write the picture as .svg or .png, by the file's suffix, whole or not at all. Raises OSError."""
-    write_whole(file, as_picture(result, "png" if file.suffix == ".png" else "svg"))
+    """Write the picture as .svg or .png, by the file's suffix. Raises OSError."""
+    save_figure(partial(figure_of, result), file)
 
 
-def as_picture(result: Result, kind: Literal["svg", "png"]) -> bytes:
-    """Draw the result."""
+def save_figure(draw: Callable[[], Figure], file: Path) -> None:
+    """Write a picture, whole or not at all. The same figure gives the same bytes. Raises OSError."""
+    svg, picture = file.suffix != ".png", io.BytesIO()
     with mpl.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "triojam", "axes.grid": True, "grid.alpha": 0.3}
     ):
-        figure = figure_of(result)
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return picture.getvalue()
+        draw().savefig(picture, format="svg" if svg else "png", metadata={"Date": None} if svg else None)
+    write_whole(file, picture.getvalue())
 
 
 def figure_of(result: Result) -> Figure:
@@ -104,7 +104,7 @@ def _draw_knee(axes: Axes, result: Result) -> None:
     pairs = [
         (before, now)
         for before, now in parts(result.timeline)
-        if now.settled > before.settled and is_within_plan(plan, before, now)
+        if now.is_measured and is_within_plan(plan, before, now)
     ]
     due = [rate_due(plan, before, now) or 0.0 for before, now in pairs]
     for name, color, values in (

@@ -18,7 +18,8 @@ VISIBLY_LATE = 0.001
 class Moment:
     """A part of a load: it ended `seconds` after the start, and began where the one before it ended.
 
-    settled, failed: totals since the start. p50, p99, longest: of the latencies within this part, in seconds.
+    settled, failed: totals since the start. p50, p99, longest: of the latencies within this part, in seconds;
+    0 if none was measured, as in the warm-up.
     """
 
     seconds: float
@@ -27,6 +28,11 @@ class Moment:
     p50: float = 0.0
     p99: float = 0.0
     longest: float = 0.0
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there are latencies within this part."""
+        return self.longest > 0
 
 
 @dataclass

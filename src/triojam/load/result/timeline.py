@@ -40,7 +40,7 @@ def line_of(before: Moment, now: Moment, plan: Plan) -> str:
         rate += f" of {format_rate(rate_due(plan, before, now) or 0.0)}/s due"
     failed = f"{now.failed:,} failed" + (" so far" if now.failed else "")
     words = [f"{now.seconds:,.1f}".removesuffix(".0") + " s", rate, failed]
-    if now.settled > before.settled:
+    if now.is_measured:
         named = (("p50", now.p50), ("p99", now.p99), ("longest", now.longest))
         words += [f"{name} {format_seconds(value)}" for name, value in named]
     if now.seconds <= plan.warm_up:

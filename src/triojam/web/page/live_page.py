@@ -171,6 +171,7 @@ def _totals(moment: Moment) -> dict[str, Any]:
         "web_rejected_by_reason": c.web_rejected,
         "auth_failures_by_reason": c.auth_failures,
         "reloads_by_result": c.config_reloads,
+        "self_checks_by_result": c.self_checks,
     }
 
 
