@@ -1,6 +1,5 @@
 """The clients' side of the command line: one command each, no logic."""
 
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -179,9 +178,10 @@ def load(
         trust_of,
     )
     from triojam.cli.flags.metrics import access_of, metrics_urls  # noqa: PLC0415  # see above
+    from triojam.load.crew import TICK_SECONDS  # noqa: PLC0415  # see above
     from triojam.load.find import FindRun  # noqa: PLC0415  # see above
     from triojam.load.result.goals import Goal  # noqa: PLC0415  # see above
-    from triojam.load.run import TICK_SECONDS, LoadRun  # noqa: PLC0415  # see above
+    from triojam.load.run import LoadRun  # noqa: PLC0415  # see above
 
     goals = [parsed("--fail", Goal.parse, each) for each in fail]
     sought = parsed("--find", sought_goal, find) if find is not None else None
@@ -220,13 +220,14 @@ def load(
 
 def _load(job: "LoadRun", goals: "list[Goal]", outputs: "Outputs", every: float | None) -> int:
     """Run a load, show and write its result, and return the exit status."""
+    from triojam.cli.flags.load import usable_cores  # noqa: PLC0415  # see above
     from triojam.load.result.goals import broken  # noqa: PLC0415  # see above
     from triojam.load.result.text import render  # noqa: PLC0415  # see above
 
     interrupted = _run(job, outputs, every)
     if (result := job.result) is None:
         return interrupted or FAILED
-    print(render(result, cores=os.cpu_count() or 1), file=_stream(outputs), flush=True)
+    print(render(result, cores=usable_cores()), file=_stream(outputs), flush=True)
     missed = broken(goals, result)
     for line in missed:
         print(f"triojam: {line}", file=sys.stderr)

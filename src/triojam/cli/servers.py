@@ -156,14 +156,3 @@ def _load_identity(context: "ssl.SSLContext", cert: Path, key: Path | None) -> N
             raise invalid_value(str(key), "--key", f"the PEM file of the key of {cert} ({reason})") from exc
         expected = f"a PEM file of a certificate and its key, or --key ({reason})"
         raise invalid_value(str(cert), "--cert", expected) from exc
-
-
-def check_writable(option: str, file: Path | None) -> None:
-    """Find out before the work, rather than after it."""
-    if file is None:
-        return
-    try:
-        file.open("ab").close()
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise invalid_value(str(file), option, f"a file that can be written ({reason})") from exc

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import ceil
 from typing import Any
 
 import trio
@@ -24,6 +25,10 @@ from triojam.load.worker import CUT, STOP, TROUBLE, Decoder, Job, Report, encode
 # How long a worker may take to start, and to end after its last report.
 START_SECONDS = 30.0
 END_SECONDS = 2.0
+# The time between two looks at the progress, in seconds, and the longest between two reports of a worker.
+TICK_SECONDS = 0.25
+# A report takes at most this long to arrive, unless the machine is busy.
+ARRIVAL_SECONDS = 0.05
 # The workers begin together, this long after the last one is ready.
 BEFORE_BEGIN = 0.02
 _PIECE = 256 * 1024
@@ -38,8 +43,9 @@ class WorkerError(Exception):
 class Crew:
     """The workers of one load.
 
-    trouble: called when requests have failed, soon after. latencies: the number of right answers by latency,
-    in microseconds. begun: set when the load begins. began: when that was, by `monotonic`; 0 = not yet.
+    trouble: called when requests have failed, soon after. tick: the seconds of a part of the load.
+    latencies: the number of right answers by latency, in microseconds. begun: set when the load begins.
+    began: when that was, by `monotonic`; 0 = not yet.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Crew:
         address: Address,
         *,
         chance: random.Random,
+        tick: float = TICK_SECONDS,
         trouble: Callable[[], None] = lambda: None,
     ) -> None:
         self.trouble = trouble
@@ -58,6 +65,7 @@ class Crew:
         self._reports: dict[int, Report] = {}
         self._recent: Counter[int] = Counter()
         self._waiting = plan.workers
+        self._tick = tick
         self.begun = trio.Event()
 
     async def run(self, offset: float, bound: float, trust: Trust | None = None) -> None:
@@ -75,6 +83,7 @@ class Crew:
                         bound=bound,
                         worker=number,
                         seed=self._chance.getrandbits(64),
+                        report_every=self._tick / ceil(self._tick / TICK_SECONDS),
                         trust=trust,
                     )
                     nursery.start_soon(self._attend, number, sock, job)
@@ -87,14 +96,17 @@ class Crew:
         """Do not wait for requests in flight."""
         self._tell(CUT)
 
-    @property
-    def elapsed(self) -> float:
-        """How long the load has run, in seconds."""
-        return monotonic() - self.began if self.began else 0.0
+    async def next_moment(self) -> Moment:
+        """Wait for the end of the next tick, and for its reports; return the progress since the last call."""
+        await self.begun.wait()
+        elapsed = monotonic() - self.began
+        ticks = int(max(elapsed - ARRIVAL_SECONDS, 0.0) / self._tick) + 1
+        await trio.sleep(max(ticks * self._tick + ARRIVAL_SECONDS - elapsed, 0.0))
+        return self.moment()
 
     @property
     def seconds(self) -> float:
-        """How long the workers ran, in seconds."""
+        """How long the workers have run at their last report, in seconds."""
         return max((each.seconds for each in self._reports.values()), default=0.0)
 
     @property
@@ -117,11 +129,11 @@ class Crew:
         return total
 
     def moment(self) -> Moment:
-        """Return the progress since the last call."""
+        """Return the progress since the last call, as far as it was reported."""
         recent, self._recent = self._recent, Counter()
         total, figures = self.total(), Percentiles(recent)
         return Moment(
-            seconds=self.elapsed,
+            seconds=self.seconds,
             settled=total.settled,
             failed=total.failed.total(),
             p50=figures.at(50),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from triojam.client.session import Target
+from triojam.load.crew import TICK_SECONDS
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
 from triojam.load.progress import Show
@@ -10,7 +11,7 @@ from triojam.load.result.found import Found
 from triojam.load.result.goals import Goal
 from triojam.load.result.percentiles import needed
 from triojam.load.result.result import Result
-from triojam.load.run import TICK_SECONDS, LoadRun
+from triojam.load.run import LoadRun
 from triojam.load.search import Search, Trial
 
 TRIALS = 20

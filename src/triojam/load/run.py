@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from triojam.client.session import AskError, Target, connect
-from triojam.load.crew import Crew, WorkerError
+from triojam.load.crew import TICK_SECONDS, Crew, WorkerError
 from triojam.load.measure.connection import Address
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
@@ -16,7 +16,6 @@ from triojam.load.readings import OPEN, Access, MetricsError
 from triojam.load.reconcile import Reconciliation
 from triojam.load.result.result import Moment, Result
 
-TICK_SECONDS = 0.25
 # The offset is known well enough if the answer took at most this long.
 TIGHT_SECONDS = 0.5
 MOST_FIRST_REQUESTS = 5
@@ -85,7 +84,7 @@ class LoadRun:
         server = await self._ask_first()
         reconciliation = await Reconciliation.begin(self._metrics, self._access) if self._metrics else None
         chance = random.Random()  # noqa: S311  # not a secret
-        crew = self._crew = Crew(self._plan, server.address, chance=chance)
+        crew = self._crew = Crew(self._plan, server.address, chance=chance, tick=self._tick)
         if reconciliation is not None:
             crew.trouble = reconciliation.suspect
         timeline = [Moment(0.0, 0, 0)]
@@ -114,11 +113,11 @@ class LoadRun:
 
     async def _keep_time(self, crew: Crew, timeline: list[Moment], show: Show) -> None:
         """Record and show the progress until cancelled."""
-        await crew.begun.wait()
         while True:
-            await trio.sleep(self._tick)
-            timeline.append(crew.moment())
-            show(self._plan, timeline[-2], timeline[-1])
+            moment = await crew.next_moment()
+            if moment.seconds > timeline[-1].seconds:  # a part without any report has no rate
+                timeline.append(moment)
+                show(self._plan, timeline[-2], moment)
 
     async def _ask_first(self) -> _Server:
         """Ask until an answer comes fast enough to give the clock's offset. Raises AskError."""

@@ -23,7 +23,6 @@ from triojam.load.measure.tally import Tally
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
 
-REPORT_SECONDS = 0.25
 # How often a worker looks for words of its parent, and for trouble to report.
 LISTEN_SECONDS = 0.01
 # Trouble is not reported more often than this.
@@ -35,7 +34,10 @@ _LENGTH = struct.Struct("!I")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to do. offset, bound: of the server's clock, in seconds."""
+    """What a worker is to do.
+
+    offset, bound: of the server's clock, in seconds. report_every: the seconds between two reports.
+    """
 
     plan: Plan
     address: Address
@@ -43,6 +45,7 @@ class Job:
     bound: float
     worker: int
     seed: int
+    report_every: float
     trust: Trust | None = None
 
 
@@ -90,8 +93,8 @@ class Decoder:
 class _Worker:
     """One load generator and the socket to the parent."""
 
-    def __init__(self, sock: socket.socket, decoder: Decoder, load: LoadGenerator) -> None:
-        self._sock, self._decoder, self._load = sock, decoder, load
+    def __init__(self, sock: socket.socket, decoder: Decoder, load: LoadGenerator, every: float) -> None:
+        self._sock, self._decoder, self._load, self._every = sock, decoder, load, every
         self._outbox = bytearray()
         self._failures = 0
         self._quiet_until = 0.0
@@ -100,7 +103,7 @@ class _Worker:
         """Run the load, with reports."""
         self._sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
         self._load.loop.at(self._load.began, self._listen)
-        self._load.loop.at(self._load.began + REPORT_SECONDS, self._report)
+        self._load.loop.at(self._load.began + self._every, self._report)
         self._load.run()
         self._sock.setblocking(True)  # noqa: FBT003
         self._sock.sendall(self._outbox + encoded(self._made(ended=True)))
@@ -127,7 +130,8 @@ class _Worker:
         self._send()
 
     def _report(self, now: float) -> None:
-        self._load.loop.at(max(now, self._load.began) + REPORT_SECONDS, self._report)
+        began = self._load.began
+        self._load.loop.at(began + self._every * (int((now - began) / self._every) + 1), self._report)
         if not self._outbox:  # the parent takes its reports
             self._outbox += encoded(self._made())
             self._send()
@@ -173,6 +177,6 @@ def main() -> None:
             began=_next_message(sock, decoder),
             trust=job.trust,
         )
-        _Worker(sock, decoder, load).run()
+        _Worker(sock, decoder, load, job.report_every).run()
     except (EOFError, OSError):
         return  # the parent has ended

@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-import resource
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from triojam.load.result.found import Found
 from triojam.load.result.goals import Goal
 from triojam.load.result.result import Result
 from triojam.settings.reading import read_bounded
+
+if sys.platform != "win32":
+    import resource
 
 # In seconds: of a load, and of a search, whose trials share them.
 DURATION, SEARCH = 10.0, 60.0
@@ -71,6 +74,8 @@ def _rates(text: str) -> list[float]:
 
 def check_connections(plan: Plan) -> None:
     """Let each worker have as many open files as it has connections. Raises ConfigurationError."""
+    if sys.platform == "win32":
+        raise ConfigurationError("load needs a system with file descriptors, such as Linux or macOS")
     needed = math.ceil(plan.connections / plan.workers) + OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
@@ -82,6 +87,13 @@ def check_connections(plan: Plan) -> None:
         )
     if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def trust_of(
