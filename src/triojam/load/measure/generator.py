@@ -151,7 +151,18 @@ class LoadGenerator:
             if not connection.connected and unsent_is_late:
                 self._abandon(connection)
             elif now - connection.moved > self._plan.patience:
-                self._lose(connection, NO_ANSWER if connection.connected else NO_CONNECTION, now)
+                self._give_up(connection, now)
+
+    def _give_up(self, connection: Connection, now: float) -> None:
+        """Lose a connection that took too long, unless its answer has arrived.
+
+        The client may have stood still.
+        """
+        if not connection.events:
+            connection.arrived, connection.doubt = now, now - connection.sent
+        self._read(connection, now, at_end=bool(connection.events & END))
+        if connection in self._busy and now - connection.moved > self._plan.patience:
+            self._lose(connection, NO_ANSWER if connection.connected else NO_CONNECTION, now)
 
     def _abandon(self, connection: Connection) -> None:
         """Close a connection that was not opened before the end."""
@@ -197,7 +208,7 @@ class LoadGenerator:
             return
         was_connected, was_blocked = connection.connected, connection.blocked
         try:
-            connection.send(now)
+            connection.send()
         except Broken as exc:
             self._lose_after_reading(connection, cause_of(exc), now)
             return
