@@ -462,7 +462,8 @@ async def test_a_client_that_stood_still_while_it_waited_does_not_blame_the_serv
     """When the answer came is not known, so the whole time may be the client's own."""
     plan = Plan(connections=1, rate=100.0, requests=100, patience=PATIENCE)
     load = make_load(await start_bad(nursery, tells(lambda: NOW)), plan)
-    wait, stopped = load.loop.poller.wait, []
+    wait = load.loop.poller.wait
+    stopped: list[bool] = []
 
     def stand_still(seconds: float) -> list[tuple[Connection, int]]:
         # As after SIGSTOP and SIGCONT: the wait has ended by its timeout, and reports nothing.
