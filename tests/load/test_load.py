@@ -407,6 +407,17 @@ def test_answers_are_matched_however_they_are_cut() -> None:
         assert not checker.waiting
 
 
+def test_a_request_of_the_warm_up_without_an_answer_is_not_in_the_percentiles() -> None:
+    """Its request has failed, but how long it took is not measured."""
+    tally = Tally()
+    checker = AnswerChecker(Records(tally, measured_from=1.0), ServerClock(lambda now: now))
+    for start in (0.5, 1.5):
+        checker.sent(start, start, 1, wants_time=True)
+    checker.lost("no answer in time", 6.5, in_time=False)
+    assert tally.failed == {"no answer in time": 2}
+    assert tally.longer == {5_000_000: 1}
+
+
 def test_a_partial_line_ends_with_its_connection() -> None:
     """Half a line that arrived between requests is counted, and does not change the next connection."""
     checker, tally = checker_at(NOW % DAY)

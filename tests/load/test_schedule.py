@@ -152,6 +152,14 @@ def test_the_warm_up_comes_before_the_duration() -> None:
     assert closed.take(50, 1.6) == []
 
 
+def test_a_late_request_of_the_warm_up_is_not_measured() -> None:
+    """It was due in the warm-up, so it is not among the number that was asked for."""
+    schedule, tally = schedule_of(rate=10.0, requests=5, warm_up=1.0)
+    starts = schedule.take(99, 1.25, free=0.0)
+    assert sum(start < schedule.measured_from for start in starts) == 10
+    assert (len(starts), tally.late) == (13, 3)
+
+
 @given(
     workers=st.integers(1, 5),
     rate=st.floats(0.5, 500),

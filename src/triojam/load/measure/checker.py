@@ -122,6 +122,8 @@ class AnswerChecker:
         tally = self._records.tally
         if not in_time:
             for each in self.waiting:
+                if each.start < self._records.measured_from:
+                    continue
                 tally.longer[int(max(now - each.start, 0.0) * 1e6)] += each.times
         missing = sum(each.times for each in self.waiting)
         if missing and self._partial:

@@ -129,6 +129,8 @@ class Schedule:
     def _start_of(self, due: float, now: float, free: float) -> float:
         """Return from when the latency counts: from `due`, without the delay that is the client's own."""
         late = self.own_delay = max(now - max(due, free), 0.0)
+        if due < self.measured_from:  # it is not measured
+            return due
         if late > LATE:
             if late <= _OWN_SHARE * (now - due):
                 return due
