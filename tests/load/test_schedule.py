@@ -84,6 +84,14 @@ def test_what_a_slow_client_has_left_at_the_end_is_left_out() -> None:
     assert schedule.over(2.01)
 
 
+def test_a_duration_lasts_to_its_end() -> None:
+    """Three requests, one a second, take three seconds; otherwise the rate would be too high."""
+    schedule, _ = schedule_of(rate=1.0, seconds=3.0)
+    assert len(schedule.take(9, 2.0, free=2.0)) == 3
+    assert not schedule.over(2.5)
+    assert schedule.over(3.0)
+
+
 def test_all_of_a_number_of_requests_are_sent() -> None:
     """A number of requests is sent, however slow the client is."""
     schedule, tally = schedule_of(rate=1000.0, requests=100)

@@ -38,6 +38,7 @@ class Schedule:
         self._began = began
         self._rate, self._worker, self._workers = plan.rate, worker, plan.workers
         self._stopped = False
+        self._numbered = plan.requests is not None
         self._again: deque[float] = deque()  # sent once already: from when their latency counts
         self._begun = 0
         if plan.rate is None:
@@ -63,8 +64,8 @@ class Schedule:
         self._stopped = True
 
     def over(self, now: float) -> bool:
-        """Whether no more requests will be due."""
-        return self.next_due(now) == inf
+        """Whether no more requests will be due. A duration lasts to its end, after its last request."""
+        return self.next_due(now) == inf and (self._numbered or now >= self.ends)
 
     def next_due(self, now: float) -> float:
         """Return when the next request is due: at once in a closed loop; inf if there is none."""
