@@ -359,8 +359,10 @@ class LoadGenerator:
         if connection.proven:
             connection.free = now - connection.own_delay
             self._free.append(connection)
-        elif connection.connected or connection.checker.ended_by:
+        elif connection.checker.ended_by:
             self._back_off(connection, now)
+        elif connection.connected:
+            self._free_later(connection, now + RECONNECT_PAUSE)
         else:
             self._not_connected(connection, cause, now)
 
