@@ -33,7 +33,7 @@ def test_json_tells_apart_what_the_server_and_the_client_missed() -> None:
     """Each total of the tally has a key of its own."""
     tally = answers(
         {40: 10}, rejected=2, closed_instead=1, warmed_up=3, never_sent=4, left_out=5, late=6, latest=0.7,
-        own_seconds=8.0, opened=9,
+        stood_still=0.8, own_seconds=8.0, opened=9,
     )  # fmt: skip
     data = json.loads(
         as_json(make(Plan(rate=5.0), tally=tally, timeline=timeline((0.0, 0, 0), (1.0, 10, 0))))
@@ -47,6 +47,7 @@ def test_json_tells_apart_what_the_server_and_the_client_missed() -> None:
         "client_cpu": 0.3, "client_was_the_limit": True, "client_seconds_per_answer": 0.8,
         "requests_at_server": 4e-05,
         "client_left_out": 5, "client_late": 6, "client_latest": 0.7,
+        "client_stood_still": 0.8,
         "timeline": [
             {"seconds": 0.0, "settled": 0, "failed": 0, "p50": None, "p99": None, "longest": None},
             {"seconds": 1.0, "settled": 10, "failed": 0, "p50": 40e-6, "p99": 0.0011, "longest": 0.5}

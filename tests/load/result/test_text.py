@@ -268,6 +268,12 @@ ALONE = Plan(connections=1)
             [f"{KEPT_UP}ask for less.", "It left out 1 request; its longest delay was 4 ms."],
         ),
         (OPEN, {"late": 10, "latest": 1.5}, 0.5, []),
+        (
+            OPEN, {"stood_still": 3.04}, 0.5,
+            [
+                "The client stood still for up to 3.04 s: it was stopped, or had no processor. Latencies up to this length may be its own time."  # noqa: E501  # a line of the result
+            ],
+        ),
         (ALONE, {}, 0.949, []),
         (
             ALONE, {}, 0.953,

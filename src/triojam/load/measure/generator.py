@@ -20,7 +20,7 @@ from triojam.load.measure.loop import Loop
 from triojam.load.measure.manners import Manners
 from triojam.load.measure.poller import END, READ, WRITE, monotonic
 from triojam.load.measure.schedule import Schedule
-from triojam.load.measure.tally import Tally
+from triojam.load.measure.tally import STOOD_STILL, Tally
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Plan
 
@@ -80,6 +80,7 @@ class LoadGenerator:
         connections = plan.connections // plan.workers + (worker < plan.connections % plan.workers)
         self._free = deque(Connection(AnswerChecker(self.records, clock)) for _ in range(connections))
         self._busy: set[Connection] = set()
+        self._swept_at = self.began
         self._swept: list[Connection] = []
         self._outage_since = inf  # the first failed attempt to connect after the last that did not fail
         self._cut_at = self._stop_at = inf
@@ -158,6 +159,10 @@ class LoadGenerator:
     def _sweep(self, now: float) -> None:
         """Look at some connections: lose those on which nothing has moved for too long."""
         self.loop.at(now + SWEEP_SECONDS, self._sweep)
+        # Each step of the loop is short: after such a gap, this process was stopped, or had no processor.
+        if (gap := now - self._swept_at - SWEEP_SECONDS) > STOOD_STILL and now > self._schedule.measured_from:
+            self.tally.stood_still = max(self.tally.stood_still, gap)
+        self._swept_at = now
         if not self._swept:
             self._swept = list(self._busy)
         some, self._swept = self._swept[:SWEPT_AT_ONCE], self._swept[SWEPT_AT_ONCE:]

@@ -23,6 +23,9 @@ class Tally:
     connections busy. left_out: were due, but the client was too slow. late: were sent more than LATE seconds
     too late by the client. latest: the longest such delay, in seconds.
 
+    stood_still: the longest time, in seconds, in which a process of the client did not run; 0 if it is at
+    most STOOD_STILL.
+
     own_seconds: the sum, over all right answers, of how long each may have waited for the client.
     """
 
@@ -42,6 +45,7 @@ class Tally:
     left_out: int = 0
     late: int = 0
     latest: float = 0.0
+    stood_still: float = 0.0
     own_seconds: float = 0.0
 
     @property
@@ -69,11 +73,15 @@ class Tally:
             if isinstance(mine, Counter):
                 mine.update(its)
             else:
-                setattr(self, each.name, max(mine, its) if each.name == "latest" else mine + its)
+                setattr(self, each.name, max(mine, its) if each.name in _LONGEST else mine + its)
 
 
 # A request of an open loop is late if the client sends it this many seconds after it could have.
 LATE = 0.001
+# A process that does not run for longer than this, in seconds, stands still.
+STOOD_STILL = 0.1
+# The fields of which the sum is the longest.
+_LONGEST = ("latest", "stood_still")
 
 
 def new_latencies() -> "array[int]":

@@ -48,6 +48,7 @@ def as_json(result: Result) -> str:
         "client_left_out": tally.left_out,
         "client_late": tally.late,
         "client_latest": tally.latest,
+        "client_stood_still": tally.stood_still,
         "timeline": [_moment(each) for each in result.timeline],
     }
     data |= balance.as_json(result)

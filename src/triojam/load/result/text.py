@@ -189,6 +189,11 @@ def _client_notes(result: Result, cores: int) -> list[str]:
             f"The client was the limit: {used} busy {result.busy * 100:.0f} % of the time. "
             f"The server may do more{more}."
         )
+    if tally.stood_still:
+        notes.append(
+            f"The client stood still for up to {format_seconds(tally.stood_still)}: it was stopped, or had "
+            "no processor. Latencies up to this length may be its own time."
+        )
     if result.client_held_requests_back:
         plan = result.plan
         kind = "connections" if plan.pipeline == 1 else "requests"
