@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 
+import pytest
 import trio
 
 from tests.helpers.bad_servers import JAM, Behaviour, start_bad
 from tests.helpers.servers import PATIENCE
+from tests.load.result.results import answers, make
 from triojam.client.session import Target
-from triojam.load.find import FindRun
+from triojam.load.find import FindRun, judged
 from triojam.load.plan import Plan
 from triojam.load.progress import show_nothing
 from triojam.load.result.goals import Goal
@@ -97,3 +99,23 @@ async def test_a_search_whose_server_ends_shows_what_is_known(nursery: trio.Nurs
     assert job.found is not None
     assert len(job.found.search.trials) >= 2
     assert job.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("latency", "late", "left_out", "held", "client_limited"),
+    [
+        (0.02, 0, 0, True, False),
+        (0.02, 90, 0, True, False),
+        (0.09, 90, 0, False, True),
+        (0.09, 20, 0, False, False),
+        (0.02, 0, 2, True, False),
+        (0.02, 0, 3, False, True),
+    ],
+)
+def test_a_late_client_excuses_a_goal_that_was_missed_only(
+    latency: float, late: int, left_out: int, *, held: bool, client_limited: bool
+) -> None:
+    """A server that answers late requests within the goal can do it: they come in bursts."""
+    tally = answers({round(latency * 1e6): 100}, late=late, left_out=left_out)
+    trial = judged(make(Plan(rate=100.0), tally=tally), GOAL, 100.0, 1.0)
+    assert (trial.held, trial.client_limited) == (held, client_limited)

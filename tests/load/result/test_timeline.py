@@ -4,6 +4,7 @@ import pytest
 
 from tests.load.result.results import timeline
 from triojam.load.plan import Plan
+from triojam.load.progress import fitting
 from triojam.load.result.result import Moment
 from triojam.load.result.timeline import line_of, parts, rate_due
 
@@ -76,3 +77,12 @@ def test_a_part_of_the_warm_up_has_no_latencies() -> None:
     """Its answers are counted, but their latencies are not measured."""
     line = line_of(Moment(0.0, 0, 0), Moment(1.0, 500, 0), Plan(warm_up=2.0))
     assert line == "1 s  500/s  0 failed  warm-up"
+
+
+@pytest.mark.parametrize(
+    ("width", "fitted"),
+    [(99, "0.3 s  1,252/s  0 failed  p50 112 µs"), (30, "0.3 s  1,252/s  0 failed"), (3, "0.3 s")],
+)
+def test_a_narrow_line_has_whole_figures(width: int, fitted: str) -> None:
+    """The last figures are left out; none is cut."""
+    assert fitting("0.3 s  1,252/s  0 failed  p50 112 µs", width) == fitted
