@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks``, ``... cost`` and ``... smoke``."""
+"""The command line: ``python -m benchmarks``, ``... cost``, ``... clients`` and ``... smoke``."""
 
 import contextlib
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cyclopts import App
 
+from benchmarks.clients.cases import chosen as chosen_cases
+from benchmarks.clients.comparison import compare_clients
 from benchmarks.comparison import compare
 from benchmarks.cost import price
 from benchmarks.process import CLIENT_CORE, SERVER_CORE, end_on_sigterm, raise_file_limit
@@ -74,6 +76,37 @@ def cost(
     """Compare triojam with itself: metrics off, on, scraped every second, and with admission."""
     with _workplace() as build:
         return price(chosen_shapes(shapes), Plan(rounds, seconds, retries), out, build)
+
+
+@app.command
+def clients(
+    *,
+    rounds: int = 5,
+    seconds: float = 3.0,
+    retries: int = 2,
+    cases: str = "",
+    out: Path = OUT,
+    page: Path | None = None,
+) -> int:
+    """Compare `triojam load` with the client in C: the same load on servers with known latencies.
+
+    Parameters
+    ----------
+    rounds
+        Number of measurements of every case by each client.
+    seconds
+        Duration of each measurement; the stalls need whole seconds.
+    retries
+        Number of repetitions of a measurement that other programs disturbed.
+    cases
+        Names separated by commas, such as closed-1,open-20ms; default: all.
+    out
+        Folder for the results.
+    page
+        Page whose table between the two markers is replaced, such as docs/performance.md.
+    """
+    with _workplace() as build:
+        return compare_clients(chosen_cases(cases), Plan(rounds, seconds, retries), out, page, build)
 
 
 @app.command

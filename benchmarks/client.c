@@ -6,10 +6,16 @@
  *   split    closed with P = 1, and every fourth line leaves in two pieces. The second piece waits
  *            until as many other answers came as there are connections, so that a server that
  *            takes its connections in turn has read the first piece by itself.
+ *   open     C connections; R requests a second are due at even intervals. A due request leaves on a
+ *            free connection, or waits for one. The client polls without sleeping for 0.5 ms
+ *            after each request or answer, and from 0.1 ms before a request is due, so that it is
+ *            not late itself.
  *   connect  N times at once: connect, ask, read the answer, close.
  *   idle     C connections that asked once; says so, then holds them until stdin ends.
  *
- * Latency runs from the last byte of a request (connect: from before the connect) to its answer.
+ * Latency runs from the last byte of a request (connect: from before the connect; open: from when
+ * the request was due) to its answer. The answers inside the window count; open: the answers to the
+ * requests that were due inside it, and a request that was never sent is an error.
  * Every answer is compared with the expected prefix, and its length too if one is given.
  */
 #define _GNU_SOURCE
@@ -19,6 +25,7 @@
 #include <getopt.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,8 +41,9 @@
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
 
-enum { BUFFER = 2048, EVENTS = 256, SUB_BITS = 7, SUB = 1 << SUB_BITS };
-enum { BUCKETS = (64 - SUB_BITS + 1) * SUB, MAX_ERRORS = 1000, DRAIN_MS = 3000 };
+enum { BUFFER = 2048, EVENTS = 256, SUB_BITS = 10, SUB = 1 << SUB_BITS };
+enum { BUCKETS = (64 - SUB_BITS + 1) * SUB, MAX_ERRORS = 1000, DRAIN_MS = 10000 };
+enum { POLL_NS = 500000, LATEST_WAKE_UP_NS = 100000 };
 
 struct conn {
     int fd;
@@ -53,7 +61,7 @@ struct held {
 static struct {
     int port, connections, pipeline;
     size_t answer_length, request_length, prefix_length;
-    double seconds, warmup;
+    double seconds, warmup, rate;
     const char *mode, *request, *prefix;
 } opt = {.connections = 1, .pipeline = 1, .seconds = 1, .warmup = 0.1, .mode = "closed",
          .request = "TIME\r\n", .prefix = "JAM "};
@@ -67,7 +75,10 @@ static char *batch;
 static size_t batch_length;
 static struct held *held;
 static size_t held_first, held_count;
-static bool splitting, connecting;
+static struct conn **free_conns;
+static size_t free_count;
+static uint64_t first_due, next_due, due_count;
+static bool splitting, connecting, opening;
 
 static void fatal(const char *what) {
     fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
@@ -87,7 +98,7 @@ static double cpu_seconds(void) {
            (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
-/* 128 buckets to each power of two: a value is known to better than 1 %. */
+/* 1,024 buckets to each power of two: a value is known to 0.1 %. */
 static unsigned bucket_of(uint64_t ns) {
     if (ns < SUB) return (unsigned)ns;
     unsigned shift = 63u - (unsigned)__builtin_clzll(ns) - SUB_BITS;
@@ -176,6 +187,24 @@ static void send_held(void) {
     }
 }
 
+static bool send_due(uint64_t now) {
+    uint64_t before = due_count;
+    while (free_count && next_due <= now && next_due < window_end) {
+        ask(free_conns[--free_count], next_due);
+        next_due = first_due + (uint64_t)((double)++due_count * 1e9 / opt.rate);
+    }
+    return due_count > before;
+}
+
+/* Sleeps until an event or until the next request is nearly due; epoll_wait knows only milliseconds. */
+static void wait_for_due(uint64_t now) {
+    uint64_t until = next_due - LATEST_WAKE_UP_NS;
+    if (next_due >= window_end || now >= until) return;
+    struct timespec t = {(time_t)((until - now) / 1000000000u), (long)((until - now) % 1000000000u)};
+    struct pollfd events = {.fd = poller, .events = POLLIN};
+    ppoll(&events, 1, &t, NULL);
+}
+
 /* Returns how many whole answers the buffer held, and keeps what follows the last of them. */
 static unsigned take_answers(struct conn *c) {
     char *from = c->buffer, *end = c->buffer + c->used, *feed;
@@ -231,7 +260,8 @@ static void on_event(struct conn *c, uint32_t events) {
     uint64_t now = now_ns();
     answered += count;
     c->awaiting -= count;
-    if (now >= window_start && now < window_end) {
+    uint64_t counts_at = opening ? c->since : now;
+    if (counts_at >= window_start && counts_at < window_end) {
         requests += count;
         histogram[bucket_of(now - c->since)] += count;
     }
@@ -240,6 +270,8 @@ static void on_event(struct conn *c, uint32_t events) {
     if (connecting) {
         close(c->fd);
         c->fd = -1;
+    } else if (opening) {
+        free_conns[free_count++] = c;
     } else if (now < window_end) {
         ask(c, now);
     }
@@ -279,17 +311,20 @@ static void hold(void) {
 static double drive(void) {
     struct epoll_event events[EVENTS];
     double cpu_start = 0, cpu_end = 0;
-    uint64_t now = now_ns();
+    uint64_t now = now_ns(), active = now;
     window_start = now + (uint64_t)(opt.warmup * 1e9);
     window_end = window_start + (uint64_t)(opt.seconds * 1e9);
+    first_due = next_due = now;
     for (struct conn *c = conns; c < conns + opt.connections; c++) {
         if (connecting)
             start_visit(c);
+        else if (opening)
+            free_conns[free_count++] = c;
         else
             ask(c, now);
     }
     while (errors < MAX_ERRORS) {
-        int ready = epoll_wait(poller, events, EVENTS, 50);
+        int ready = epoll_wait(poller, events, EVENTS, opening ? 0 : 50);
         now = now_ns();
         if (!cpu_start && now >= window_start) cpu_start = cpu_seconds();
         if (!cpu_end && now >= window_end) cpu_end = cpu_seconds();
@@ -299,9 +334,15 @@ static double drive(void) {
             if (connecting && c->fd < 0 && now < window_end) start_visit(c);
         }
         send_held();
-        if (!in_flight && !held_count) break;
+        if (opening) {
+            if (send_due(now_ns()) || ready > 0) active = now_ns();
+            if (now > active + POLL_NS) wait_for_due(now);
+        }
+        if (!in_flight && !held_count && (!opening || next_due >= window_end)) break;
         if (now >= window_end + DRAIN_MS * 1000000ull) break;
     }
+    if (opening && next_due < window_end)
+        errors += (uint64_t)((double)(window_end - next_due) * opt.rate / 1e9) + 1;
     return (cpu_end ? cpu_end : cpu_seconds()) - cpu_start;
 }
 
@@ -310,7 +351,7 @@ static void parse(int argc, char **argv) {
         {"port", 1, 0, 'p'},   {"mode", 1, 0, 'm'},    {"connections", 1, 0, 'c'},
         {"pipeline", 1, 0, 'P'}, {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},
         {"request", 1, 0, 'r'}, {"prefix", 1, 0, 'x'},  {"length", 1, 0, 'l'},
-        {0, 0, 0, 0}};
+        {"rate", 1, 0, 'R'},    {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", names, 0)) != -1;) {
         switch (o) {
         case 'p': opt.port = atoi(optarg); break;
@@ -319,6 +360,7 @@ static void parse(int argc, char **argv) {
         case 'P': opt.pipeline = atoi(optarg); break;
         case 's': opt.seconds = atof(optarg); break;
         case 'w': opt.warmup = atof(optarg); break;
+        case 'R': opt.rate = atof(optarg); break;
         case 'r': opt.request = optarg; break;
         case 'x': opt.prefix = optarg; break;
         case 'l': opt.answer_length = (size_t)atoi(optarg); break;
@@ -329,9 +371,11 @@ static void parse(int argc, char **argv) {
     opt.prefix_length = strlen(opt.prefix);
     splitting = !strcmp(opt.mode, "split");
     connecting = !strcmp(opt.mode, "connect");
-    bool known = splitting || connecting || !strcmp(opt.mode, "closed") || !strcmp(opt.mode, "idle");
+    opening = !strcmp(opt.mode, "open");
+    bool known = splitting || connecting || opening || !strcmp(opt.mode, "closed") ||
+                 !strcmp(opt.mode, "idle");
     bool usable = opt.port > 0 && opt.connections > 0 && opt.pipeline > 0 && opt.request_length > 1;
-    if (!known || !usable || (opt.pipeline > 1 && strcmp(opt.mode, "closed"))) {
+    if (!known || !usable || opening != (opt.rate > 0) || (opt.pipeline > 1 && strcmp(opt.mode, "closed"))) {
         fprintf(stderr, "client: these options make no sense together\n");
         exit(2);
     }
@@ -346,9 +390,10 @@ int main(int argc, char **argv) {
     poller = epoll_create1(EPOLL_CLOEXEC);
     conns = calloc((size_t)opt.connections, sizeof *conns);
     held = calloc((size_t)opt.connections, sizeof *held);
+    free_conns = calloc((size_t)opt.connections, sizeof *free_conns);
     batch_length = opt.request_length * (size_t)opt.pipeline;
     batch = malloc(batch_length);
-    if (poller < 0 || !conns || !held || !batch) fatal("start");
+    if (poller < 0 || !conns || !held || !free_conns || !batch) fatal("start");
     for (int i = 0; i < opt.pipeline; i++)
         memcpy(batch + (size_t)i * opt.request_length, opt.request, opt.request_length);
     if (!connecting) open_all();
@@ -358,10 +403,10 @@ int main(int argc, char **argv) {
     }
     double cpu = drive();
     printf("{\"requests\": %llu, \"seconds\": %.6f, \"errors\": %llu, \"sent\": %llu, "
-           "\"answered\": %llu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, "
-           "\"cpu_seconds\": %.6f}\n",
+           "\"answered\": %llu, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f, "
+           "\"p999_us\": %.2f, \"cpu_seconds\": %.6f}\n",
            (unsigned long long)requests, opt.seconds, (unsigned long long)errors,
            (unsigned long long)sent, (unsigned long long)answered, percentile_us(0.5),
-           percentile_us(0.99), percentile_us(0.999), cpu);
+           percentile_us(0.9), percentile_us(0.99), percentile_us(0.999), cpu);
     return 0;
 }

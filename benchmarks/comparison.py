@@ -32,6 +32,17 @@ def _plots(
     return plots
 
 
+def write_result(out: Path, name: str, result: dict[str, object], text: str) -> str:
+    """Write a text, and a JSON file, both with the machine; print and return the text."""
+    out.mkdir(parents=True, exist_ok=True)
+    description = described()
+    text = f"{text}\n{sentence(description)}\n"
+    (out / f"{name}.json").write_text(json.dumps(description | result, indent=1) + "\n")
+    (out / f"{name}.md").write_text(text)
+    print(text)
+    return text
+
+
 def write(
     out: Path,
     name: str,
@@ -41,21 +52,16 @@ def write(
     text: str,
 ) -> None:
     """Write the table, and a JSON file with every round; print the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    description = described()
     all_rounds = {
         shape: {peer: [s and s.as_json() for s in taken] for peer, taken in by_peer.items()}
         for shape, by_peer in samples.items()
     }
-    result = description | {
+    result = {
         "summary": {shape: [asdict(row) for row in found] for shape, found in summed.items()},
         "rounds": all_rounds,
         **more,
     }
-    text = f"{text}\n{sentence(description)}\n"
-    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / f"{name}.md").write_text(text)
-    print(text)
+    write_result(out, name, result, text)
 
 
 def compare(

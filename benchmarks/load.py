@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Sample:
     sent: int
     answered: int
     p50_us: float
+    p90_us: float
     p99_us: float
     p999_us: float
     cpu_seconds: float
@@ -38,9 +39,14 @@ class Sample:
         return self.requests / self.seconds
 
     @property
+    def right(self) -> bool:
+        """Whether every request got its right answer, also outside of the measured time."""
+        return not self.errors and self.sent == self.answered
+
+    @property
     def sound(self) -> bool:
-        """Whether every request got its right answer."""
-        return self.requests > 0 and not self.errors and self.sent == self.answered
+        """Whether there are figures, and every request got its right answer."""
+        return self.requests > 0 and self.right
 
     @property
     def client_share(self) -> float:
@@ -57,6 +63,11 @@ class Sample:
         return asdict(self) | {"rate": self.rate, "client_share": self.client_share}
 
 
+def warm_up(seconds: float) -> float:
+    """Return how long a client warms up before these seconds."""
+    return min(0.2, seconds / 5)
+
+
 def build_client(build: Path) -> str:
     """Compile the client."""
     return compiled(CLIENT, build)
@@ -68,6 +79,7 @@ def _command(client: str, port: int, shape: Shape, dialogue: Dialogue) -> list[s
         "mode": shape.mode,
         "connections": shape.connections,
         "pipeline": shape.pipeline,
+        "rate": shape.rate,
         "request": dialogue.request,
         "prefix": dialogue.prefix,
         "length": dialogue.length,
@@ -81,39 +93,50 @@ def _own_seconds() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
+@dataclass(frozen=True)
+class Visit:
+    """A client process that ended.
+
+    others: share of the two cores that all processes except the server, the client and this process used.
+    """
+
+    status: int
+    output: str
+    errors: str
+    server_cpu: float
+    others: float
+
+
+def visit(command: Sequence[str], pid: int, patience: float) -> Visit | None:
+    """Run a client on its core beside the server with this process id; return None if it takes too long."""
+    before, busy, start = cpu_seconds(pid), busy_seconds(), time.monotonic()
+    mine = _own_seconds()
+    with pinned(CLIENT_CORE):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience)
+        except subprocess.TimeoutExpired:
+            return None
+    used = cpu_seconds(pid) - before
+    elapsed = (time.monotonic() - start) * len({CLIENT_CORE, SERVER_CORE})
+    others = busy_seconds() - busy - used - (_own_seconds() - mine)
+    return Visit(done.returncode, done.stdout, done.stderr, used, max(0.0, others / elapsed))
+
+
 def measure(
     client: str, pid: int, port: int, shape: Shape, dialogue: Dialogue, seconds: float
 ) -> Sample | None:
     """Load one server for some seconds; return None if the client could not finish.
 
     The server's CPU time includes the warm-up and the connecting, and so does the number of answers in the
-    quotient. Others are all processes on the two cores except the server, the client and this process.
+    quotient.
     """
-    timing = [f"--seconds={seconds}", f"--warmup={min(0.2, seconds / 5)}"]
-    before, busy, start = cpu_seconds(pid), busy_seconds(), time.monotonic()
-    mine = _own_seconds()
-    with pinned(CLIENT_CORE):
-        try:
-            done = subprocess.run(
-                [*_command(client, port, shape, dialogue), *timing],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=seconds + 60,
-            )
-        except subprocess.TimeoutExpired:
-            return None
-    if done.returncode:
+    timing = [f"--seconds={seconds}", f"--warmup={warm_up(seconds)}"]
+    done = visit([*_command(client, port, shape, dialogue), *timing], pid, seconds + 60)
+    if done is None or done.status:
         return None
-    counted = json.loads(done.stdout)
-    used = cpu_seconds(pid) - before
-    elapsed = (time.monotonic() - start) * len({CLIENT_CORE, SERVER_CORE})
-    others = busy_seconds() - busy - used - (_own_seconds() - mine)
-    return Sample(
-        **counted,
-        server_cpu_us=used / max(1, counted["answered"]) * 1e6,
-        others=max(0.0, others / elapsed),
-    )
+    counted = json.loads(done.output)
+    cpu_us = done.server_cpu / max(1, counted["answered"]) * 1e6
+    return Sample(**counted, server_cpu_us=cpu_us, others=done.others)
 
 
 @contextlib.contextmanager

@@ -115,6 +115,16 @@ def _c(port: int, build: Path) -> Launch:
     return Launch([compiled(PEERS / "server.c", build), str(port)])
 
 
+def delaying(delay_ms: float, stall_ms: float = 0, period_ms: float = 0) -> Callable[[int, Path], Launch]:
+    """Prepare a server that answers after `delay_ms`, and not during the last `stall_ms` of each period."""
+
+    def prepare(port: int, build: Path) -> Launch:
+        times = (delay_ms, stall_ms, period_ms)
+        return Launch([compiled(PEERS / "delay.c", build), str(port), *map(str, times)])
+
+    return prepare
+
+
 def _go(port: int, build: Path) -> Launch:
     target = build / "go-server"
     command = [_tool("go", "golang-go"), "build", "-o", str(target), str(PEERS / "server.go")]

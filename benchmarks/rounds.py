@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from benchmarks.fleet import Server, up
 from benchmarks.load import Sample, holding, measure
@@ -42,23 +44,41 @@ class Plan:
     retries: int
 
 
-def _visit(client: str, server: Server, shape: Shape, plan: Plan) -> Sample | None:
-    """Measure once, or several times and return the least disturbed measurement.
+class Disturbed(Protocol):
+    """A measurement that knows the share of the cores that other programs used."""
+
+    @property
+    def others(self) -> float:
+        """Share of the two cores."""
+
+
+Measured = TypeVar("Measured", bound=Disturbed)
+
+
+def least_disturbed(measure_once: Callable[[], Measured | None], retries: int) -> Measured | None:
+    """Measure once, or several times and return the least disturbed measurement; None if one failed.
 
     Only the CPU time of other programs decides, never the speed of the server.
     """
-    best: Sample | None = None
-    for _ in range(1 + plan.retries):
-        dialogue = server.peer.dialogue
-        sample = measure(client, server.pid, server.port, shape, dialogue, plan.seconds)
-        if sample is None or not sample.sound:
-            print(f"{server.peer.title} failed: {sample or 'the client gave up'}")
+    best: Measured | None = None
+    for _ in range(1 + retries):
+        sample = measure_once()
+        if sample is None:
             return None
         if best is None or sample.others < best.others:
             best = sample
         if best.others <= DISTURBED:
             break
     return best
+
+
+def measure_sound(client: str, server: Server, shape: Shape, seconds: float) -> Sample | None:
+    """Measure a server; return None, and print the reason, if an answer was wrong or missing."""
+    sample = measure(client, server.pid, server.port, shape, server.peer.dialogue, seconds)
+    if sample is None or not sample.sound:
+        print(f"{server.peer.title} failed: {sample or 'the client gave up'}")
+        return None
+    return sample
 
 
 Beside = Callable[[Server], AbstractContextManager[object]]
@@ -84,8 +104,9 @@ def play(
         for shape in shapes:
             print(f"round {number} of {plan.rounds}: {shape.title}", flush=True)
             for server in draw.sample(servers, len(servers)):
+                once = partial(measure_sound, client, server, shape, plan.seconds)
                 with beside(server):
-                    samples[shape.name][server.peer.name].append(_visit(client, server, shape, plan))
+                    samples[shape.name][server.peer.name].append(least_disturbed(once, plan.retries))
     return samples
 
 

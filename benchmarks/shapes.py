@@ -12,6 +12,7 @@ class Shape:
     mode: str
     connections: int
     pipeline: int = 1
+    rate: int = 0
 
     def small(self) -> "Shape":
         """Return the same shape with few connections, enough to find a wrong answer."""

@@ -17,7 +17,7 @@ def _complaint(client: str, server: Server, shape: Shape, seconds: float) -> str
     sample = measure(client, server.pid, server.port, shape, dialogue, seconds)
     if sample is None:
         return "the client gave up"
-    if not sample.sound:
+    if not sample.right:
         return f"{sample.sent} sent, {sample.answered} answered, {sample.errors} errors"
     return None
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.helpers.bad_servers import silent, start_bad
-from tests.helpers.servers import PATIENCE, Running, authority, start_lane, start_tcp, start_tls, until
+from tests.helpers.servers import JAM, PATIENCE, Running, authority, start_lane, start_tcp, start_tls, until
 from tests.load.running import address_of
 from triojam.load.crew import Crew, WorkerError
 from triojam.load.measure.tls import Trust
@@ -152,3 +152,23 @@ async def test_workers_do_not_take_the_signals_of_a_terminal(nursery: trio.Nurse
             os.kill(pid, signal.SIGTERM)
         crew.stop()
     assert crew.total().failed == {"interrupted": 4}
+
+
+async def test_the_rate_is_that_of_the_time_in_which_requests_are_due(nursery: trio.Nursery) -> None:
+    """The wait for the last answers is not part of it, nor is the warm-up."""
+
+    async def answers_late(stream: trio.abc.Stream) -> None:
+        while await stream.receive_some(6):
+            await trio.sleep(0.3)
+            await stream.send_all(JAM)
+
+    crew = crew_for(
+        await start_bad(nursery, answers_late), rate=100.0, seconds=0.5, warm_up=0.4, connections=99
+    )
+    with trio.fail_after(PATIENCE):
+        await crew.run(0.0, HALF_A_DAY)
+    total = crew.total()
+    assert total.settled + total.left_out == 90
+    # 50 answers to what was due from 0.1 to 0.6 s; a busy machine may shift some.
+    assert 0 < total.timely < total.settled
+    assert 0.5 <= crew.counted_seconds < crew.seconds - 0.4

@@ -1,6 +1,7 @@
 """The load generator against good and bad servers: every request is counted once, every answer is checked."""
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -435,3 +436,21 @@ def test_percentiles_have_known_values() -> None:
     hundred = Percentiles(Counter(range(1, 101)))
     assert [hundred.at(each) for each in (0, 50, 99, 99.1, 100)] == [1e-6, 50e-6, 99e-6, 100e-6, 100e-6]
     assert Percentiles(Counter()).at(50) == 0
+
+
+@pytest.mark.parametrize("connections", [3, 200])
+async def test_answers_that_arrived_while_the_client_stood_still_are_in_time(
+    nursery: trio.Nursery, connections: int
+) -> None:
+    """A request is given up only after a look whether its answer has arrived."""
+    plan = Plan(connections=connections, requests=1000, patience=0.3)
+    load = make_load(await start_bad(nursery, tells(lambda: NOW)), plan)
+
+    def stand_still(_now: float) -> None:
+        # All requests in flight are answered meanwhile, and longer ago than the patience.
+        time.sleep(0.5)  # in the thread of the load
+
+    load.loop.at(load.began + 0.05, stand_still)
+    await run_beside(load)
+    assert load.tally.failed == {}
+    assert load.tally.answered == 1000

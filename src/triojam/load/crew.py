@@ -111,6 +111,11 @@ class Crew:
         return max((each.seconds for each in self._reports.values()), default=0.0)
 
     @property
+    def counted_seconds(self) -> float:
+        """The seconds in which answers count as timely; 0 = not known yet."""
+        return max((each.counted for each in self._reports.values()), default=0.0)
+
+    @property
     def busy(self) -> float:
         """The share of its time in which the busiest worker had something to do."""
         shares = [1 - each.idle / each.seconds for each in self._reports.values() if each.seconds > 0]

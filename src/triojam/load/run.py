@@ -103,6 +103,7 @@ class LoadRun:
             plan=self._plan,
             tally=crew.total(),
             seconds=max(crew.seconds - self._plan.warm_up, 0.0),
+            counted_seconds=crew.counted_seconds,
             busy=crew.busy,
             timeline=timeline,
             reconciliation=reconciliation,

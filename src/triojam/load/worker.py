@@ -55,14 +55,16 @@ class Job:
 class Report:
     """What a worker has measured: totals, and the latencies since the report before, in microseconds.
 
-    seconds: since the beginning. idle: the seconds in which there was nothing to do. ended: whether this is
-    the last report. gave_up: whether no connection could be opened any more.
+    seconds: since the beginning. counted: those in which answers count as timely; 0 = not known yet. idle:
+    those in which there was nothing to do. ended: whether this is the last report. gave_up: whether no
+    connection could be opened any more.
     """
 
     tally: Tally
     latencies: "array[int]"
     seconds: float
     idle: float
+    counted: float
     ended: bool = False
     gave_up: bool = False
 
@@ -150,7 +152,15 @@ class _Worker:
     def _made(self, *, ended: bool = False) -> Report:
         load = self._load
         seconds = load.ended - load.began if ended else load.elapsed
-        return Report(load.tally, load.records.take_latencies(), seconds, load.idle, ended, load.gave_up)
+        return Report(
+            load.tally,
+            load.records.take_latencies(),
+            seconds,
+            load.idle,
+            load.counted_seconds,
+            ended,
+            load.gave_up,
+        )
 
 
 def _next_message(sock: socket.socket, decoder: Decoder) -> Any:

@@ -45,6 +45,7 @@ def test_json_tells_apart_what_the_server_and_the_client_missed() -> None:
         "latency": {"p50": 40e-6, "p75": 40e-6, "p90": 40e-6, "p100": 40e-6},
         "latency_lower_bounds": [], "latency_requests": 10, "latency_unanswered": 0,
         "client_cpu": 0.3, "client_was_the_limit": True, "client_seconds_per_answer": 0.8,
+        "requests_at_server": 4e-05,
         "client_left_out": 5, "client_late": 6, "client_latest": 0.7,
         "timeline": [
             {"seconds": 0.0, "settled": 0, "failed": 0, "p50": None, "p99": None, "longest": None},

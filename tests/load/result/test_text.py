@@ -239,6 +239,7 @@ def test_a_latency_just_below_a_second_has_no_exponent() -> None:
 KEPT_UP = "The client could not keep up: "
 FROM_SENDING = "Latencies of late requests count from when they were sent, not from when due."
 OPEN = Plan(rate=100.0)
+ALONE = Plan(connections=1)
 
 
 @pytest.mark.parametrize(
@@ -273,30 +274,40 @@ OPEN = Plan(rate=100.0)
             [f"{KEPT_UP}ask for less.", "It left out 1 request; its longest delay was 4 ms."],
         ),
         (OPEN, {"late": 10, "latest": 1.5}, 0.5, []),
-        (Plan(), {}, 0.949, []),
+        (ALONE, {}, 0.949, []),
         (
-            Plan(), {}, 0.953,
+            ALONE, {}, 0.953,
             ["The client was the limit: it was busy 95 % of the time. The server may do more: use --workers."],  # noqa: E501  # a line of the result
         ),
         (
-            Plan(workers=2), {}, 1.0,
+            Plan(workers=2, think_time=0.1), {}, 1.0,
             [
                 "The client was the limit: its busiest process was busy 100 % of the time. The server may do more: use more --workers."  # noqa: E501  # a line of the result
             ],
         ),
         (
-            Plan(workers=4), {}, 1.0,
+            Plan(workers=4, think_time=0.1), {}, 1.0,
             [
                 "The client was the limit: its busiest process was busy 100 % of the time. The server may do more."  # noqa: E501  # as above
             ],
         ),
-        (Plan(), {"own_seconds": 0.0399}, 0.5, []),
+        (ALONE, {"own_seconds": 0.0399}, 0.5, []),
         (
-            Plan(), {"own_seconds": 0.0881}, 0.5,
+            Plan(), {}, 0.5,
+            ["Of 50 connections, 0.04 waited for the server on average, and the others for the client."],
+        ),
+        (
+            Plan(pipeline=4), {}, 0.5,
+            ["Of 200 requests, 0.04 waited for the server on average, and the others for the client."],
+        ),
+        (Plan(), {"failed": Counter(reset=1)}, 0.5, []),
+        (Plan(connections=1000), {}, 0.5, []),
+        (
+            ALONE, {"own_seconds": 0.0881}, 0.5,
             ["The mean latency is 40 µs; up to 9 µs of it may be the client's own time."],
         ),
         (
-            Plan(), {"own_seconds": 0.9}, 0.5,
+            ALONE, {"own_seconds": 0.9}, 0.5,
             ["The mean latency is 40 µs; up to 40 µs of it may be the client's own time."],
         ),
     ],

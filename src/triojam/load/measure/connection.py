@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from triojam.load.measure.checker import AnswerChecker
+from triojam.load.measure.poller import monotonic
 from triojam.load.measure.tls import Tls, TlsError
 from triojam.load.plan import Kind
 
@@ -90,10 +91,10 @@ class Connection:
         self.outbox.append(kind.line * len(starts))
         self.checker.sent(now, now, len(starts), wants_time=kind.wants_time)
 
-    def send(self, now: float) -> None:
+    def send(self) -> None:
         """Send the next piece, or the part of it for which the kernel has room. Raises Broken."""
         if self._tls is not None:
-            self._send_encrypted(self._tls, now)
+            self._send_encrypted(self._tls)
             return
         piece = self.outbox.popleft()
         try:
@@ -104,14 +105,14 @@ class Connection:
                 raise
             self.blocked = True
             return
-        self.moved = self.sent = now
+        self.moved = self.sent = monotonic()  # this process may have stood still before
         self.connected = True
         self._midline = not piece.endswith(b"\n", 0, taken)
         self.blocked = taken < len(piece)
         if self.blocked:
             self.outbox.appendleft(piece[taken:])
 
-    def _send_encrypted(self, tls: Tls, now: float) -> None:
+    def _send_encrypted(self, tls: Tls) -> None:
         """Send the rest of the records before; if there is none and the handshake is done, the next piece."""
         if not self._pending and tls.ready and self.outbox:
             piece = self.outbox.popleft()
@@ -128,7 +129,7 @@ class Connection:
                 raise
             taken = 0
         if taken:
-            self.moved = self.sent = now
+            self.moved = self.sent = monotonic()
         self._pending = self._pending[taken:]
         self.blocked = bool(self._pending)
 

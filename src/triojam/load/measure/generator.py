@@ -47,7 +47,8 @@ class LoadGenerator:
     """Sends the requests of a plan to one socket address, and tallies their outcomes.
 
     worker: the number of this worker among those of the plan. began: when the load begins, by `monotonic`.
-    trust: for TLS. idle: the seconds since `began` in which there was nothing to do.
+    trust: for TLS. idle: the seconds since `began` in which there was nothing to do. counted_seconds: those
+    in which answers counted as timely.
     """
 
     def __init__(  # noqa: PLR0913  # what a load needs, and which part of it this is
@@ -64,7 +65,9 @@ class LoadGenerator:
         self.tally = Tally()
         self.began = monotonic() if began is None else began
         self.ended = self.began
-        self.idle = 0.0
+        self.idle = self.counted_seconds = 0.0
+        self._counting_since: float | None = None
+        self._settled_before = 0
         self.loop = Loop()
         self.gave_up = self._stopped = False
         self._plan, self._address, self._clock = plan, address, clock
@@ -100,6 +103,9 @@ class LoadGenerator:
     def run(self) -> None:
         """Send all requests, and wait for the answers. Call it only once."""
         self.loop.at(self.began, self._sweep)
+        self.loop.at(self._schedule.measured_from, self._begin_counting)
+        if self._plan.requests is None:
+            self.loop.at(self._schedule.ends, self._end_counting)
         try:
             self.loop.run(self)
         finally:
@@ -107,6 +113,7 @@ class LoadGenerator:
 
     def _end(self) -> None:
         now = self.ended = monotonic()
+        self._end_counting(now)
         for connection in list(self._busy):
             self._take_back(connection)
             cause = "interrupted" if self._stopped else NO_ANSWER
@@ -115,6 +122,18 @@ class LoadGenerator:
             connection.close()
         self.loop.poller.close()
         self._schedule.give_up(now)
+
+    def _begin_counting(self, now: float) -> None:
+        """The warm-up is over."""
+        self._counting_since = now
+        self._settled_before = self.tally.settled
+
+    def _end_counting(self, now: float) -> None:
+        """Requests are due no more, or the load is over."""
+        if self._counting_since is not None:
+            self.counted_seconds = now - self._counting_since
+            self.tally.timely = self.tally.settled - self._settled_before
+            self._counting_since = None
 
     def finished(self, now: float) -> bool:
         """Whether all requests have an outcome, or the load is to end."""
@@ -151,7 +170,18 @@ class LoadGenerator:
             if not connection.connected and unsent_is_late:
                 self._abandon(connection)
             elif now - connection.moved > self._plan.patience:
-                self._lose(connection, NO_ANSWER if connection.connected else NO_CONNECTION, now)
+                self._give_up(connection, now)
+
+    def _give_up(self, connection: Connection, now: float) -> None:
+        """Lose a connection that took too long, unless its answer has arrived.
+
+        The client may have stood still.
+        """
+        if not connection.events:
+            connection.arrived, connection.doubt = now, now - connection.sent
+        self._read(connection, now, at_end=bool(connection.events & END))
+        if connection in self._busy and now - connection.moved > self._plan.patience:
+            self._lose(connection, NO_ANSWER if connection.connected else NO_CONNECTION, now)
 
     def _abandon(self, connection: Connection) -> None:
         """Close a connection that was not opened before the end."""
@@ -197,7 +227,7 @@ class LoadGenerator:
             return
         was_connected, was_blocked = connection.connected, connection.blocked
         try:
-            connection.send(now)
+            connection.send()
         except Broken as exc:
             self._lose_after_reading(connection, cause_of(exc), now)
             return

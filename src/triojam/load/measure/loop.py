@@ -64,9 +64,10 @@ class Loop:
                     self._note(ask())
             else:
                 self._wait(work, now)
-            now = monotonic()
-            while self._timers[0][0] <= now:
+            now = due = monotonic()
+            while self._timers[0][0] <= due:
                 heappop(self._timers)[2](now)
+                now = monotonic()
             work.begin(now)
 
     def _wait(self, work: Work, now: float) -> None:

@@ -16,7 +16,8 @@ class Tally:
     latencies: the number of right answers by latency, in microseconds; without those of the warm-up.
     longer: the number of requests by how long they had no answer, in microseconds, when they were given up.
     They are requests without an answer in time (failed, too) and those of `never_sent`.
-    warmed_up: the number of right answers to requests of the warm-up.
+    warmed_up: the number of right answers to requests of the warm-up. timely: the number of right answers
+    that came after the warm-up, and before the end of the time in which requests were due.
 
     In an open loop, requests are due at certain times. never_sent: were due, but the server kept all
     connections busy. left_out: were due, but the client was too slow. late: were sent more than LATE seconds
@@ -36,6 +37,7 @@ class Tally:
     latencies: Counter[int] = field(default_factory=Counter)
     longer: Counter[int] = field(default_factory=Counter)
     warmed_up: int = 0
+    timely: int = 0
     never_sent: int = 0
     left_out: int = 0
     late: int = 0

@@ -44,6 +44,7 @@ def as_json(result: Result) -> str:
         "client_cpu": result.busy,
         "client_was_the_limit": result.client_was_the_limit,
         "client_seconds_per_answer": result.own_seconds,
+        "requests_at_server": result.at_server,
         "client_left_out": tally.left_out,
         "client_late": tally.late,
         "client_latest": tally.latest,

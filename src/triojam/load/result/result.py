@@ -42,7 +42,8 @@ class Result:
     seconds: its duration, without the warm-up. busy: the share of its time in which the busiest process of
     the client had something to do. reconciliation: the servers' counters, if they were to be read; unread:
     why the last reading failed. gave_up: whether the load ended early because no connection could be opened
-    any more. ran: for how long it ran until it was interrupted, with the warm-up.
+    any more. ran: for how long it ran until it was interrupted, with the warm-up. counted_seconds: those in
+    which answers counted for the rate; 0 = all.
     """
 
     target: str
@@ -56,6 +57,7 @@ class Result:
     interrupted: bool = False
     gave_up: bool = False
     ran: float = 0.0
+    counted_seconds: float = 0.0
     percentiles: Percentiles = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,8 +89,23 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Right answers a second, without the warm-up."""
+        """Right answers a second, without the warm-up, and without the wait for the last answers."""
+        if self.tally.timely and self.counted_seconds > 0:
+            return self.tally.timely / self.counted_seconds
         return (self.tally.settled - self.tally.warmed_up) / max(self.seconds, 1e-9)
+
+    @property
+    def at_server(self) -> float:
+        """How many requests waited for the server at a time, on average (Little's law)."""
+        return self.percentiles.mean * self.percentiles.total / max(self.seconds, 1e-9)
+
+    @property
+    def client_held_requests_back(self) -> bool:
+        """Whether most of the requests that a closed loop has in flight waited for the client instead."""
+        plan, in_flight = self.plan, self.plan.connections * self.plan.pipeline
+        if plan.rate is not None or plan.think_time or in_flight == 1 or not self.complete:
+            return False
+        return self.percentiles.total > 10 * in_flight and self.at_server < in_flight / 2
 
     @property
     def due(self) -> int:

@@ -194,6 +194,13 @@ def _client_notes(result: Result, cores: int) -> list[str]:
             f"The client was the limit: {used} busy {result.busy * 100:.0f} % of the time. "
             f"The server may do more{more}."
         )
+    if result.client_held_requests_back:
+        plan = result.plan
+        kind = "connections" if plan.pipeline == 1 else "requests"
+        notes.append(
+            f"Of {plan.connections * plan.pipeline:,} {kind}, {format_rate(result.at_server)} waited "
+            "for the server on average, and the others for the client."
+        )
     median = result.percentiles.at(50)
     if median > 0 and result.own_seconds > VISIBLE_SHARE * median:
         mean = result.percentiles.mean
