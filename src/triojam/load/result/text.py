@@ -176,7 +176,7 @@ def _client_notes(result: Result, cores: int) -> list[str]:
             missed.append(f"left out {_requests(tally.left_out)}")
         less = f"ask for less, or {advice}" if advice else "ask for less"
         cause = f"The client could not keep up: {less}."
-        if not tally.left_out and result.busy < IDLE:
+        if result.busy < IDLE:
             cause = (
                 f"The client was busy only {result.busy * 100:.0f} % of the time, but it was delayed: "
                 "by other programs, or by the machine."
