@@ -34,7 +34,7 @@ def bar(console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield show_nothing
         return
-    bar_width = min(20, console.width // 5)
+    bar_width = min(20, console.width // 8)
     columns = (BarColumn(bar_width), TextColumn("{task.description}"))
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as display:
         task = display.add_task("")

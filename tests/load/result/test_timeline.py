@@ -60,6 +60,10 @@ def test_the_rate_due_follows_the_plan(plan: Plan, start: float, end: float, rat
             "10 s  50/s of 105/s due  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms",
         ),
         (
+            Plan(rate=60.0), (9, 100, 0), (10, 150, 0),
+            "10 s  50/s of 60/s due  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms",
+        ),
+        (
             Plan(warm_up=2.0), (0, 0, 0), (0.5, 1, 0),
             "0.5 s  2/s  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms  warm-up",
         ),
@@ -68,7 +72,7 @@ def test_the_rate_due_follows_the_plan(plan: Plan, start: float, end: float, rat
 def test_a_line_describes_a_part(
     plan: Plan, before: tuple[float, int, int], now: tuple[float, int, int], line: str
 ) -> None:
-    """Without an answer, a part has no latencies; a ramp shows the rate due, too."""
+    """Without an answer, a part has no latencies; an open loop shows the rate due, too."""
     earlier, later = timeline(before, now)
     assert line_of(earlier, later, plan) == line
 
