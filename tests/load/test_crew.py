@@ -171,4 +171,4 @@ async def test_the_rate_is_that_of_the_time_in_which_requests_are_due(nursery: t
     assert total.settled + total.left_out == 90
     # 50 answers to what was due from 0.1 to 0.6 s; a busy machine may shift some.
     assert 0 < total.timely < total.settled
-    assert 0.5 <= crew.counted_seconds < crew.seconds - 0.4
+    assert 0 < crew.counted_seconds < crew.seconds - 0.4

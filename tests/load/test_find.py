@@ -1,115 +1,191 @@
-"""The search of `load --find`, with real loads against a server with a known limit."""
+"""The search of `load --find`: a load for each trial. In all tests but the last, the loads are replaced."""
 
-import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import trio
 
-from tests.helpers.bad_servers import JAM, Behaviour, start_bad
+from tests.helpers.bad_servers import start_bad, tells
 from tests.helpers.servers import PATIENCE
 from tests.load.result.results import answers, make
 from triojam.client.session import Target
+from triojam.load import find
 from triojam.load.find import FindRun, judged
 from triojam.load.plan import Plan
 from triojam.load.progress import show_nothing
 from triojam.load.result.goals import Goal
-from triojam.load.result.result import Moment
+from triojam.load.result.result import Moment, Result
+from triojam.load.search import Outcome
 
-GOAL = Goal.parse("p50<50ms")
-
-
-def one_at_a_time(seconds: float) -> Behaviour:
-    """Make a server that needs this long for each answer, and gives only one at a time."""
-    lock = trio.Lock()
-
-    async def behave(stream: trio.abc.Stream) -> None:
-        async for data in stream:
-            async with lock:
-                await trio.sleep(seconds * data.count(b"\n"))
-            now = time.localtime()
-            await stream.send_all(JAM % (now.tm_hour, now.tm_min, now.tm_sec) * data.count(b"\n"))
-
-    return behave
+GOAL = Goal.parse("p50<5ms")
+KNEE = 3000.0
 
 
-async def find(address: tuple[str, int], ended: Callable[[int], bool] = lambda _trials: False) -> FindRun:
-    """Run a search with short trials; interrupt it when `ended` says so."""
-    job = FindRun(Target(*address), Plan(seconds=4.0, rate=20.0, patience=PATIENCE), GOAL, tick=0.05)
-    begun = 0
+class Trial:
+    """Stands in for a load against a server that keeps the goal up to the rate KNEE."""
 
-    def show(_plan: Plan, before: Moment, _now: Moment) -> None:
-        nonlocal begun
-        begun += before.seconds == 0
-        if ended(begun):
+    begun: ClassVar[list[float]] = []
+    # What is different in the trial with this number, counted from 1.
+    change: ClassVar[Callable[[Any, int], None]]
+
+    def __init__(self, _target: Target, plan: Plan, **_more: Any) -> None:
+        self.plan = plan
+        self.failure: str | None = None
+        self.result: Result | None = None
+        self.interrupted = False
+
+    def interrupt(self) -> bool:
+        """End early."""
+        self.interrupted = True
+        return True
+
+    async def run(self, _show: object) -> None:
+        """Make a result."""
+        assert self.plan.rate is not None
+        self.begun.append(self.plan.rate)
+        sent = round(self.plan.rate * self.plan.seconds)
+        tally = answers({1000 if self.plan.rate <= KNEE else 9000: sent})
+        self.result = make(self.plan, tally=tally, seconds=self.plan.seconds)
+        type(self).change(self, len(self.begun))
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> type[Trial]:
+    """Replace the loads."""
+
+    class Trials(Trial):
+        begun: ClassVar[list[float]] = []
+        change: ClassVar[Callable[[Any, int], None]] = lambda _trial, _number: None
+
+    monkeypatch.setattr(find, "LoadRun", Trials)
+    return Trials
+
+
+def a_search(seconds: float = 40.0) -> FindRun:
+    """Make a search whose trials last a twentieth of this time."""
+    return FindRun(Target("a", 1), Plan(seconds=seconds), GOAL)
+
+
+async def test_a_search_finds_the_knee(trials: type[Trial]) -> None:
+    """The answer is the highest rate within the goal; a trial lasts its part of the duration."""
+    job = a_search()
+    await job.run(show_nothing)
+    assert job.found is not None
+    assert job.failure is None
+    assert job.found.search.outcome is Outcome.FOUND
+    assert job.found.search.answer is not None
+    assert 0.9 * KNEE <= job.found.search.answer.rate <= KNEE
+    assert (job.found.figure, job.found.limit, job.found.goal) == ("p50", 0.005, "p50<5ms")
+    assert len(trials.begun) <= find.TRIALS
+
+
+async def test_a_rate_without_enough_answers_is_not_tried(trials: type[Trial]) -> None:
+    """A percentile needs a number of answers, so the lowest rate follows from the goal."""
+    job = FindRun(Target("a", 1), Plan(seconds=2.0, rate=1.0), Goal.parse("p99<1ms"))
+    await job.run(show_nothing)
+    assert min(trials.begun) == 1000.0  # 100 answers in a tenth of a second
+
+
+async def test_a_client_that_cannot_keep_up_is_no_evidence(trials: type[Trial]) -> None:
+    """If the client leaves requests out, the rate says nothing about the server."""
+
+    def left_out(trial: Trial, _number: int) -> None:
+        assert trial.result is not None
+        trial.result.tally.left_out = trial.result.tally.sent // 10
+
+    trials.change = left_out
+    job = a_search()
+    await job.run(show_nothing)
+    assert job.found is not None
+    assert job.found.search.outcome is Outcome.CLIENT_LIMIT
+
+
+async def test_requests_without_an_answer_break_a_rate(trials: type[Trial]) -> None:
+    """The latencies of the others may look good."""
+
+    def failed(trial: Trial, _number: int) -> None:
+        assert trial.result is not None
+        if trial.plan.rate is not None and trial.plan.rate > 500:
+            failures = trial.result.tally.answered // 2
+            trial.result.tally.answered -= failures
+            trial.result.tally.failed = Counter(closed=failures)
+
+    trials.change = failed
+    job = a_search()
+    await job.run(show_nothing)
+    assert job.found is not None
+    assert job.found.search.answer is not None
+    assert job.found.search.answer.rate <= 500
+
+
+async def test_an_interrupted_search_has_what_it_found(trials: type[Trial]) -> None:
+    """After Ctrl-C, the trials that have ended count; the one under way does not."""
+    job = a_search()
+
+    def interrupt(trial: Trial, number: int) -> None:
+        if number == 3:
+            assert job.interrupt()
+            assert trial.result is not None
+            trial.result.interrupted = True
+
+    trials.change = interrupt
+    await job.run(show_nothing)
+    assert job.found is not None
+    assert job.found.interrupted
+    assert len(job.found.search.trials) == 2
+
+
+@pytest.mark.parametrize("ended", [1, 3])
+async def test_a_server_that_ends_does_not_lose_the_earlier_trials(trials: type[Trial], ended: int) -> None:
+    """The reason is told, and what was found before, if anything."""
+
+    def fail(trial: Trial, number: int) -> None:
+        if number == ended:
+            trial.failure, trial.result = "a:1: connection refused", None
+
+    trials.change = fail
+    job = a_search()
+    await job.run(show_nothing)
+    assert job.failure == "a:1: connection refused"
+    assert len(trials.begun) == ended
+    if ended == 1:
+        assert job.found is None
+    else:
+        assert job.found is not None
+        assert len(job.found.search.trials) == 2
+
+
+async def test_a_search_runs_real_loads(nursery: trio.Nursery) -> None:
+    """Each trial has its rate, and its progress is shown; an interrupt ends the search."""
+    address = await start_bad(nursery, tells(lambda: 0.0))
+    job = FindRun(Target(*address), Plan(seconds=4.0, patience=PATIENCE), GOAL, tick=0.05)
+    rates: list[float | None] = []
+
+    def show(plan: Plan, before: Moment, _now: Moment) -> None:
+        if before.seconds == 0:
+            rates.append(plan.rate)
+        if len(rates) == 2:
             job.interrupt()
 
     with trio.fail_after(PATIENCE * 2):
         await job.run(show)
-    return job
-
-
-async def test_a_search_finds_the_limit_of_a_server(nursery: trio.Nursery) -> None:
-    """A rate far above what the server can do breaks the goal; a rate far below does not."""
-    job = await find(await start_bad(nursery, one_at_a_time(0.005)))
-    assert job.found is not None
-    assert job.failure is None
-    trials = job.found.search.trials
-    assert 0 < len(trials) <= 20
-    assert not any(trial.held for trial in trials if trial.rate > 1000)
-    assert any(trial.held for trial in trials)
-    assert job.found.limit == 0.05
-
-
-async def test_an_interrupted_search_has_what_it_found(nursery: trio.Nursery) -> None:
-    """After Ctrl-C, the trials that have ended count."""
-    job = await find(await start_bad(nursery, one_at_a_time(0.0)), ended=lambda trials: trials == 3)
     assert job.found is not None
     assert job.found.interrupted
-    assert 0 < len(job.found.search.trials) < 20
-
-
-async def test_a_search_without_a_server_says_why() -> None:
-    """There is nothing to show, only the reason."""
-    (free,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    host, port = free.socket.getsockname()
-    await free.aclose()
-    job = FindRun(Target(host, port), Plan(seconds=4.0, patience=1.0), GOAL)
-    await job.run(show_nothing)
-    assert job.found is None
-    assert job.failure == f"127.0.0.1:{port}: connection refused"
-
-
-async def test_a_search_whose_server_ends_shows_what_is_known(nursery: trio.Nursery) -> None:
-    """The failure of a later trial does not lose the earlier ones."""
-    async with trio.open_nursery() as serving:
-        address = await start_bad(serving, one_at_a_time(0.0))
-
-        job = FindRun(Target(*address), Plan(seconds=4.0, rate=20.0, patience=1.0), GOAL, tick=0.05)
-        begun = 0
-
-        def show(_plan: Plan, before: Moment, _now: Moment) -> None:
-            nonlocal begun
-            begun += before.seconds == 0
-            if begun == 3:
-                serving.cancel_scope.cancel()
-
-        with trio.CancelScope(shield=True), trio.fail_after(PATIENCE * 2):
-            await job.run(show)
-    assert job.found is not None
-    assert len(job.found.search.trials) >= 2
-    assert job.failure is not None
+    assert [trial.rate for trial in job.found.search.trials] == rates[:1] == [1000.0]
 
 
 @pytest.mark.parametrize(
     ("latency", "late", "left_out", "held", "client_limited"),
     [
-        (0.02, 0, 0, True, False),
-        (0.02, 90, 0, True, False),
-        (0.09, 90, 0, False, True),
-        (0.09, 20, 0, False, False),
-        (0.02, 0, 2, True, False),
-        (0.02, 0, 3, False, True),
+        (0.002, 0, 0, True, False),
+        (0.002, 90, 0, True, False),
+        (0.009, 90, 0, False, True),
+        (0.009, 20, 0, False, False),
+        (0.002, 0, 2, True, False),
+        (0.002, 0, 3, False, True),
     ],
 )
 def test_a_late_client_excuses_a_goal_that_was_missed_only(

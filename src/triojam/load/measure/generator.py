@@ -356,8 +356,10 @@ class LoadGenerator:
         self._close(connection)
         if connection.proven:
             self._free.append(connection)
-        elif connection.connected or connection.checker.ended_by:
+        elif connection.checker.ended_by:
             self._back_off(connection, now)
+        elif connection.connected:
+            self._free_later(connection, now + RECONNECT_PAUSE)
         else:
             self._not_connected(connection, cause, now)
 
