@@ -23,7 +23,8 @@ from tests.fuzz.__main__ import GUIDED
 from tests.helpers.pages import PAGES, ROOT, block, blocks, commands, read, section, table
 from tests.helpers.scrape import fetch
 from triojam import Settings
-from triojam.cli import ask, client, main, servers
+from triojam.cli import ask, main, servers
+from triojam.cli.flags import outputs
 from triojam.cli.lab import FaultName
 from triojam.core.counters import Counters
 from triojam.core.protocol import Connection, Outcome, Rules
@@ -247,7 +248,7 @@ def test_exit_status_tables_are_complete() -> None:
     expected = [0, ListenError.exit_status, ConfigurationError.exit_status, *signalled]
     assert [int(status) for status, _ in table("docs/operate.md", "Stop")] == expected
     rows = table("docs/clients.md", "Exit statuses")
-    clients = {0, servers.FAILED, client.UNBALANCED, ask.BEYOND, servers.INTERRUPTED, servers.TERMINATED}
+    clients = {0, servers.FAILED, outputs.UNBALANCED, ask.BEYOND, servers.INTERRUPTED, servers.TERMINATED}
     assert {int(status) for status, *_ in rows} == clients | {ConfigurationError.exit_status}
 
 

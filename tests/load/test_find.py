@@ -12,7 +12,7 @@ from tests.helpers.servers import PATIENCE
 from tests.load.result.results import answers, make
 from triojam.client.session import Target
 from triojam.load import find
-from triojam.load.find import FindRun
+from triojam.load.find import FindRun, judged
 from triojam.load.plan import Plan
 from triojam.load.progress import show_nothing
 from triojam.load.result.goals import Goal
@@ -175,3 +175,23 @@ async def test_a_search_runs_real_loads(nursery: trio.Nursery) -> None:
     assert job.found is not None
     assert job.found.interrupted
     assert [trial.rate for trial in job.found.search.trials] == rates[:1] == [1000.0]
+
+
+@pytest.mark.parametrize(
+    ("latency", "late", "left_out", "held", "client_limited"),
+    [
+        (0.002, 0, 0, True, False),
+        (0.002, 90, 0, True, False),
+        (0.009, 90, 0, False, True),
+        (0.009, 20, 0, False, False),
+        (0.002, 0, 2, True, False),
+        (0.002, 0, 3, False, True),
+    ],
+)
+def test_a_late_client_excuses_a_goal_that_was_missed_only(
+    latency: float, late: int, left_out: int, *, held: bool, client_limited: bool
+) -> None:
+    """A server that answers late requests within the goal can do it: they come in bursts."""
+    tally = answers({round(latency * 1e6): 100}, late=late, left_out=left_out)
+    trial = judged(make(Plan(rate=100.0), tally=tally), GOAL, 100.0, 1.0)
+    assert (trial.held, trial.client_limited) == (held, client_limited)

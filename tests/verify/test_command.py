@@ -255,3 +255,14 @@ async def test_the_keeper_tells_the_status_of_its_command() -> None:
         await process.stdin.aclose()
         with trio.fail_after(PATIENCE):
             assert await process.wait() == 0
+
+
+async def test_modules_in_the_working_directory_do_not_replace_those_of_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with a signal.py, as a student may have, does not fail a good server."""
+    (tmp_path / "signal.py").write_text("raise SystemExit('not this one')", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = f"{COMMAND} {{}} {{port}}"
+    (report,) = await judge_files([str(FLAWED / "good.py")], command=command, rules=FIRST_RULES)
+    assert named(report.findings, Verdict.HOLDS) == {"port", "answer"}

@@ -117,16 +117,22 @@ def in_our_words(
         known = [name for each in exc.argument_collection if each.parse for name in each.names]
         return unknown("option", exc.token.keyword or exc.token.value, known)
     if isinstance(exc, UnknownCommandError | UnusedCliTokensError):
-        word = (exc.unused_tokens or [""])[0]
-        known = list(commands)
-        if word in known:
-            return ConfigurationError(f"the command comes first: triojam {word} …")
-        return unknown("command", word, known) if known else ConfigurationError(f"unexpected word {word!r}")
+        return _about_word((exc.unused_tokens or [""])[0], list(commands))
     if isinstance(exc, RepeatArgumentError):
         return ConfigurationError(f"more than one value for {exc.token.keyword}: expected one")
     if exc.argument is None:
         return ConfigurationError(str(exc))
     return _about_argument(exc, exc.argument, expected(exc.argument) or _expected_of(exc.argument.hint))
+
+
+def _about_word(word: str, known: list[str]) -> ConfigurationError:
+    if word in known:
+        return ConfigurationError(f"the command comes first: triojam {word} …")
+    if known:
+        return unknown("command", word, known)
+    # As netcat takes a port.
+    form = ": a server and its port are one word, HOST:PORT" if word.isdecimal() else ""
+    return ConfigurationError(f"unexpected word {word!r}{form}")
 
 
 def _about_argument(exc: CycloptsError, argument: Argument, takes: str) -> ConfigurationError:

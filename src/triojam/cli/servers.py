@@ -119,7 +119,10 @@ def tls_of(
     except (OSError, ValueError) as exc:
         if isinstance(exc, ConfigurationError):
             raise
-        raise invalid_value(str(ca), "--ca", "a PEM file of certificates") from exc
+        reason = ""
+        if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
+            reason = f" ({(exc.strerror or str(exc)).lower()})"
+        raise invalid_value(str(ca), "--ca", f"a PEM file of certificates{reason}") from exc
     if cert is not None:
         _load_identity(context, cert, key)
     if name is not None:

@@ -32,8 +32,9 @@ ARRIVAL_SECONDS = 0.05
 # The workers begin together, this long after the last one is ready.
 BEFORE_BEGIN = 0.02
 _PIECE = 256 * 1024
-# Not -m: what the worker sends must be of the module, not of __main__.
-_COMMAND = (sys.executable, "-c", "from triojam.load.worker import main; main()")
+# Not -m: what the worker sends must be of the module, not of __main__. A worker imports from where its parent
+# does: with -c alone, a file in the working directory could take the place of a module.
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from triojam.load.worker import main; main()"
 
 
 class WorkerError(Exception):
@@ -195,8 +196,9 @@ def _processes(number: int) -> Iterator[list[socket.socket]]:
                 ours, theirs = socket.socketpair()
                 sockets.append(ours)
                 with theirs:
+                    command = (sys.executable, "-c", _PROGRAM, *sys.path)
                     processes.append(
-                        subprocess.Popen(_COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)  # noqa: S603  # ours
+                        subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)  # noqa: S603  # ours
                     )
                 ours.setblocking(False)  # noqa: FBT003  # the standard library's signature
         yield sockets

@@ -15,7 +15,8 @@ from triojam.load.run import LoadRun
 from triojam.load.search import Search, Trial
 
 TRIALS = 20
-# From these shares of requests on that the client left out, or sent late, a trial says nothing of the server.
+# With more than these shares of requests that the client left out, or sent late, a trial shows no limit of
+# the server.
 LEFT_OUT, LATE_SHARE = 0.02, 0.2
 FIRST_RATE = 1000.0
 
@@ -59,7 +60,7 @@ class FindRun:
             if trial.failure is not None or trial.result is None or trial.result.interrupted:
                 self.failure = trial.failure
                 break
-            self._search.record(self._judged(trial.result, rate))
+            self._search.record(judged(trial.result, self._goal, rate, self._plan.seconds))
         if self.failure is not None and not self._search.trials:
             return
         self.found = Found(
@@ -72,12 +73,16 @@ class FindRun:
             interrupted=self._interrupted,
         )
 
-    def _judged(self, result: Result, rate: float) -> Trial:
-        tally = result.tally
-        return Trial(
-            rate=rate,
-            within=self._goal.broken(result) is None,
-            achieved=(tally.settled - tally.warmed_up) / self._plan.seconds,
-            figure=self._goal.figure(result),
-            client_limited=tally.left_out > LEFT_OUT * result.due or tally.late > LATE_SHARE * tally.sent,
-        )
+
+def judged(result: Result, goal: Goal, rate: float, seconds: float) -> Trial:
+    """Say what a load at this rate has shown. seconds: in which requests were due."""
+    tally = result.tally
+    within, left_out = goal.broken(result) is None, tally.left_out > LEFT_OUT * result.due
+    return Trial(
+        rate=rate,
+        within=within,
+        achieved=(tally.settled - tally.warmed_up) / seconds,
+        figure=goal.figure(result),
+        # Requests that are late come in bursts, which are harder to answer: a goal that is met counts.
+        client_limited=left_out or (not within and tally.late > LATE_SHARE * tally.sent),
+    )

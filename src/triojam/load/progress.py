@@ -34,7 +34,8 @@ def bar(console: Console) -> Iterator[Show]:
     if not console.is_terminal:
         yield show_nothing
         return
-    columns = (BarColumn(20), TextColumn("{task.description}"))
+    bar_width = min(20, console.width // 8)
+    columns = (BarColumn(bar_width), TextColumn("{task.description}"))
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as display:
         task = display.add_task("")
 
@@ -44,6 +45,14 @@ def bar(console: Console) -> Iterator[Show]:
             else:
                 total, done = float(plan.requests), float(now.settled + now.failed)
             text, _, _ = line_of(before, now, plan).partition("  longest")  # no room for it
+            text = fitting(text, console.width - bar_width - 1)
             display.update(task, total=total, completed=min(done, total), description=text, refresh=True)
 
         yield show
+
+
+def fitting(line: str, width: int) -> str:
+    """Leave out the last words of a line that is too long: half a number would be a wrong one."""
+    while len(line) > width and "  " in line:
+        line = line.rpartition("  ")[0]
+    return line

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from triojam.client.session import AskError, Target, connect
+from triojam.client.wire.strangers import explain
 from triojam.load.crew import TICK_SECONDS, Crew, WorkerError
 from triojam.load.measure.connection import Address
 from triojam.load.measure.tls import Trust
@@ -95,7 +96,7 @@ class LoadRun:
             await crew.run(server.offset, server.bound, self._trust)
             self._sent = True
             nursery.cancel_scope.cancel()
-        timeline.append(crew.moment())
+        self._record(crew.moment(), timeline, show)
         unread = None if reconciliation is None else await self._read_last(reconciliation)
         self.result = Result(
             target=str(self._target),
@@ -115,10 +116,12 @@ class LoadRun:
     async def _keep_time(self, crew: Crew, timeline: list[Moment], show: Show) -> None:
         """Record and show the progress until cancelled."""
         while True:
-            moment = await crew.next_moment()
-            if moment.seconds > timeline[-1].seconds:  # a part without any report has no rate
-                timeline.append(moment)
-                show(self._plan, timeline[-2], moment)
+            self._record(await crew.next_moment(), timeline, show)
+
+    def _record(self, moment: Moment, timeline: list[Moment], show: Show) -> None:
+        if moment.seconds > timeline[-1].seconds:  # a part without any report has no rate
+            timeline.append(moment)
+            show(self._plan, timeline[-2], moment)
 
     async def _ask_first(self) -> _Server:
         """Ask until an answer comes fast enough to give the clock's offset. Raises AskError."""
@@ -126,7 +129,10 @@ class LoadRun:
         name = self._trust.name if self._trust is not None else None
         patience = self._plan.patience
         async with await connect(self._target, patience=patience, tls=context, name=name) as session:
-            best = await session.ask(patience=patience)
+            try:
+                best = await session.ask(patience=patience)
+            except AskError as exc:
+                raise await explain(exc, session, self._target, context, name) from exc
             for _ in range(MOST_FIRST_REQUESTS - 1):
                 if best.round_trip <= TIGHT_SECONDS:
                     break

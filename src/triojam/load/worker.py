@@ -13,6 +13,7 @@ import struct
 import sys
 from array import array
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ LISTEN_SECONDS = 0.01
 TROUBLE_SECONDS = 0.1
 
 READY, STOP, CUT, TROUBLE = "ready", "stop", "cut", "trouble"
+PARENT_ENDED = (EOFError, OSError)
 _LENGTH = struct.Struct("!I")
 
 
@@ -172,9 +174,8 @@ def _next_message(sock: socket.socket, decoder: Decoder) -> Any:
 
 def main() -> None:
     """Do the job that arrives on standard input, which is a socket."""
-    sock = socket.socket(fileno=sys.stdin.fileno())
     decoder = Decoder()
-    try:
+    with socket.socket(fileno=sys.stdin.fileno()) as sock, suppress(*PARENT_ENDED):
         job: Job = _next_message(sock, decoder)
         clock = ServerClock.of_this_machine(job.offset, job.bound)
         sock.sendall(encoded(READY))
@@ -188,5 +189,3 @@ def main() -> None:
             trust=job.trust,
         )
         _Worker(sock, decoder, load, job.report_every).run()
-    except (EOFError, OSError):
-        return  # the parent has ended

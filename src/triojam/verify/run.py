@@ -18,6 +18,7 @@ import trio
 
 from triojam.client.session import DEFAULT_PORT, Target
 from triojam.errors import ConfigurationError, invalid_value
+from triojam.process import keeper as process_keeper
 from triojam.verify.judge import Finding, Rule, Verdict, judge
 from triojam.verify.subject import Subject
 
@@ -216,7 +217,8 @@ class Program:
         self._status = status = bytearray()
         self._stderr.clear()
         self._keeper = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "triojam.process.keeper", *self._server.command],
+            # -I: modules in the working directory, which may be a student's, are not for the keeper.
+            [sys.executable, "-I", str(process_keeper.__file__), *self._server.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -212,6 +212,7 @@ def test_a_rate_has_three_digits(rate: float, shown: str) -> None:
     [
         ({"ran": 20.3}, "19.9 s, interrupted at the end"),
         ({"seconds": 0.0123, "interrupted": False}, "12.3 ms"),
+        ({"seconds": 0.99951, "interrupted": False}, "1.0 s"),
         ({"ran": 20.3, "plan": Plan(requests=1)}, "19.9 s, interrupted at the end"),
         ({"ran": 5.0, "plan": Plan(requests=9000)}, "interrupted after 1 of 9,000 requests and 19.9 s"),
         (
@@ -236,10 +237,7 @@ def test_a_latency_just_below_a_second_has_no_exponent() -> None:
 
 
 KEPT_UP = "The client could not keep up: "
-FROM_SENDING = (
-    "The latencies are without this delay: "
-    "a late request counts from when it was sent, not from when it was due."
-)
+FROM_SENDING = "Latencies of late requests count from when they were sent, not from when due."
 OPEN = Plan(rate=100.0)
 ALONE = Plan(connections=1)
 
@@ -260,6 +258,14 @@ ALONE = Plan(connections=1)
             [
                 f"{KEPT_UP}ask for less, or use --workers.",
                 "It sent 11 requests more than 1 ms late; its longest delay was 1.5 s.",
+                FROM_SENDING,
+            ],
+        ),
+        (
+            OPEN, {"late": 11, "latest": 0.004}, 0.058,
+            [
+                "The client was busy only 6 % of the time, but it was delayed: by other programs, or by the machine.",  # noqa: E501  # as above
+                "It sent 11 requests more than 1 ms late; its longest delay was 4 ms.",
                 FROM_SENDING,
             ],
         ),
@@ -304,7 +310,11 @@ ALONE = Plan(connections=1)
         (Plan(connections=1000), {}, 0.5, []),
         (
             ALONE, {"own_seconds": 0.0881}, 0.5,
-            ["On average, up to 9 µs of a latency, 22 % of the median, may be the client's own time."],
+            ["The mean latency is 40 µs; up to 9 µs of it may be the client's own time."],
+        ),
+        (
+            ALONE, {"own_seconds": 0.9}, 0.5,
+            ["The mean latency is 40 µs; up to 40 µs of it may be the client's own time."],
         ),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 
 from tests.load.result.results import timeline
 from triojam.load.plan import Plan
+from triojam.load.progress import fitting
 from triojam.load.result.result import Moment
 from triojam.load.result.timeline import line_of, parts, rate_due
 
@@ -59,6 +60,10 @@ def test_the_rate_due_follows_the_plan(plan: Plan, start: float, end: float, rat
             "10 s  50/s of 105/s due  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms",
         ),
         (
+            Plan(rate=60.0), (9, 100, 0), (10, 150, 0),
+            "10 s  50/s of 60/s due  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms",
+        ),
+        (
             Plan(warm_up=2.0), (0, 0, 0), (0.5, 1, 0),
             "0.5 s  2/s  0 failed  p50 40 µs  p99 1.1 ms  longest 500 ms  warm-up",
         ),
@@ -67,7 +72,7 @@ def test_the_rate_due_follows_the_plan(plan: Plan, start: float, end: float, rat
 def test_a_line_describes_a_part(
     plan: Plan, before: tuple[float, int, int], now: tuple[float, int, int], line: str
 ) -> None:
-    """Without an answer, a part has no latencies; a ramp shows the rate due, too."""
+    """Without an answer, a part has no latencies; an open loop shows the rate due, too."""
     earlier, later = timeline(before, now)
     assert line_of(earlier, later, plan) == line
 
@@ -76,3 +81,12 @@ def test_a_part_of_the_warm_up_has_no_latencies() -> None:
     """Its answers are counted, but their latencies are not measured."""
     line = line_of(Moment(0.0, 0, 0), Moment(1.0, 500, 0), Plan(warm_up=2.0))
     assert line == "1 s  500/s  0 failed  warm-up"
+
+
+@pytest.mark.parametrize(
+    ("width", "fitted"),
+    [(99, "0.3 s  1,252/s  0 failed  p50 112 µs"), (30, "0.3 s  1,252/s  0 failed"), (3, "0.3 s")],
+)
+def test_a_narrow_line_has_whole_figures(width: int, fitted: str) -> None:
+    """The last figures are left out; none is cut."""
+    assert fitting("0.3 s  1,252/s  0 failed  p50 112 µs", width) == fitted

@@ -1,23 +1,18 @@
-"""What the flags of `load` mean together: the plan and its limits, TLS, and the files for the result."""
+"""What the flags of `load` mean together: the plan and its limits, the goals, and TLS."""
 
-import importlib.util
 import math
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from triojam.cli.servers import parsed, tls_of
-from triojam.client.files import check_output, write_whole
 from triojam.client.session import Target, certified_name
 from triojam.errors import ConfigurationError, invalid_value
 from triojam.load.measure.tls import Trust
 from triojam.load.plan import Mix, Plan
-from triojam.load.result import exports, found
-from triojam.load.result.found import Found
 from triojam.load.result.goals import Goal
-from triojam.load.result.result import Result
 from triojam.settings.reading import read_bounded
 
 if sys.platform != "win32":
@@ -25,6 +20,8 @@ if sys.platform != "win32":
 
 # In seconds: of a load, and of a search, whose trials share them.
 DURATION, SEARCH = 10.0, 60.0
+# The trials of a shorter search would measure the machine's hiccups.
+SHORTEST_SEARCH = 10.0
 # The descriptors of a worker beside its connections.
 OWN_DESCRIPTORS = 32
 MOST_WORKERS = 64
@@ -34,6 +31,10 @@ HIGHEST_RATE = 1e6
 
 def plan_of(*, search: bool, mix: str, rate: str | None, duration: float | None, **others: Any) -> Plan:
     """Make the plan. search: whether it is for --find. others: fields of the plan."""
+    if duration is not None and others["requests"] is not None:
+        raise ConfigurationError("--duration is not for --requests: the load ends after that many")
+    if search and duration is not None and duration < SHORTEST_SEARCH:
+        raise invalid_value(f"{duration:g}", "--duration", f"at least {SHORTEST_SEARCH:g} s for --find")
     rates = parsed("--rate", _rates, rate) if rate is not None else []
     if search and len(rates) > 1:
         raise invalid_value(str(rate), "--rate", "one rate, at which --find begins")
@@ -51,7 +52,19 @@ def plan_of(*, search: bool, mix: str, rate: str | None, duration: float | None,
     )
 
 
-def sought_goal(text: str) -> Goal:
+def goals_of(fail: Sequence[str], find: str | None, **not_for_find: object) -> tuple[list[Goal], Goal | None]:
+    """Parse --fail and --find. not_for_find: the values of options that a search does not take, by name."""
+    goals = [parsed("--fail", Goal.parse, each) for each in fail]
+    if find is None:
+        return goals, None
+    sought = parsed("--find", _sought, find)
+    for name, given in {"fail": fail, **not_for_find}.items():
+        if given:
+            raise ConfigurationError(f"--{name} is not for --find")
+    return goals, sought
+
+
+def _sought(text: str) -> Goal:
     """Parse a goal that a higher rate can break. Raises ValueError that says what is expected."""
     goal = Goal.parse(text)
     if ">" in goal.comparison or goal.quantity in ("rate", "answered"):
@@ -106,57 +119,3 @@ def trust_of(
     authorities = (read_bounded(str(ca)).decode("ascii") or "\n") if ca is not None else None
     identity = (cert, key) if cert is not None else None
     return Trust(certified_name(name or target.host), authorities, identity)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """The files for a result."""
-
-    json: Path | None
-    csv: Path | None
-    hgrm: Path | None
-    plot: Path | None
-
-    @property
-    def takes_stdout(self) -> bool:
-        """Whether standard output is for JSON alone."""
-        return str(self.json) == "-"
-
-    def check(self) -> None:
-        """Find out before the load, rather than after it. Raises ConfigurationError."""
-        if self.plot is not None:
-            if self.plot.suffix not in (".svg", ".png"):
-                raise invalid_value(str(self.plot), "--plot", "a file name that ends in .svg or .png")
-            if importlib.util.find_spec("matplotlib") is None:
-                raise ConfigurationError("--plot needs matplotlib: pip install 'triojam[plot]'")
-        for option, file in (
-            ("--json", self.json), ("--csv", self.csv), ("--hgrm", self.hgrm), ("--plot", self.plot),
-        ):  # fmt: skip
-            if not (option == "--json" and self.takes_stdout):
-                check_output(option, file)
-
-    def write(self, result: Result) -> None:
-        """Write the files of a load. Raises OSError."""
-        self._write_json(exports.as_json(result))
-        for file, render in ((self.csv, exports.as_csv), (self.hgrm, exports.as_hgrm)):
-            if file is not None:
-                write_whole(file, render(result).encode())
-        if self.plot is not None:
-            from triojam.load.result.plot import save_plot  # noqa: PLC0415  # an extra
-
-            save_plot(result, self.plot)
-
-    def write_found(self, what: Found) -> None:
-        """Write the files of a search. Raises OSError."""
-        self._write_json(found.as_json(what))
-        if self.plot is not None and what.search.trials:
-            from triojam.load.result.found_plot import save_plot  # noqa: PLC0415  # an extra
-
-            save_plot(what, self.plot)
-
-    def _write_json(self, text: str) -> None:
-        if self.takes_stdout:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        elif self.json is not None:
-            write_whole(self.json, text.encode())

@@ -84,7 +84,7 @@ class Loop:
             if after > moment + _OVERSLEPT:  # this process stood still; events may have arrived early
                 self._asked_at = now
                 events = events or self.poller.ask()
-            work.waited(now, min(after, moment))
+            work.waited(now, after)
             self._note(events)
 
     def _note(self, events: list[tuple[Connection, int]]) -> None:

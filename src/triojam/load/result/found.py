@@ -14,6 +14,7 @@ CHART_ROWS, CHART_COLUMNS = 10, 60
 # Rounded rates are a little more than a step apart.
 _NARROW = STEP + 0.01
 _HELD, _BROKE, _CLIENT = "o", "x", "?"
+ADVICE = "use more --workers, or a machine with less to do"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,7 @@ def _answer(found: Found) -> str:
     if above is None:
         return f"At least {words}. The trials ended before a rate broke the goal."
     if above.stopped_by_client:
-        return (
-            f"At least {words}. At {format_rate(above.rate)}, this client could not keep up: use --workers."
-        )
+        return f"At least {words}. At {format_rate(above.rate)}, this client could not keep up: {ADVICE}."
     return f"{words}; {format_rate(above.rate)} held in {_times(above)}."
 
 
@@ -111,7 +110,7 @@ def _no_answer(found: Found) -> str:
     rate, times = _requests(lowest.rate), _times(lowest)
     match search.outcome:
         case Outcome.CLIENT_LIMIT:
-            return f"This client could not keep up even with {rate}: use --workers."
+            return f"This client could not keep up even with {rate}: {ADVICE}."
         case Outcome.ALL_BROKE:
             return f"Not even {rate} is within {found.goal}: it held in {times} trials."
         case _:
@@ -131,7 +130,7 @@ def _certainty(found: Found) -> list[str]:
     split = [each for each in search.between if each.disagree]
     if split:
         rates = ", ".join(f"{format_rate(each.rate)} held in {_times(each)}" for each in split)
-        lines.append(f"The trials disagree: {rates} trials.")
+        lines.append(f"{'Between them' if answer is not None else 'The trials disagree'}: {rates} trials.")
     short = [
         each
         for each in search.rates

@@ -16,6 +16,8 @@ PLOT_ROWS, PLOT_COLUMNS = 10, 50
 FEWEST_PLOTTED = 10
 # The client's own time is named from this share of the median latency on.
 VISIBLE_SHARE = 0.1
+# A client that is busy for a smaller share of its time could have sent more.
+IDLE = 0.5
 # The least width of a row: its label and its number.
 ROW_WIDTH = 23
 
@@ -73,7 +75,7 @@ def _duration(result: Result) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else format_seconds(seconds)
+    return f"{seconds:.1f} s" if seconds >= 0.9995 else format_seconds(seconds)
 
 
 def _rows(result: Result) -> list[str]:
@@ -173,15 +175,18 @@ def _client_notes(result: Result, cores: int) -> list[str]:
         if tally.left_out:
             missed.append(f"left out {_requests(tally.left_out)}")
         less = f"ask for less, or {advice}" if advice else "ask for less"
+        cause = f"The client could not keep up: {less}."
+        if result.busy < IDLE:
+            cause = (
+                f"The client was busy only {result.busy * 100:.0f} % of the time, but it was delayed: "
+                "by other programs, or by the machine."
+            )
         notes += [
-            f"The client could not keep up: {less}.",
+            cause,
             f"It {' and '.join(missed)}; its longest delay was {_latest(result)}.",
         ]
         if tally.late:
-            notes.append(
-                "The latencies are without this delay: a late request counts from when it was sent, "
-                "not from when it was due."
-            )
+            notes.append("Latencies of late requests count from when they were sent, not from when due.")
     elif result.busy >= BUSY:
         more = f": {advice}" if advice else ""
         used = "its busiest process was" if result.plan.workers > 1 else "it was"
@@ -203,9 +208,10 @@ def _client_notes(result: Result, cores: int) -> list[str]:
         )
     median = result.percentiles.at(50)
     if median > 0 and result.own_seconds > VISIBLE_SHARE * median:
-        own, share = format_seconds(result.own_seconds), f"{result.own_seconds / median * 100:.0f} %"
+        mean = result.percentiles.mean
+        own = format_seconds(min(result.own_seconds, mean))
         notes.append(
-            f"On average, up to {own} of a latency, {share} of the median, may be the client's own time."
+            f"The mean latency is {format_seconds(mean)}; up to {own} of it may be the client's own time."
         )
     return notes
 

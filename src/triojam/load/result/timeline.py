@@ -36,7 +36,7 @@ def is_within_plan(plan: Plan, before: Moment, now: Moment) -> bool:
 def line_of(before: Moment, now: Moment, plan: Plan) -> str:
     """Describe a part of a load in a line: its rate and its latencies, and all failures so far."""
     rate = f"{format_rate(rate_answered(before, now))}/s"
-    if plan.last_rate is not None:
+    if plan.rate is not None:
         rate += f" of {format_rate(rate_due(plan, before, now) or 0.0)}/s due"
     failed = f"{now.failed:,} failed" + (" so far" if now.failed else "")
     words = [f"{now.seconds:,.1f}".removesuffix(".0") + " s", rate, failed]
