@@ -93,6 +93,11 @@ async def test_a_server_in_clear_does_not_speak_tls(nursery: trio.Nursery) -> No
             True,
             "does not accept the client certificate (certificate expired)",
         ),
+        (
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            True,
+            "wants another client certificate than it got, or any: see --cert",
+        ),
         ("TLSV1_ALERT_UNKNOWN_CA", True, "does not accept the client certificate (unknown ca)"),
         ("TLSV1_ALERT_PROTOCOL_VERSION", False, "speaks only another version of TLS"),
         ("WRONG_VERSION_NUMBER", False, "does not speak TLS, or only an unsafe version"),

@@ -459,7 +459,7 @@ async def test_answers_that_arrived_while_the_client_stood_still_are_in_time(
 
     def stand_still(_now: float) -> None:
         # All requests in flight are answered meanwhile, and longer ago than the patience.
-        time.sleep(0.5)  # in the thread of the load
+        time.sleep(1.5)  # in the thread of the load
 
     load.loop.at(load.began + 0.05, stand_still)
     await run_beside(load)
@@ -482,7 +482,7 @@ async def test_a_client_that_stood_still_while_it_waited_does_not_blame_the_serv
         if stopped or not load.tally.in_flight:
             return wait(seconds)
         stopped.append(True)
-        time.sleep(0.5)  # in the thread of the load
+        time.sleep(1.5)  # in the thread of the load
         return []
 
     load.loop.poller.wait = stand_still  # type: ignore[method-assign]  # in this test only

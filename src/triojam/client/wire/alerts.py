@@ -20,7 +20,10 @@ def meaning_of(error: ssl.SSLError) -> tuple[bool, str]:
     if "ALERT_HANDSHAKE_FAILURE" in reason:  # in TLS 1.2, the alert has no better reason
         return True, f"refuses the TLS handshake; perhaps it {WANTED}"
     if match := _REFUSED.search(reason):
-        return True, f"does not accept the client certificate ({match[1].replace('_', ' ').lower()})"
+        what = match[1].replace("_", " ").lower()
+        if what == "bad certificate":  # the alert of some servers if there is none
+            return True, "wants another client certificate than it got, or any: see --cert"
+        return True, f"does not accept the client certificate ({what})"
     if "ALERT_PROTOCOL_VERSION" in reason:
         return False, "speaks only another version of TLS"
     return False, "does not speak TLS, or only an unsafe version"
