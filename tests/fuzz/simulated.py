@@ -279,6 +279,7 @@ def _check_honest(tally: Tally, server: HostileServer, case: Case) -> None:
     """Check that no right answer is blamed on the server, however slow the client is."""
     # It takes long to read one answer, or the time for the last answers passes while the client stands still.
     own = case.piece < 65536 and (case.step > QUICK or case.sleeps)
+    own = own or (case.step == SLUGGISH and case.plan.patience < 1)  # a step takes longer than the patience
     interrupted = case.cuts < inf or (case.stops < inf and case.sleeps)
     if own or interrupted or server.backlog == 0 or server.deaf_until > BEGAN:
         return
