@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-GUIDED = ("protocol", "proxy", "settings", "files", "web")
+GUIDED = ("protocol", "proxy", "settings", "files", "web", "clients")
 # In bytes. Lines have at most 512 bytes and settings files are short; longer inputs only take longer.
 LONGEST_INPUT = 2048
 # The time limit of one input, in seconds.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.fuzz import files, protocol, proxy, web
+from tests.fuzz import clients, files, protocol, proxy, web
 from tests.fuzz import settings as settings_file
 from tests.fuzz.connection import TRANSPORTS, over
 from tests.fuzz.oracle import JAM, Law, Oracle
@@ -36,6 +36,7 @@ def test_oracle_agrees_with_the_vectors(vector: Vector) -> None:
         ("proxy", proxy.try_one),
         ("settings", settings_file.try_one),
         ("files", files.try_one),
+        ("clients", clients.try_one),
     ],
 )
 def test_committed_inputs_pass(target: str, try_one: Callable[[bytes], None]) -> None:

@@ -34,7 +34,7 @@ class ServerClock:
     def fits(self, second: int, asked: float, now: float) -> bool:
         """Whether the clock may have shown this second between the two times."""
         first = int((self._second_of_day(asked) - self._slack) // 1)
-        last = int((self._second_of_day(now) + self._slack) // 1)
+        last = int((self._second_of_day(max(asked, now)) + self._slack) // 1)
         return last - first >= DAY or (second - first) % DAY <= (last - first) % DAY
 
     def see(self, line: bytes, second: int, now: float) -> None:

@@ -82,7 +82,7 @@ class LoadGenerator:
         self._busy: set[Connection] = set()
         self._swept_at = self.began
         self._swept: list[Connection] = []
-        self._outage_since = inf  # the first failed attempt to connect after the last that did not fail
+        self._outage_since = inf  # the first failed attempt to connect after the last success or answer
         self._cut_at = self._stop_at = inf
         only = plan.mix.only
         self._same = only if only is not None and not only.cut and plan.rate is None else None
@@ -180,6 +180,9 @@ class LoadGenerator:
 
         The client may have stood still.
         """
+        self._flush(connection, now)  # there may be room again
+        if connection not in self._busy:
+            return
         if not connection.events:
             connection.arrived, connection.doubt = now, now - connection.sent
         self._read(connection, now, at_end=bool(connection.events & END))
@@ -228,7 +231,12 @@ class LoadGenerator:
 
     def _flush(self, connection: Connection, now: float) -> None:
         """Send the next piece, if the connection is still open."""
-        if not connection.is_open or not connection.may_send:
+        if not connection.is_open:
+            return
+        if not connection.may_send:
+            if connection.blocked:  # what was to be sent was taken back
+                connection.blocked = False
+                self.loop.poller.watch_writing(connection.sock, wanted=False)
             return
         was_connected, was_blocked = connection.connected, connection.blocked
         try:
@@ -286,11 +294,12 @@ class LoadGenerator:
             connection.moved = now
         if tally.settled != settled:
             connection.proven, connection.refusals = True, 0
+            self._outage_since = inf
         if not connection.starts:  # a line that nothing asked for
             self._end_idle(connection, now)
         elif fault is not None:
             self._lose(connection, fault, now)
-        elif not checker.waiting:
+        elif not checker.waiting and connection.connected:  # else this is a part of a refusal
             self._done(connection, now)
 
     def _done(self, connection: Connection, now: float) -> None:
@@ -365,6 +374,8 @@ class LoadGenerator:
             connection.free = now - connection.own_delay
             self._free.append(connection)
         elif connection.checker.ended_by:
+            if not connection.connected:
+                self._outage_since = min(self._outage_since, now)
             self._back_off(connection, now)
         elif connection.connected:
             self._free_later(connection, now + RECONNECT_PAUSE)

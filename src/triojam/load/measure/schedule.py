@@ -62,6 +62,8 @@ class Schedule:
         """End the schedule: no more requests are due."""
         self.ends = min(self.ends, now)
         self._stopped = True
+        if self._rate is not None:
+            self._last_one = min(self._last_one, self._due_before(self.ends))
 
     def over(self, now: float) -> bool:
         """Whether no more requests will be due. A duration lasts to its end, after its last request."""
@@ -115,8 +117,8 @@ class Schedule:
         """Count the requests of an open loop that were due by now, but not sent. Call it once, at the end."""
         if self._rate is None:
             return
-        due = self._due_before(now) if self._stopped else self._last_one
-        missing = max(0, min(due, self._last_one) - self._begun)
+        due = min(self._due_before(min(now, self.ends)), self._last_one)
+        missing = max(0, due - self._begun)
         self._tally.never_sent += missing + len(self._again)
         for start in self._again:
             self._tally.longer[int((now - start) * 1e6)] += 1
