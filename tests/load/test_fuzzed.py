@@ -124,3 +124,11 @@ def test_messages_of_a_worker_are_cut_anywhere(messages: list[Any], cuts: list[i
         whole = len(decoder.messages)
         assert sum(len(encoded(each)) for each in messages[:whole]) <= end
     assert list(decoder.messages) == messages
+
+
+def test_the_pause_after_an_error_line_is_not_the_delay_of_the_client() -> None:
+    """The load waits whether the server closes the connection; this wait is for the server."""
+    plan = {"connections": 1, "rate": 400.0, "seconds": 0.5, "mix": Mix.parse("HELLO:1")}
+    tally = run(ANSWERS, plan=plan).tally
+    assert tally.rejected > 10
+    assert (tally.late, tally.left_out) == (0, 0)

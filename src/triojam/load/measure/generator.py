@@ -213,12 +213,12 @@ class LoadGenerator:
         """Send requests, on a new connection if this one is closed."""
         if not connection.is_open:
             connection = Connection(AnswerChecker(self.records, self._clock), connection.refusals)
-            connection.own_delay = self._schedule.own_delay
             try:
                 self.loop.poller.add(connection.open(self._address, self._context, self._name), connection)
             except Broken as exc:
                 connection.close()
                 self._schedule.give_back(starts)
+                connection.own_delay = self._schedule.own_delay
                 self._not_connected(connection, cause_of(exc), now)
                 return
         connection.own_delay = self._schedule.own_delay
@@ -326,17 +326,20 @@ class LoadGenerator:
     def _read_on(self, connection: Connection, now: float) -> None:
         """The server has not closed the connection, though it might have."""
         if connection.parting:
-            connection.parting = False
-            self._manners.learn(connection.checker.errors, closes=False)
-            self._release(connection, now)
+            self._part(connection, now, closes=False)
 
     def _end_idle(self, connection: Connection, now: float) -> None:
         """The server has ended a connection between requests, which it may do."""
         self._close(connection)
         if connection.parting:
-            connection.parting = False
-            self._manners.learn(connection.checker.errors, closes=True)
-            self._release(connection, now)
+            self._part(connection, now, closes=True)
+
+    def _part(self, connection: Connection, now: float, *, closes: bool) -> None:
+        """It is known now what the server does after this many errors. The wait was for the server."""
+        connection.parting = False
+        connection.free = now - connection.own_delay
+        self._manners.learn(connection.checker.errors, closes=closes)
+        self._release(connection, now)
 
     def _end_of(self, connection: Connection, cause: str, now: float) -> None:
         """The server has ended a connection."""
