@@ -202,7 +202,7 @@ async def test_the_end_of_a_program_ends_the_lab(fakes: Path, temporary: Path) -
         assert environ["GF_PATHS_DATA"].startswith(str(temporary))
         left = list(descendants(lab.process.pid))
         (server,) = [pid for pid in left if "triojam.lab.server" in command_of(pid)]
-        assert len(left) == 9
+        assert len(left) == 10
         os.kill(server, signal.SIGKILL)
         assert await lab.ends() == 1
         assert not any(map(lives, left))

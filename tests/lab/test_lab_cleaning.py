@@ -34,7 +34,7 @@ async def test_a_killed_lab_leaves_no_child_of_its_programs(fakes: Path, tempora
     fake(fakes, STUBBORN, *NAMES)
     async with running(temporary, PATH=f"{fakes}:{SYSTEM}") as lab:
         await lab.started()
-        assert len(list(descendants(lab.process.pid))) == 9
+        assert len(list(descendants(lab.process.pid))) == 10
         assert await lab.ends(signal.SIGKILL) == -signal.SIGKILL
 
 

@@ -20,7 +20,7 @@ from triojam.load.search import CONFIRMED, STEP, AtRate, Outcome, Search, Trial,
 
 LIMIT = 0.005
 BUDGET = 20
-RUNS = 200
+RUNS = 60
 # The latency of a simulated server by its load; at 1, its goal is just met.
 Response = Callable[[float], float]
 
