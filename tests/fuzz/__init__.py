@@ -1,1 +1,1 @@
-"""Fuzzing: what nobody thought of is sent by machines, and held against a model of the protocol."""
+"""Fuzzing: inputs that no person wrote, held against a model of the protocol."""

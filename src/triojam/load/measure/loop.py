@@ -13,7 +13,7 @@ from typing import Protocol
 from triojam.load.measure.connection import Connection
 from triojam.load.measure.poller import Poller, monotonic
 
-# So many seconds after its end, a wait has ended too late.
+# A wait that ends this many seconds too late: this process was stopped, or had no processor.
 _OVERSLEPT = 0.001
 
 

@@ -16,7 +16,7 @@ from math import ceil, inf, sqrt
 from triojam.load.measure.tally import LATE, Tally
 from triojam.load.plan import Plan
 
-# So many requests that were never sent are in the percentiles one by one; of more, an even selection.
+# Up to this number, requests that were never sent are in the percentiles one by one; of more, a selection.
 _MOST_NEVER_SENT = 10_000
 # Of a long delay, the client's own part counts only if it is more than this share. If it is less, the server
 # is the limit: it has worked meanwhile, and a faster client would have waited longer.
