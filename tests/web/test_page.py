@@ -563,9 +563,15 @@ async def test_a_hidden_tab_asks_seldom(chromium: str) -> None:
 
         def look(page: Page) -> None:
             asked: list[str] = []
+            answered: list[str] = []
             page.on("request", lambda request: asked.append(request.url))
+            page.on("requestfinished", lambda request: answered.append(request.url))
             page.evaluate(HIDE, arg=True)
             page.clock.run_for(2000)  # the poll that was due
+            for _ in range(3000):  # the page's clock must not run ahead of its answer
+                if len(answered) == len(asked):
+                    break
+                page.wait_for_timeout(10)
             expect(page).to_have_title(re.compile(r" at \d\d:\d\d:\d\d$"))
             before = len(asked)
             page.clock.run_for(7000)
