@@ -213,15 +213,15 @@ class LoadGenerator:
         """Send requests, on a new connection if this one is closed."""
         if not connection.is_open:
             connection = Connection(AnswerChecker(self.records, self._clock), connection.refusals)
+        connection.own_delay = self._schedule.own_delay
+        if not connection.is_open:
             try:
                 self.loop.poller.add(connection.open(self._address, self._context, self._name), connection)
             except Broken as exc:
                 connection.close()
                 self._schedule.give_back(starts)
-                connection.own_delay = self._schedule.own_delay
                 self._not_connected(connection, cause_of(exc), now)
                 return
-        connection.own_delay = self._schedule.own_delay
         self._busy.add(connection)
         if self._same is not None:
             connection.request_same(self._same, starts, now)

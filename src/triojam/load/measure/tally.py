@@ -1,6 +1,5 @@
 """The outcomes of the requests of a load, as numbers that can be added up."""
 
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
@@ -58,14 +57,6 @@ class Tally:
         """Requests without an outcome yet."""
         return self.sent - self.settled - self.failed.total()
 
-    def settle(self, seconds: float, times: int, *, wants_time: bool) -> None:
-        """Add right answers with this latency."""
-        if wants_time:
-            self.answered += times
-        else:
-            self.rejected += times
-        self.latencies[int(seconds * 1e6)] += times
-
     def add(self, other: "Tally") -> None:
         """Add the outcomes of another process."""
         for each in fields(Tally):
@@ -82,8 +73,3 @@ LATE = 0.001
 STOOD_STILL = 0.1
 # The fields of which the sum is the longest.
 _LONGEST = ("latest", "stood_still")
-
-
-def new_latencies() -> "array[int]":
-    """Return an empty list of latencies, in microseconds: 4 bytes each, and appending to it is cheap."""
-    return array("I")
